@@ -1,0 +1,130 @@
+//! The one error type. Its text is a single line that names the file, what was found and what was
+//! expected: lower case, no full stop.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// What went wrong, coarsely: enough for a caller to decide what to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The operating system refused to read, write or map.
+    Io,
+    /// A file's bytes break its format: truncated, contradictory or damaged.
+    Format,
+    /// A well-formed file or request that this program does not implement.
+    Unsupported,
+    /// An argument is out of range.
+    Argument,
+    /// Memory could not be allocated, or threads not be started.
+    Resource,
+    /// A number left the range of floats, as damaged weights make it do.
+    Numeric,
+    /// The user or the host program asked to stop.
+    Interrupted,
+}
+
+/// An error: its kind, the file it is about if there is one, and a line of detail.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    path: Option<PathBuf>,
+    detail: String,
+}
+
+/// `std::result::Result` with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An error of `kind`; `detail` is one lower-case line without a full stop.
+    pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
+        Error { kind, path: None, detail: detail.into() }
+    }
+
+    /// A file whose bytes break its format.
+    pub fn format(detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Format, detail)
+    }
+
+    /// `subject` is `found` where `expected` was required.
+    pub fn mismatch(
+        subject: impl fmt::Display,
+        found: impl fmt::Display,
+        expected: impl fmt::Display,
+    ) -> Self {
+        Self::format(format!("{subject}: found {found}, expected {expected}"))
+    }
+
+    /// Something well-formed that is not implemented.
+    pub fn unsupported(detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unsupported, detail)
+    }
+
+    /// An argument out of range.
+    pub fn argument(detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Argument, detail)
+    }
+
+    /// A failed call to the operating system, on `path`.
+    pub fn io(path: &Path, error: &std::io::Error) -> Self {
+        let mut text = error.to_string();
+        if let Some(end) = text.find(" (os error") {
+            text.truncate(end);
+        }
+        Self::new(ErrorKind::Io, text.to_lowercase()).in_file(path)
+    }
+
+    /// Names the file that the error is about, unless an inner call has named one already.
+    #[must_use]
+    pub fn in_file(mut self, path: &Path) -> Self {
+        self.path.get_or_insert_with(|| path.to_path_buf());
+        self
+    }
+
+    /// The coarse kind.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The file that the error is about.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The line of detail, without the file's name.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.path {
+            write!(f, "{}: ", path.display())?;
+        }
+        // Names from hostile files may hold line breaks; the promise is one line.
+        for c in self.detail.chars() {
+            if c.is_control() {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                fmt::Write::write_char(f, c)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_one_line_that_names_the_file() {
+        let error = Error::mismatch("tensor a\nb", 3, 4).in_file(Path::new("m.gguf"));
+        assert_eq!(error.to_string(), "m.gguf: tensor a\\nb: found 3, expected 4");
+        let outer = error.in_file(Path::new("other"));
+        assert_eq!(outer.path(), Some(Path::new("m.gguf")));
+    }
+}

@@ -1,0 +1,158 @@
+//! Instruction sets: their names, their features, and whether this machine has them.
+//!
+//! Each feature list exists once, here: detection and `target_feature` both come from it.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+
+/// The instruction sets that have kernels, slowest first within an architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Isa {
+    /// What every processor of the architecture has.
+    Scalar,
+    /// x86: AVX2, FMA and F16C (Haswell 2013, Zen 2017).
+    Avx2,
+    /// x86: AVX-512 with VNNI (Ice Lake 2019, Zen 4 2022).
+    Avx512Vnni,
+}
+
+/// Passes an instruction set's feature list, as one literal, to a macro.
+macro_rules! with_features {
+    (avx2, $then:ident!($($args:tt)*)) => { $then!("avx2,fma,f16c"; $($args)*); };
+    (avx512vnni, $then:ident!($($args:tt)*)) => {
+        $then!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"; $($args)*);
+    };
+}
+pub(super) use with_features;
+
+/// The list that [`with_features`] gives, as text.
+#[cfg(target_arch = "x86_64")]
+macro_rules! features {
+    ($isa:ident) => {{
+        macro_rules! text {
+            ($text:literal;) => {
+                const FEATURES: &str = $text;
+            };
+        }
+        with_features!($isa, text!());
+        FEATURES
+    }};
+}
+
+impl Isa {
+    /// Every instruction set, slowest first.
+    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni];
+
+    /// The name in `CINDERBLOCK_ISA`, logs and benchmarks.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512Vnni => "avx512vnni",
+        }
+    }
+
+    /// The instruction set with a name.
+    pub fn from_name(name: &str) -> Option<Isa> {
+        Self::ALL.into_iter().find(|isa| isa.name() == name)
+    }
+
+    /// The processor features that the kernels use, separated by commas.
+    pub fn features(self) -> &'static str {
+        match self {
+            Isa::Scalar => "",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => features!(avx2),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => features!(avx512vnni),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => "",
+        }
+    }
+
+    /// Whether kernels for it are part of this build.
+    pub fn is_built(self) -> bool {
+        self == Isa::Scalar || cfg!(target_arch = "x86_64")
+    }
+
+    /// The features that this machine, or its operating system, lacks; `None` if it is not part of this build.
+    pub fn missing_features(self) -> Option<Vec<&'static str>> {
+        self.is_built().then(|| {
+            let features = self.features().split(',').filter(|feature| !feature.is_empty());
+            features.filter(|feature| !has_feature(feature)).collect()
+        })
+    }
+
+    /// Whether this machine can run it.
+    pub fn is_available(self) -> bool {
+        self.missing_features().is_some_and(|missing| missing.is_empty())
+    }
+
+    /// The instruction set to use: the best one there is, or the one that the environment variable
+    /// `CINDERBLOCK_ISA` names.
+    ///
+    /// # Errors
+    /// If the variable names one that does not exist or that this machine cannot run.
+    pub fn choose() -> Result<Isa> {
+        let Some(name) = std::env::var_os("CINDERBLOCK_ISA").filter(|name| !name.is_empty()) else {
+            let best = Self::ALL.into_iter().rev().find(|isa| isa.is_available());
+            return Ok(best.unwrap_or(Isa::Scalar));
+        };
+        let name = name.to_string_lossy();
+        let isa = Self::from_name(&name).ok_or_else(|| {
+            let names = Self::ALL.map(Isa::name).join(", ");
+            Error::argument(format!("CINDERBLOCK_ISA: found {name:?}, expected one of {names}"))
+        })?;
+        match isa.missing_features() {
+            Some(missing) if missing.is_empty() => Ok(isa),
+            Some(missing) => Err(Error::argument(format!(
+                "CINDERBLOCK_ISA={name}: this processor lacks {}",
+                missing.join(", ")
+            ))),
+            None => Err(Error::argument(format!(
+                "CINDERBLOCK_ISA={name}: not an instruction set of this architecture"
+            ))),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_feature(name: &str) -> bool {
+    match name {
+        "avx2" => is_x86_feature_detected!("avx2"),
+        "fma" => is_x86_feature_detected!("fma"),
+        "f16c" => is_x86_feature_detected!("f16c"),
+        "avx512f" => is_x86_feature_detected!("avx512f"),
+        "avx512bw" => is_x86_feature_detected!("avx512bw"),
+        "avx512vl" => is_x86_feature_detected!("avx512vl"),
+        "avx512dq" => is_x86_feature_detected!("avx512dq"),
+        "avx512vnni" => is_x86_feature_detected!("avx512vnni"),
+        _ => false,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_feature(_name: &str) -> bool {
+    false
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scalar_is_always_there_and_names_round_trip() {
+        assert!(Isa::Scalar.is_available());
+        for isa in Isa::ALL {
+            assert_eq!(Isa::from_name(isa.name()), Some(isa));
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The kernels: for every instruction set one table of functions, behind one safe entry point.
+//!
+//! [`Kernels::all`] is the registry. Dispatch, tests and benchmarks all read it: a kernel outside it cannot
+//! ship, and a kernel in it cannot go untested. Lengths are checked here, once per call, in every build; the
+//! functions behind the table rely on it and on the features that [`Isa::is_available`] found.
+
+mod activations;
+mod attention;
+mod generic;
+mod isa;
+mod product;
+mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+pub use activations::{Activations, QuantizedColumns};
+pub use attention::{KeyValue, Segment};
+pub use isa::Isa;
+pub use product::{Epilogue, Product, Term, multiply};
+
+use crate::error::Result;
+use crate::quant::{PANEL_ROWS, WeightType, Weights};
+
+/// Floats that the generic routines handle at once; head dimensions in the cache are padded to it.
+pub const LANES: usize = 16;
+
+/// Integer products of panels with quantized columns: `tile[panel][column][row]`.
+type PanelKernel = unsafe fn(&[u8], &QuantizedColumns<'_>, &mut [[f32; PANEL_ROWS]]);
+/// Float products of up to 16 rows with columns: `tile[column][row]`.
+type RowsKernel<E> = unsafe fn(&[E], usize, &[f32], &mut [[f32; PANEL_ROWS]]);
+type QuantizeKernel = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
+type LayerNormKernel = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
+type AttendKernel<E> = unsafe fn(&[Segment<'_, E>], f32, &mut [f32], &mut [f32]);
+
+struct PanelKernels {
+    q4: PanelKernel,
+    q8: PanelKernel,
+}
+
+struct FloatKernels {
+    rows_f32: RowsKernel<f32>,
+    rows_f16: RowsKernel<u16>,
+    rows_bf16: RowsKernel<u16>,
+    quantize: QuantizeKernel,
+    layer_norm: LayerNormKernel,
+    gelu: unsafe fn(&mut [f32]),
+    narrow: unsafe fn(&[f32], &mut [u16]),
+    attend_f32: AttendKernel<f32>,
+    attend_f16: AttendKernel<u16>,
+}
+
+/// The kernels of one instruction set. A value exists only where the machine can run them.
+pub struct Kernels {
+    isa: Isa,
+    panels: PanelKernels,
+    float: FloatKernels,
+}
+
+static SCALAR: Kernels = Kernels { isa: Isa::Scalar, panels: scalar::PANELS, float: scalar::FLOAT };
+
+impl Kernels {
+    fn table(isa: Isa) -> Option<&'static Kernels> {
+        match isa {
+            Isa::Scalar => Some(&SCALAR),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Some(&x86_64::AVX2),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => Some(&x86_64::AVX512VNNI),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => None,
+        }
+    }
+
+    /// The kernels of an instruction set, if this machine can run it.
+    pub fn for_isa(isa: Isa) -> Option<&'static Kernels> {
+        if isa.is_available() { Self::table(isa) } else { None }
+    }
+
+    /// The kernels of every instruction set that this machine can run, slowest first.
+    pub fn all() -> impl Iterator<Item = &'static Kernels> {
+        Isa::ALL.into_iter().filter_map(Self::for_isa)
+    }
+
+    /// The kernels of [`Isa::choose`].
+    ///
+    /// # Errors
+    /// As that function.
+    pub fn choose() -> Result<&'static Kernels> {
+        Ok(Self::for_isa(Isa::choose()?).unwrap_or(&SCALAR))
+    }
+
+    /// The instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Products of panel `panel` of `weights` with columns `first..first + tile.len()` of `input`:
+    /// `tile[c][r]` = row `16 panel + r` . column `first + c`. Rows beyond the matrix are 0 or left alone.
+    ///
+    /// # Panics
+    /// If the widths differ or the columns do not exist.
+    pub fn multiply_panel(
+        &self,
+        weights: Weights<'_>,
+        panel: usize,
+        input: &Activations,
+        first: usize,
+        tile: &mut [[f32; PANEL_ROWS]],
+    ) {
+        assert_eq!(weights.columns(), input.width(), "width of the input");
+        let data = weights.panel(panel);
+        let columns = weights.columns();
+        let kind = weights.kind();
+        if kind.is_quantized() {
+            let input = input.quantized(first, tile.len());
+            assert_eq!(data.len(), kind.panel_bytes(columns));
+            assert_eq!(input.padded * kind.record_bytes().unwrap_or(0), data.len() * 64);
+            let kernel = if kind == WeightType::Q4 { self.panels.q4 } else { self.panels.q8 };
+            // SAFETY: the instruction set is available (`for_isa`); the panel has the bytes of `padded`
+            // columns and the tile one entry a column, as was just checked and as `quantized` establishes.
+            return unsafe { kernel(data, &input, tile) };
+        }
+        let input = input.floats(first, tile.len());
+        match kind {
+            WeightType::F32 => {
+                let rows = bytemuck::cast_slice(data);
+                assert!(rows.len() <= PANEL_ROWS * columns);
+                // SAFETY: the instruction set is available (`for_isa`); the routine is otherwise safe code.
+                unsafe { (self.float.rows_f32)(rows, columns, input, tile) }
+            }
+            _ => {
+                let rows = bytemuck::cast_slice(data);
+                assert!(rows.len() <= PANEL_ROWS * columns);
+                let kernel = if kind == WeightType::F16 { self.float.rows_f16 } else { self.float.rows_bf16 };
+                // SAFETY: as above.
+                unsafe { kernel(rows, columns, input, tile) }
+            }
+        }
+    }
+
+    /// Quantizes activations: per 32 of `input`, int8 values, a scale and the sum of the values. `values` has
+    /// the length of `input` rounded up to a multiple of 32 or more; what lies beyond the input becomes 0.
+    pub fn quantize(&self, input: &[f32], values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+        assert!(values.len() >= input.len() && values.len().is_multiple_of(32));
+        assert!(scales.len() == values.len() / 32 && sums.len() == values.len() / 32);
+        // SAFETY: the instruction set is available (`for_isa`); the routine is otherwise safe code.
+        unsafe { (self.float.quantize)(input, values, scales, sums) }
+    }
+
+    /// LayerNorm with bias over one column.
+    pub fn layer_norm(&self, input: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, output: &mut [f32]) {
+        let n = input.len();
+        assert!(weight.len() == n && bias.len() == n && output.len() == n && n > 0);
+        // SAFETY: as `quantize`.
+        unsafe { (self.float.layer_norm)(input, weight, bias, epsilon, output) }
+    }
+
+    /// Exact GELU in place.
+    pub fn gelu(&self, values: &mut [f32]) {
+        // SAFETY: as `quantize`.
+        unsafe { (self.float.gelu)(values) }
+    }
+}

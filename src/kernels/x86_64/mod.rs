@@ -1,0 +1,43 @@
+//! The kernels for x86-64.
+
+mod avx2;
+mod avx512vnni;
+
+use super::{Isa, Kernels};
+
+pub(super) static AVX2: Kernels = Kernels { isa: Isa::Avx2, panels: avx2::PANELS, float: avx2::FLOAT };
+pub(super) static AVX512VNNI: Kernels =
+    Kernels { isa: Isa::Avx512Vnni, panels: avx512vnni::PANELS, float: avx512vnni::FLOAT };
+
+/// Half-precision conversion with F16C, which every tier here has.
+struct F16c;
+
+impl super::generic::Simd for F16c {
+    const FMA: bool = true;
+
+    #[inline(always)]
+    fn widen(bits: &[u16; 16]) -> [f32; 16] {
+        use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
+        let mut out = [0.0; 16];
+        // SAFETY: the features of every tier contain F16C and AVX; the addresses lie inside the two arrays.
+        unsafe {
+            let source = bits.as_ptr().cast::<__m128i>();
+            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(source)));
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), _mm256_cvtph_ps(_mm_loadu_si128(source.add(1))));
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn narrow(values: &[f32; 16]) -> [u16; 16] {
+        use std::arch::x86_64::{__m128i, _mm_storeu_si128, _mm256_cvtps_ph, _mm256_loadu_ps};
+        let mut out = [0; 16];
+        // SAFETY: as above.
+        unsafe {
+            let target = out.as_mut_ptr().cast::<__m128i>();
+            _mm_storeu_si128(target, _mm256_cvtps_ph::<0>(_mm256_loadu_ps(values.as_ptr())));
+            _mm_storeu_si128(target.add(1), _mm256_cvtps_ph::<0>(_mm256_loadu_ps(values.as_ptr().add(8))));
+        }
+        out
+    }
+}

@@ -1,0 +1,26 @@
+//! cinderblock runs Block Transformer language models (arXiv 2406.02657) on the CPU.
+#![deny(unsafe_op_in_unsafe_fn)]
+#![warn(missing_docs)]
+
+#[cfg(target_endian = "big")]
+compile_error!("model files are little-endian and are mapped as they are");
+
+pub mod cache;
+pub mod error;
+pub mod gguf;
+pub mod kernels;
+pub mod model;
+pub mod quant;
+pub mod sampler;
+pub mod score;
+pub mod session;
+pub mod threads;
+#[cfg(feature = "tokenizer")]
+pub mod tokenizer;
+
+pub use error::{Error, ErrorKind, Result};
+pub use model::Model;
+pub use sampler::{Sampler, SamplerOptions};
+pub use score::Scorer;
+pub use session::{CacheType, Session, SessionOptions};
+pub use threads::Team;

@@ -1,0 +1,123 @@
+//! The tensors of a model, in file order, with their names and shapes: the one list that the reader, the
+//! quantizer and the synthesizer share.
+
+use super::config::{Config, Projection, StackConfig};
+use crate::gguf::{ElementType, NewTensor};
+use crate::quant::{PANEL_ROWS, RECORD_COLUMNS, WeightType};
+
+/// What a tensor is for, as far as it decides its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Bias, or weight or bias of a LayerNorm: always f32.
+    Vector,
+    /// A table from which rows are looked up: read little, and costly in quality.
+    Table,
+    /// The vocabulary head.
+    Head,
+    /// Any other matrix.
+    Matrix,
+}
+
+/// One tensor: its name, its purpose and its shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorSpec {
+    /// Unique name.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// Outputs, or entries of a table; 1 for a vector.
+    pub rows: usize,
+    /// Inputs, or the length of a vector.
+    pub columns: usize,
+}
+
+impl TensorSpec {
+    /// Number of weights, without padding; `None` when that overflows.
+    pub fn weights(&self) -> Option<usize> {
+        self.rows.checked_mul(self.columns)
+    }
+
+    /// How the container describes the tensor when it is stored as `kind`.
+    pub fn describe(&self, kind: WeightType) -> NewTensor {
+        let (element, dimensions) = match (self.role, kind.record_bytes()) {
+            (Role::Vector, _) => (ElementType::F32, vec![self.columns]),
+            (_, Some(record)) => {
+                let panels = self.rows.div_ceil(PANEL_ROWS);
+                (ElementType::I8, vec![record, self.columns.div_ceil(RECORD_COLUMNS), panels])
+            }
+            (_, None) => {
+                let element = match kind {
+                    WeightType::Bf16 => ElementType::Bf16,
+                    WeightType::F16 => ElementType::F16,
+                    _ => ElementType::F32,
+                };
+                (element, vec![self.columns, self.rows])
+            }
+        };
+        NewTensor {
+            name: self.name.clone(),
+            element,
+            dimensions: dimensions.into_iter().map(|dimension| dimension as u64).collect(),
+        }
+    }
+}
+
+/// Names of the tensors that are not part of a layer.
+pub(super) mod names {
+    pub const EMBEDDER: &str = "embedder.embeddings";
+    pub const PROJECTION: &str = "embedder.projection";
+    pub const BLOCK_DECODER: &str = "block_decoder";
+    pub const TOKEN_DECODER: &str = "token_decoder";
+    pub const EXPANSION: &str = "token_decoder.expansion";
+    pub const TOKEN_EMBEDDINGS: &str = "token_decoder.embeddings";
+    pub const HEAD: &str = "token_decoder.head";
+}
+
+struct List(Vec<TensorSpec>);
+
+impl List {
+    fn push(&mut self, name: String, role: Role, rows: usize, columns: usize) {
+        self.0.push(TensorSpec { name, role, rows, columns });
+    }
+
+    fn linear(&mut self, name: &str, rows: usize, columns: usize) {
+        self.push(format!("{name}.weight"), Role::Matrix, rows, columns);
+        self.push(format!("{name}.bias"), Role::Vector, 1, rows);
+    }
+
+    fn norm(&mut self, name: &str, width: usize) {
+        self.push(format!("{name}.weight"), Role::Vector, 1, width);
+        self.push(format!("{name}.bias"), Role::Vector, 1, width);
+    }
+
+    fn stack(&mut self, name: &str, config: &StackConfig) {
+        let (hidden, wide) = (config.hidden, config.feed_forward);
+        for layer in 0..config.layers {
+            let layer = format!("{name}.layers.{layer}");
+            self.norm(&format!("{layer}.attention_norm"), hidden);
+            self.norm(&format!("{layer}.feed_forward_norm"), hidden);
+            self.linear(&format!("{layer}.attention.qkv"), 3 * hidden, hidden);
+            self.linear(&format!("{layer}.attention.output"), hidden, hidden);
+            self.linear(&format!("{layer}.feed_forward.up"), wide, hidden);
+            self.linear(&format!("{layer}.feed_forward.down"), hidden, wide);
+        }
+        self.norm(&format!("{name}.final_norm"), hidden);
+    }
+}
+
+/// All tensors of a model of this shape, in file order.
+pub fn tensors(config: &Config) -> Vec<TensorSpec> {
+    let mut list = List(Vec::new());
+    let (block, token) = (&config.block_decoder, &config.token_decoder);
+    let table = |name: &str| format!("{name}.weight");
+    list.push(table(names::EMBEDDER), Role::Table, config.vocabulary, config.embedding);
+    if config.projection == Projection::Linear {
+        list.linear(names::PROJECTION, block.hidden, config.block_length * config.embedding);
+    }
+    list.stack(names::BLOCK_DECODER, block);
+    list.linear(names::EXPANSION, config.expansion * token.hidden, block.hidden);
+    list.push(table(names::TOKEN_EMBEDDINGS), Role::Table, config.vocabulary, token.hidden);
+    list.stack(names::TOKEN_DECODER, token);
+    list.push(table(names::HEAD), Role::Head, config.vocabulary, token.hidden);
+    list.0
+}

@@ -1,0 +1,205 @@
+//! Typed views of the tensors in a mapped file.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::config::{Config, Projection, StackConfig};
+use super::layout::{Role, TensorSpec, names, tensors};
+use super::storage::{Bytes, Storage};
+use crate::error::{Error, Result};
+use crate::gguf::{Index, TensorInfo};
+use crate::quant::{WeightType, Weights};
+
+/// A weight matrix in the file.
+pub struct Matrix {
+    kind: WeightType,
+    rows: usize,
+    columns: usize,
+    bytes: Bytes,
+}
+
+impl Matrix {
+    /// The matrix as the kernels take it.
+    pub fn view(&self) -> Weights<'_> {
+        Weights::new(self.kind, self.rows, self.columns, &self.bytes).expect("size checked when opened")
+    }
+
+    /// Type of the weights.
+    pub fn kind(&self) -> WeightType {
+        self.kind
+    }
+
+    /// Bytes in the file.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// A vector of f32 in the file.
+pub struct Vector(Bytes);
+
+impl Deref for Vector {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+/// A matrix with a bias.
+pub struct Linear {
+    pub(crate) weight: Matrix,
+    pub(crate) bias: Vector,
+}
+
+/// Weight and bias of a LayerNorm.
+pub struct Norm {
+    pub(crate) weight: Vector,
+    pub(crate) bias: Vector,
+}
+
+/// One layer of a stack; attention and feed-forward read the same input.
+pub struct Layer {
+    pub(crate) attention_norm: Norm,
+    pub(crate) feed_forward_norm: Norm,
+    pub(crate) qkv: Linear,
+    pub(crate) attention_output: Linear,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+}
+
+/// A GPT-NeoX stack.
+pub struct StackWeights {
+    pub(crate) config: StackConfig,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) final_norm: Norm,
+}
+
+/// Every tensor of a model.
+pub struct ModelWeights {
+    pub(crate) embedder: Matrix,
+    pub(crate) projection: Option<Linear>,
+    pub(crate) block_decoder: StackWeights,
+    pub(crate) expansion: Linear,
+    pub(crate) token_embeddings: Matrix,
+    pub(crate) token_decoder: StackWeights,
+    pub(crate) head: Matrix,
+}
+
+/// Key of the list that gives each tensor's type, in file order.
+pub const TYPES_KEY: &str = "blocktransformer.tensor.types";
+/// Key of the list that gives each tensor's CRC-32, in file order.
+pub const CHECKSUMS_KEY: &str = "blocktransformer.tensor.crc32";
+/// Key of the text that says how the types were chosen.
+pub const RECIPE_KEY: &str = "blocktransformer.recipe";
+
+/// The types of all tensors, in file order.
+pub(super) fn types(index: &Index) -> Result<Vec<WeightType>> {
+    let list = index.list(TYPES_KEY, index.tensors().len())?;
+    list.iter()
+        .map(|value| {
+            value.as_str().and_then(WeightType::from_name).ok_or_else(|| {
+                Error::mismatch(TYPES_KEY, value, WeightType::ALL.map(WeightType::name).join(", "))
+            })
+        })
+        .collect()
+}
+
+struct Loader<'a> {
+    storage: &'a Arc<Storage>,
+    specs: HashMap<String, TensorSpec>,
+    found: HashMap<&'a str, (&'a TensorInfo<'a>, WeightType)>,
+}
+
+impl Loader<'_> {
+    fn take(&self, name: &str) -> Result<(WeightType, &TensorSpec, Bytes)> {
+        let spec = &self.specs[name];
+        let (info, kind) =
+            *self.found.get(name).ok_or_else(|| Error::format(format!("tensor {name:?} is missing")))?;
+        let kind = if spec.role == Role::Vector { WeightType::F32 } else { kind };
+        if kind.matrix_bytes(spec.rows, spec.columns).is_none() {
+            return Err(Error::format(format!("tensor {name:?}: its shape overflows")));
+        }
+        let expected = spec.describe(kind);
+        if info.element != expected.element || info.dimensions != expected.dimensions {
+            let text = |element: crate::gguf::ElementType, dimensions: &[u64]| {
+                format!("{} {dimensions:?}", element.name())
+            };
+            return Err(Error::mismatch(
+                format!("tensor {name:?}"),
+                text(info.element, &info.dimensions),
+                text(expected.element, &expected.dimensions),
+            ));
+        }
+        if !info.start.is_multiple_of(64) {
+            return Err(Error::mismatch(format!("tensor {name:?}: alignment"), info.start % 64, 0));
+        }
+        Ok((kind, spec, Bytes::new(self.storage, info.start, info.bytes)))
+    }
+
+    fn matrix(&self, name: &str) -> Result<Matrix> {
+        let (kind, spec, bytes) = self.take(&format!("{name}.weight"))?;
+        Ok(Matrix { kind, rows: spec.rows, columns: spec.columns, bytes })
+    }
+
+    fn vector(&self, name: &str) -> Result<Vector> {
+        Ok(Vector(self.take(name)?.2))
+    }
+
+    fn linear(&self, name: &str) -> Result<Linear> {
+        Ok(Linear { weight: self.matrix(name)?, bias: self.vector(&format!("{name}.bias"))? })
+    }
+
+    fn norm(&self, name: &str) -> Result<Norm> {
+        let part = |part: &str| self.vector(&format!("{name}.{part}"));
+        Ok(Norm { weight: part("weight")?, bias: part("bias")? })
+    }
+
+    fn stack(&self, name: &str, config: &StackConfig) -> Result<StackWeights> {
+        let layers = (0..config.layers).map(|layer| {
+            let part = |part: &str| format!("{name}.layers.{layer}.{part}");
+            Ok(Layer {
+                attention_norm: self.norm(&part("attention_norm"))?,
+                feed_forward_norm: self.norm(&part("feed_forward_norm"))?,
+                qkv: self.linear(&part("attention.qkv"))?,
+                attention_output: self.linear(&part("attention.output"))?,
+                up: self.linear(&part("feed_forward.up"))?,
+                down: self.linear(&part("feed_forward.down"))?,
+            })
+        });
+        Ok(StackWeights {
+            config: config.clone(),
+            layers: layers.collect::<Result<_>>()?,
+            final_norm: self.norm(&format!("{name}.final_norm"))?,
+        })
+    }
+}
+
+impl ModelWeights {
+    /// Finds every tensor that `config` asks for and checks its type, shape and place.
+    pub(super) fn load(storage: &Arc<Storage>, index: &Index, config: &Config) -> Result<ModelWeights> {
+        let types = types(index)?;
+        let specs = tensors(config);
+        let known: HashMap<String, TensorSpec> =
+            specs.into_iter().map(|spec| (spec.name.clone(), spec)).collect();
+        if let Some(info) = index.tensors().iter().find(|info| !known.contains_key(info.name)) {
+            return Err(Error::format(format!("tensor {:?} does not belong to this model", info.name)));
+        }
+        let found = index.tensors().iter().zip(types).map(|(info, kind)| (info.name, (info, kind)));
+        let loader = Loader { storage, specs: known, found: found.collect() };
+        let projection = match config.projection {
+            Projection::Concat => None,
+            Projection::Linear => Some(loader.linear(names::PROJECTION)?),
+        };
+        Ok(ModelWeights {
+            embedder: loader.matrix(names::EMBEDDER)?,
+            projection,
+            block_decoder: loader.stack(names::BLOCK_DECODER, &config.block_decoder)?,
+            expansion: loader.linear(names::EXPANSION)?,
+            token_embeddings: loader.matrix(names::TOKEN_EMBEDDINGS)?,
+            token_decoder: loader.stack(names::TOKEN_DECODER, &config.token_decoder)?,
+            head: loader.matrix(names::HEAD)?,
+        })
+    }
+}

@@ -1,0 +1,224 @@
+//! Logits to a token: repetition penalty, then temperature, top-k, top-p and min-p, then a draw.
+
+use crate::error::{Error, Result};
+
+/// How a token is chosen. The default is plain sampling from the model's distribution.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplerOptions {
+    /// Divides the logits; 0 takes the most likely token.
+    pub temperature: f32,
+    /// Keeps the most likely tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keeps the most likely tokens that together reach this probability.
+    pub top_p: f32,
+    /// Keeps tokens at least this probable, relative to the most likely one.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of recent tokens; 1 is none.
+    pub repetition_penalty: f32,
+    /// How many of the last tokens are recent.
+    pub repetition_window: usize,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Default for SamplerOptions {
+    fn default() -> Self {
+        SamplerOptions {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            repetition_window: 64,
+            seed: 0,
+        }
+    }
+}
+
+/// A sampler and its state: the random numbers and the recent tokens. All its memory is allocated when it is
+/// made.
+pub struct Sampler {
+    options: SamplerOptions,
+    random: u64,
+    recent: Vec<u32>,
+    next_recent: usize,
+    candidates: Vec<(f32, u32)>,
+}
+
+impl Sampler {
+    /// A sampler for a vocabulary.
+    ///
+    /// # Errors
+    /// If an option is out of range.
+    pub fn new(options: SamplerOptions, vocabulary: usize) -> Result<Sampler> {
+        let check = |name: &str, value: f32, expected: &str, fine: bool| {
+            if fine {
+                Ok(())
+            } else {
+                Err(Error::argument(format!("{name}: found {value}, expected {expected}")))
+            }
+        };
+        let SamplerOptions { temperature, top_p, min_p, repetition_penalty, .. } = options;
+        let positive = |value: f32| value.is_finite() && value > 0.0;
+        check("temperature", temperature, "0 or more", temperature == 0.0 || positive(temperature))?;
+        check("top-p", top_p, "more than 0, up to 1", top_p > 0.0 && top_p <= 1.0)?;
+        check("min-p", min_p, "0 to 1", (0.0..=1.0).contains(&min_p))?;
+        check("repetition penalty", repetition_penalty, "more than 0", positive(repetition_penalty))?;
+        Ok(Sampler {
+            random: options.seed,
+            recent: Vec::with_capacity(options.repetition_window.min(1 << 20)),
+            next_recent: 0,
+            candidates: Vec::with_capacity(vocabulary),
+            options,
+        })
+    }
+
+    /// SplitMix64: its sequence is part of what a seed promises.
+    fn uniform(&mut self) -> f64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ z >> 31) >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Notes a token of the text, so that repeating it can be penalized.
+    pub fn accept(&mut self, token: u32) {
+        let window = self.options.repetition_window.min(1 << 20);
+        if window == 0 || self.options.repetition_penalty == 1.0 {
+            return;
+        }
+        if self.recent.len() < window {
+            self.recent.push(token);
+        } else {
+            self.recent[self.next_recent] = token;
+            self.next_recent = (self.next_recent + 1) % window;
+        }
+    }
+
+    /// Chooses a token. `logits` are finite and not empty; ties go to the smaller id.
+    pub fn sample(&mut self, logits: &[f32]) -> u32 {
+        let penalty = self.options.repetition_penalty;
+        self.candidates.clear();
+        self.candidates.extend(logits.iter().copied().zip(0..));
+        for (index, &token) in self.recent.iter().enumerate() {
+            // Each distinct token once.
+            let first = !self.recent[..index].contains(&token);
+            if let Some((logit, _)) = self.candidates.get_mut(token as usize).filter(|_| first) {
+                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            }
+        }
+        let best = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        let most = *self.candidates.iter().min_by(|a, b| best(a, b)).expect("a vocabulary is not empty");
+        if self.options.temperature == 0.0 {
+            return most.1;
+        }
+        let k = self.options.top_k;
+        if k > 0 && k < self.candidates.len() {
+            self.candidates.select_nth_unstable_by(k - 1, best);
+            self.candidates.truncate(k);
+        }
+        let temperature = f64::from(self.options.temperature);
+        let weight = |logit: f32| (f64::from(logit - most.0) / temperature).exp();
+        let least = f64::from(self.options.min_p);
+        if least > 0.0 {
+            self.candidates.retain(|candidate| weight(candidate.0) >= least);
+        }
+        // From here on in a fixed order, because it decides which token a draw falls on.
+        self.candidates.sort_unstable_by(best);
+        let mut total: f64 = self.candidates.iter().map(|candidate| weight(candidate.0)).sum();
+        if self.options.top_p < 1.0 {
+            let wanted = total * f64::from(self.options.top_p);
+            let (mut kept, mut sum) = (0, 0.0);
+            while kept < self.candidates.len() && (kept == 0 || sum < wanted) {
+                sum += weight(self.candidates[kept].0);
+                kept += 1;
+            }
+            self.candidates.truncate(kept);
+            total = sum;
+        }
+        let mut left = self.uniform() * total;
+        for (logit, token) in &self.candidates {
+            left -= weight(*logit);
+            if left < 0.0 {
+                return *token;
+            }
+        }
+        self.candidates.last().map_or(most.1, |candidate| candidate.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampler(options: SamplerOptions) -> Sampler {
+        Sampler::new(options, 4).unwrap()
+    }
+
+    fn counts(options: SamplerOptions, logits: &[f32]) -> [u32; 4] {
+        let mut sampler = sampler(options);
+        let mut counts = [0; 4];
+        for _ in 0..10_000 {
+            counts[sampler.sample(logits) as usize] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_the_best() {
+        let mut sampler = sampler(SamplerOptions { temperature: 0.0, ..Default::default() });
+        assert_eq!(sampler.sample(&[1.0, 3.0, 3.0, -1.0]), 1);
+    }
+
+    #[test]
+    fn draws_follow_the_distribution() {
+        let logits = [0.5f32, 0.25, 0.125, 0.125].map(f32::ln);
+        let counts = counts(SamplerOptions::default(), &logits);
+        for (count, expected) in counts.into_iter().zip([5000, 2500, 1250, 1250]) {
+            assert!(count.abs_diff(expected) < 200, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn filters_keep_what_they_say() {
+        let logits = [0.5f32, 0.25, 0.15, 0.1].map(f32::ln);
+        let default = SamplerOptions::default();
+        assert_eq!(counts(SamplerOptions { top_k: 2, ..default.clone() }, &logits)[2..], [0, 0]);
+        assert_eq!(counts(SamplerOptions { top_p: 0.7, ..default.clone() }, &logits)[2..], [0, 0]);
+        assert_eq!(counts(SamplerOptions { min_p: 0.25, ..default.clone() }, &logits)[3], 0);
+        assert_eq!(counts(SamplerOptions { top_p: 0.01, ..default }, &logits)[0], 10_000);
+    }
+
+    #[test]
+    fn a_penalty_turns_away_from_recent_tokens() {
+        let options = SamplerOptions {
+            temperature: 0.0,
+            repetition_penalty: 2.0,
+            repetition_window: 2,
+            ..Default::default()
+        };
+        let mut sampler = sampler(options);
+        let logits = [4.0, 3.0, 2.5, -1.0];
+        let mut text = Vec::new();
+        for _ in 0..4 {
+            let token = sampler.sample(&logits);
+            sampler.accept(token);
+            text.push(token);
+        }
+        assert_eq!(text, [0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused() {
+        for options in [
+            SamplerOptions { temperature: -1.0, ..Default::default() },
+            SamplerOptions { temperature: f32::NAN, ..Default::default() },
+            SamplerOptions { top_p: 0.0, ..Default::default() },
+            SamplerOptions { min_p: 2.0, ..Default::default() },
+            SamplerOptions { repetition_penalty: 0.0, ..Default::default() },
+        ] {
+            assert!(Sampler::new(options, 4).is_err());
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The team: threads owned by rayon that stay together for a whole step of the model.
+//!
+//! A fork-join costs more than the product of a small matrix, so [`Team::region`] wakes the threads once and
+//! [`Crew::run`] then hands out work inside the region: the leader publishes a job as one atomic word, everyone
+//! takes chunks from a counter in that word, and the leader goes on when every chunk is *finished*. It never
+//! waits for a thread that took none, so a thread that the scheduler keeps away delays nobody. Waiting spins
+//! briefly, then yields, then parks: more threads than cores slow down gently, and an idle team costs nothing.
+
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Rounds of waiting before the next, gentler way of waiting.
+const SPINS: u32 = 2000;
+const YIELDS: u32 = 20;
+/// Low half of the job word: next chunk. High half: number of chunks.
+const NEXT: u64 = (1 << 32) - 1;
+/// More chunks than this would let late arrivals overflow the counter.
+const MAX_CHUNKS: usize = 1 << 30;
+
+type Job = *const (dyn Fn(usize) + Sync);
+
+/// Keeps two words that different threads write in different cache lines.
+#[repr(align(128))]
+struct Line<T>(T);
+
+struct Shared {
+    /// Chunks of the current job in the high half, the next one to take in the low half.
+    word: Line<AtomicU64>,
+    /// Chunks of the current job that are finished.
+    finished: Line<AtomicUsize>,
+    job: UnsafeCell<Option<Job>>,
+    panicked: AtomicBool,
+    closed: AtomicBool,
+    /// Threads that wait, or are about to, on `wake`.
+    sleepers: AtomicUsize,
+    lock: Mutex<()>,
+    wake: Condvar,
+}
+
+// SAFETY: `job` is written only by the leader while no chunk is outstanding (`Crew::publish`) and read only
+// by a thread that has taken a chunk of the job it belongs to; the word's release and acquire order the two.
+// The pointee is `Sync`, and `Crew::publish` does not return before the last chunk is finished.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; the pointer is never dereferenced outside a region.
+unsafe impl Send for Shared {}
+
+/// A fixed set of threads.
+pub struct Team {
+    /// `None` for a team of one, which runs on the caller's thread.
+    pool: Option<rayon::ThreadPool>,
+    shared: Shared,
+    threads: usize,
+    region: Mutex<()>,
+}
+
+/// Proof that the team is awake; hands out work. Only the leader holds one.
+pub struct Crew<'t> {
+    shared: Option<&'t Shared>,
+    threads: usize,
+}
+
+/// Number of threads that affinity and cgroup quota allow.
+pub fn available() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
+    // The mutexes guard no data, so a panic while one was held broke nothing.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Team {
+    /// A team of `threads`, or of [`available`] for 0. The threads end when the team is dropped.
+    ///
+    /// # Errors
+    /// If the operating system does not give the threads.
+    pub fn new(threads: usize) -> Result<Team> {
+        let threads = if threads == 0 { available() } else { threads };
+        let pool = if threads == 1 {
+            None
+        } else {
+            let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let pool = builder.thread_name(|index| format!("cinderblock-{index}")).build();
+            Some(pool.map_err(|error| {
+                Error::new(ErrorKind::Resource, format!("cannot start {threads} threads: {error}"))
+            })?)
+        };
+        let shared = Shared {
+            word: Line(AtomicU64::new(0)),
+            finished: Line(AtomicUsize::new(0)),
+            job: UnsafeCell::new(None),
+            panicked: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            sleepers: AtomicUsize::new(0),
+            lock: Mutex::new(()),
+            wake: Condvar::new(),
+        };
+        Ok(Team { pool, shared, threads, region: Mutex::new(()) })
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Runs `body` with the whole team awake. Regions of one team exclude each other and do not nest.
+    pub fn region<R: Send>(&self, body: impl FnOnce(&Crew) -> R + Send) -> R {
+        let Some(pool) = &self.pool else {
+            return body(&Crew { shared: None, threads: 1 });
+        };
+        let _region = lock(&self.region);
+        let shared = &self.shared;
+        shared.word.0.store(0, Ordering::Relaxed);
+        shared.closed.store(false, Ordering::SeqCst);
+        // rayon gives every thread the same `Fn`; the first to arrive takes the body and leads.
+        let body = Mutex::new(Some(body));
+        let results = pool.broadcast(|_| {
+            let taken = body.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let Some(body) = taken else {
+                shared.follow();
+                return None;
+            };
+            let _close = Close(shared);
+            Some(body(&Crew { shared: Some(shared), threads: self.threads }))
+        });
+        results.into_iter().flatten().next().expect("one thread of the broadcast leads")
+    }
+}
+
+/// Sends the followers home, also when the leader's body panics.
+struct Close<'t>(&'t Shared);
+
+impl Drop for Close<'_> {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::SeqCst);
+        self.0.notify();
+    }
+}
+
+impl Shared {
+    /// Wakes whoever is parked. The condition must have been stored before.
+    fn notify(&self) {
+        fence(Ordering::SeqCst);
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            let _guard = lock(&self.lock);
+            self.wake.notify_all();
+        }
+    }
+
+    /// Waits until `ready` holds: spins, yields, parks.
+    fn wait(&self, ready: impl Fn() -> bool) {
+        for round in 0..SPINS + YIELDS {
+            if ready() {
+                return;
+            }
+            if round < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let mut guard = lock(&self.lock);
+        while !ready() {
+            guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(guard);
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn has_chunks(&self) -> bool {
+        let word = self.word.0.load(Ordering::Relaxed);
+        (word & NEXT) < word >> 32
+    }
+
+    /// Takes chunks and runs them until none is left.
+    fn work(&self) {
+        while self.has_chunks() {
+            let word = self.word.0.fetch_add(1, Ordering::Acquire);
+            let (chunk, chunks) = ((word & NEXT) as usize, (word >> 32) as usize);
+            if chunk >= chunks {
+                return;
+            }
+            // SAFETY: this thread has taken a chunk, so the leader is inside `Crew::publish` until the chunk
+            // is counted below: the pointer was stored before the word that was acquired, and its pointee lives.
+            let job = unsafe { &*(*self.job.get()).expect("a job is stored before its word") };
+            if catch_unwind(AssertUnwindSafe(|| job(chunk))).is_err() {
+                self.panicked.store(true, Ordering::Relaxed);
+            }
+            if self.finished.0.fetch_add(1, Ordering::AcqRel) + 1 == chunks {
+                self.notify();
+            }
+        }
+    }
+
+    fn follow(&self) {
+        while !self.closed.load(Ordering::SeqCst) {
+            self.work();
+            self.wait(|| self.has_chunks() || self.closed.load(Ordering::SeqCst));
+        }
+    }
+}
+
+impl Crew<'_> {
+    /// Number of threads that share the work.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Calls `job` once for every chunk below `chunks`, on any thread, and returns when all have finished.
+    ///
+    /// # Panics
+    /// If a chunk panicked, after the others have finished.
+    pub fn run(&self, chunks: usize, job: impl Fn(usize) + Sync) {
+        match self.shared {
+            Some(shared) if chunks > 1 => Self::publish(shared, chunks, &job),
+            _ => (0..chunks).for_each(job),
+        }
+    }
+
+    fn publish(shared: &Shared, chunks: usize, job: &(dyn Fn(usize) + Sync)) {
+        assert!(chunks <= MAX_CHUNKS, "{chunks} chunks in one job");
+        shared.finished.0.store(0, Ordering::Relaxed);
+        // SAFETY: the lifetime is erased. No chunk is outstanding (the previous call saw all of them finished),
+        // so no thread reads `job`; and this call returns only when all chunks of the new job are finished.
+        unsafe {
+            *shared.job.get() = Some(std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(job))
+        };
+        shared.word.0.store((chunks as u64) << 32, Ordering::Release);
+        shared.notify();
+        shared.work();
+        shared.wait(|| shared.finished.0.load(Ordering::Acquire) == chunks);
+        if shared.panicked.swap(false, Ordering::Relaxed) {
+            resume_unwind(Box::new("a chunk of parallel work panicked"));
+        }
+    }
+
+    /// Splits `items` into pieces of `size` and calls `job` with each piece's index and the piece.
+    pub fn split<T: Send>(&self, items: &mut [T], size: usize, job: impl Fn(usize, &mut [T]) + Sync) {
+        let length = items.len();
+        let base = SendPointer(items.as_mut_ptr());
+        self.run(length.div_ceil(size), |chunk| {
+            let start = chunk * size;
+            let base = &base;
+            // SAFETY: `run` hands out every chunk once, so the pieces are disjoint parts of `items`, which is
+            // borrowed mutably for the whole call; `T: Send` lets other threads have them.
+            let piece =
+                unsafe { std::slice::from_raw_parts_mut(base.0.add(start), size.min(length - start)) };
+            job(chunk, piece);
+        });
+    }
+}
+
+/// The base address of a slice whose disjoint pieces go to different threads.
+pub(crate) struct SendPointer<T>(pub(crate) *mut T);
+// SAFETY: only disjoint pieces are made of it, by callers that say why they are disjoint.
+unsafe impl<T: Send> Sync for SendPointer<T> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    #[test]
+    fn every_chunk_runs_once_with_any_number_of_threads() {
+        for threads in [1, 2, 3, 8] {
+            let team = Team::new(threads).unwrap();
+            for round in 0..20 {
+                team.region(|crew| {
+                    for chunks in [0, 1, 2, 7, 100 + round] {
+                        let counts: Vec<AtomicU32> = (0..chunks).map(|_| AtomicU32::new(0)).collect();
+                        crew.run(chunks, |chunk| {
+                            counts[chunk].fetch_add(1, Ordering::Relaxed);
+                        });
+                        assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+                    }
+                    let mut items = vec![0; 103];
+                    crew.split(&mut items, 10, |piece, values| values.fill(piece + 1));
+                    assert!(items.iter().enumerate().all(|(i, &value)| value == i / 10 + 1));
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_team_survives() {
+        let team = Team::new(3).unwrap();
+        for _ in 0..5 {
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                team.region(|crew| crew.run(64, |chunk| assert_ne!(chunk, 33)));
+            }));
+            assert!(result.is_err());
+            assert_eq!(team.region(|crew| crew.threads()), 3);
+        }
+    }
+
+    #[test]
+    fn parked_threads_wake_up() {
+        let team = Team::new(2).unwrap();
+        team.region(|crew| {
+            for _ in 0..3 {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                crew.run(4, |_| std::thread::sleep(std::time::Duration::from_millis(5)));
+            }
+        });
+    }
+}

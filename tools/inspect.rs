@@ -1,0 +1,254 @@
+//! `inspect`: what a model file holds, whether it is whole, and what running it takes.
+
+use std::path::PathBuf;
+
+use cinderblock::error::Result;
+use cinderblock::gguf::Value;
+use cinderblock::kernels::{Isa, Kernels};
+use cinderblock::model::{Config, StackConfig};
+use cinderblock::session::MemoryEstimate;
+use cinderblock::{Model, SessionOptions};
+use serde_json::{Value as Json, json};
+
+use crate::arguments::{CacheArguments, ModelArguments};
+use crate::output;
+
+/// Show what a model file holds and what running it takes
+///
+/// Examples:
+///   cinderblock inspect -m model.gguf
+///   cinderblock inspect -m model.gguf --verify
+///   cinderblock inspect -m model.gguf --cache-blocks 2048 --json
+///   cinderblock inspect --cpu
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Arguments {
+    /// The model file, as -m gives it
+    #[arg(value_name = "FILE", conflicts_with = "model")]
+    file: Option<PathBuf>,
+
+    #[command(flatten)]
+    model: ModelArguments,
+
+    /// Compare every tensor with its stored checksum
+    #[arg(long)]
+    verify: bool,
+
+    /// List all metadata and tensors
+    #[arg(long)]
+    all: bool,
+
+    /// Show this machine's instruction sets and which one is used, instead of a model
+    #[arg(long)]
+    cpu: bool,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    cache: CacheArguments,
+}
+
+pub fn run(mut arguments: Arguments) -> Result<()> {
+    if arguments.cpu {
+        return cpu(arguments.json);
+    }
+    if arguments.file.is_some() {
+        arguments.model.model = arguments.file.take();
+    }
+    let model = arguments.model.open()?;
+    if arguments.verify {
+        model.verify()?;
+    }
+    let options = arguments.cache.options(SessionOptions::default());
+    let estimate = MemoryEstimate::new(&model, &options);
+    if arguments.json {
+        return output::print_json(&json_of(&model, &estimate, arguments.verify));
+    }
+    let mut text = summary(&model, &estimate);
+    if arguments.verify {
+        text += "checksums  all tensors are as they were written\n";
+    }
+    if arguments.all {
+        text += &listing(&model);
+    }
+    output::print(&text)
+}
+
+fn stack_line(name: &str, stack: &StackConfig) -> String {
+    format!(
+        "{name:14} {} layers, hidden {}, {} heads of {}, feed-forward {}\n",
+        stack.layers,
+        stack.hidden,
+        stack.heads,
+        stack.head_dim(),
+        stack.feed_forward
+    )
+}
+
+fn summary(model: &Model, estimate: &MemoryEstimate) -> String {
+    let config: &Config = model.config();
+    let index = model.index();
+    let recipe =
+        index.get(cinderblock::model::RECIPE_KEY).and_then(|value| value.as_str()).unwrap_or("unknown");
+    let (weights, stored) = weight_counts(model);
+    let mut text = format!("{:14} {}\n", "name", config.name);
+    text += &format!(
+        "{:14} {}, {} weights, {:.3} bits a weight, recipe {recipe}\n",
+        "file",
+        output::bytes(model.file_bytes() as u64),
+        weights,
+        8.0 * stored as f64 / weights as f64,
+    );
+    text += &format!(
+        "{:14} blocks of {} tokens, vocabulary {}, trained with {} blocks of context\n",
+        "shape", config.block_length, config.vocabulary, config.trained_blocks
+    );
+    text += &format!(
+        "{:14} table of width {}, {}; context by {}, expansion {}\n",
+        "embedder",
+        config.embedding,
+        config.projection.name(),
+        config.strategy.name(),
+        config.expansion
+    );
+    text += &stack_line("block decoder", &config.block_decoder);
+    text += &stack_line("token decoder", &config.token_decoder);
+    let tokenizer = if model.tokenizer_json().is_some() { "in the file" } else { "none" };
+    text += &format!("{:14} {tokenizer}\n", "tokenizer");
+    text += &format!(
+        "{:14} {} = weights {} + cache {} ({} blocks = {} tokens) + buffers {}\n",
+        "memory",
+        output::bytes(estimate.total()),
+        output::bytes(estimate.weights),
+        output::bytes(estimate.cache),
+        estimate.cache_blocks,
+        estimate.cache_blocks * config.block_length,
+        output::bytes(estimate.scratch),
+    );
+    text += &format!("{:14} {}\n", "kernels", model.kernels().isa());
+    text
+}
+
+/// Weights without padding, and the bytes that they take.
+fn weight_counts(model: &Model) -> (usize, usize) {
+    let specs = cinderblock::model::tensors(model.config());
+    let weights = specs.iter().map(|spec| spec.rows * spec.columns).sum();
+    (weights, model.index().tensors().iter().map(|info| info.bytes).sum())
+}
+
+fn listing(model: &Model) -> String {
+    let index = model.index();
+    let mut text = String::from("\n");
+    for (key, value) in index.metadata() {
+        let value = value.to_string();
+        let short: String = value.chars().take(80).collect();
+        let more = if short.len() < value.len() { "..." } else { "" };
+        text += &format!("{key} = {short}{more}\n");
+    }
+    text += &format!("\n{:52} {:5} {:>10}  shape in the file\n", "tensor", "type", "bytes");
+    for (info, kind) in index.tensors().iter().zip(model.types()) {
+        text += &format!("{:52} {kind:5} {:>10}  {:?}\n", info.name, info.bytes, info.dimensions);
+    }
+    text
+}
+
+fn json_of(model: &Model, estimate: &MemoryEstimate, verified: bool) -> Json {
+    let config = model.config();
+    let index = model.index();
+    let stack = |stack: &StackConfig| {
+        json!({
+            "layers": stack.layers,
+            "hidden": stack.hidden,
+            "heads": stack.heads,
+            "head_dim": stack.head_dim(),
+            "feed_forward": stack.feed_forward,
+            "rotary": stack.rotary,
+        })
+    };
+    let metadata: serde_json::Map<String, Json> =
+        index.metadata().iter().map(|(key, value)| ((*key).to_string(), json_of_value(value))).collect();
+    let tensors: Vec<Json> = index
+        .tensors()
+        .iter()
+        .zip(model.types())
+        .map(|(info, kind)| {
+            json!({"name": info.name, "type": kind.name(), "dimensions": info.dimensions, "bytes": info.bytes})
+        })
+        .collect();
+    let (weights, stored) = weight_counts(model);
+    json!({
+        "name": config.name,
+        "file_bytes": model.file_bytes(),
+        "weights": weights,
+        "bits_per_weight": 8.0 * stored as f64 / weights as f64,
+        "block_length": config.block_length,
+        "vocabulary": config.vocabulary,
+        "trained_blocks": config.trained_blocks,
+        "strategy": config.strategy.name(),
+        "projection": config.projection.name(),
+        "expansion": config.expansion,
+        "block_decoder": stack(&config.block_decoder),
+        "token_decoder": stack(&config.token_decoder),
+        "memory": {
+            "weights": estimate.weights,
+            "cache": estimate.cache,
+            "scratch": estimate.scratch,
+            "total": estimate.total(),
+            "cache_blocks": estimate.cache_blocks,
+        },
+        "isa": model.kernels().isa().name(),
+        "verified": verified,
+        "metadata": metadata,
+        "tensors": tensors,
+    })
+}
+
+/// Long texts, such as the tokenizer, are named by their size.
+fn json_of_value(value: &Value) -> Json {
+    match value {
+        Value::Unsigned(_, value) => json!(value),
+        Value::Signed(_, value) => json!(value),
+        Value::Float(_, value) => json!(value),
+        Value::Bool(value) => json!(value),
+        Value::String(text) if text.len() > 1000 => json!(format!("text of {} bytes", text.len())),
+        Value::String(text) => json!(text),
+        Value::Array(array) => array.iter().map(|value| json_of_value(&value)).collect(),
+    }
+}
+
+fn cpu(as_json: bool) -> Result<()> {
+    let chosen = Kernels::choose()?.isa();
+    let forced = std::env::var_os("CINDERBLOCK_ISA").is_some_and(|name| !name.is_empty());
+    let why = if forced { "CINDERBLOCK_ISA names it" } else { "the best that this machine has" };
+    let threads = cinderblock::threads::available();
+    if as_json {
+        let list: Vec<Json> = Isa::ALL
+            .iter()
+            .map(|isa| {
+                json!({
+                    "name": isa.name(),
+                    "built": isa.is_built(),
+                    "available": isa.is_available(),
+                    "missing": isa.missing_features(),
+                })
+            })
+            .collect();
+        return output::print_json(
+            &json!({"instruction_sets": list, "chosen": chosen.name(), "why": why, "threads": threads}),
+        );
+    }
+    let mut text = String::new();
+    for isa in Isa::ALL {
+        let state = match isa.missing_features() {
+            None => "not of this architecture".to_string(),
+            Some(missing) if missing.is_empty() => "available".to_string(),
+            Some(missing) => format!("this machine lacks {}", missing.join(", ")),
+        };
+        let mark = if isa == chosen { "*" } else { " " };
+        text += &format!("{mark} {isa:12} {state}\n");
+    }
+    text += &format!("chosen: {chosen}, {why}\nthreads: {threads}\n");
+    output::print(&text)
+}

@@ -1,0 +1,103 @@
+//! `logits`: every teacher-forced logit of a text, as a NumPy file.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use cinderblock::error::{Error, Result};
+use cinderblock::tokenizer::Tokenizer;
+use cinderblock::{Scorer, SessionOptions};
+use serde_json::json;
+
+use crate::arguments::{CacheArguments, InputArguments, ModelArguments};
+use crate::interrupt;
+use crate::output::{self, AtomicFile};
+
+/// Write the logits of every token after the first block to a NumPy file
+///
+/// The text is padded on the left to whole blocks. The file holds f32 of shape
+/// [(blocks - 1) * block length, vocabulary]. Unless --cache-blocks is given, nothing is forgotten.
+///
+/// Example: cinderblock logits -m model.gguf --tokens 5,6,7,8,9 -o logits.npy
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+
+    #[command(flatten)]
+    input: InputArguments,
+
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+
+    /// Print a summary as JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    cache: CacheArguments,
+}
+
+/// Header of a version 1 `.npy` file of little-endian f32, padded to 64 bytes.
+fn npy_header(rows: usize, columns: usize) -> Vec<u8> {
+    let mut text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+    let length = (10 + text.len() + 1).next_multiple_of(64) - 10;
+    text += &" ".repeat(length - text.len() - 1);
+    text.push('\n');
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend((text.len() as u16).to_le_bytes());
+    header.extend(text.as_bytes());
+    header
+}
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    interrupt::listen();
+    let model = arguments.model.open()?;
+    let tokens = arguments.input.tokens(&model, || Tokenizer::of_model(&model))?;
+    let config = model.config();
+    let blocks = tokens.len().div_ceil(config.block_length);
+    if blocks < 2 {
+        return Err(Error::argument(format!(
+            "text: found {} tokens in one block of {}, expected at least two blocks",
+            tokens.len(),
+            config.block_length
+        )));
+    }
+    let default = SessionOptions { cache_blocks: blocks, sink_blocks: 0, cache_type: None };
+    let mut scorer = Scorer::new(&model, &arguments.model.team()?, &arguments.cache.options(default))?;
+
+    let path = &arguments.output;
+    let io = AtomicFile::error(path);
+    let mut file = AtomicFile::create(path)?;
+    let rows = (blocks - 1) * config.block_length;
+    file.write_all(&npy_header(rows, config.vocabulary)).map_err(&io)?;
+    let bar = output::progress(rows as u64, "logits [{bar:30}] {percent}% {elapsed} left {eta}");
+    let mut bytes = Vec::new();
+    scorer.score(&tokens, |_, logits| {
+        interrupt::check()?;
+        bytes.clear();
+        bytes.extend(logits.iter().flat_map(|logit| logit.to_le_bytes()));
+        bar.inc(1);
+        file.write_all(&bytes).map_err(&io)
+    })?;
+    bar.finish_and_clear();
+    file.commit()?;
+    if arguments.json {
+        let shape = [rows, config.vocabulary];
+        output::print_json(&json!({"file": path.display().to_string(), "shape": shape}))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn headers_are_aligned() {
+        for rows in [1, 99, 12345678] {
+            let header = super::npy_header(rows, 50304);
+            assert_eq!(header.len() % 64, 0);
+            assert_eq!(header.last(), Some(&b'\n'));
+        }
+    }
+}
