@@ -58,6 +58,12 @@ impl Model {
         Self::from_storage(Storage::copy(bytes))
     }
 
+    /// The same model with the kernels of another instruction set.
+    #[must_use]
+    pub fn with_kernels(self, kernels: &'static Kernels) -> Model {
+        Model { kernels, ..self }
+    }
+
     fn from_storage(storage: Storage) -> Result<Model> {
         let storage = Arc::new(storage);
         let index = Index::parse(&storage, ARCHITECTURE)?;

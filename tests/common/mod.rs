@@ -1,0 +1,142 @@
+//! What the tests share: the reference cases, a quantizer, and a runner of the program with a time limit.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// The reference cases that are part of the repository.
+pub const CASES: [&str; 7] = ["block1", "block8", "main", "main_bf16", "megabyte", "uptrain", "wide_heads"];
+
+/// The program.
+pub fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_cinderblock"))
+}
+
+/// The folder of a reference case.
+pub fn case(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(name)
+}
+
+/// The folder of the demo model's checkpoint.
+pub fn demo_checkpoint() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/classics")
+}
+
+/// The demo model.
+pub fn demo_model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/classics.q4.gguf")
+}
+
+/// How a run of the program ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    pub time: Duration,
+}
+
+impl Outcome {
+    /// Standard output of a run that must have succeeded.
+    pub fn success(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.stdout
+    }
+
+    /// Standard output as JSON.
+    pub fn json(self) -> serde_json::Value {
+        let text = self.success();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+}
+
+/// Runs the program with arguments, killing it after a minute.
+pub fn cinderblock<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Outcome {
+    run(Command::new(binary()).args(arguments))
+}
+
+/// Runs a command, killing it after a minute.
+pub fn run(command: &mut Command) -> Outcome {
+    let started = Instant::now();
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let read = |mut pipe: Box<dyn std::io::Read + Send>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = pipe.read_to_end(&mut bytes);
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    };
+    let stdout = read(Box::new(child.stdout.take().expect("piped")));
+    let stderr = read(Box::new(child.stderr.take().expect("piped")));
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("wait") {
+            break status;
+        }
+        if started.elapsed() > Duration::from_secs(60) {
+            let _ = child.kill();
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let time = started.elapsed();
+    let [stdout, stderr] = [stdout, stderr].map(|thread| thread.join().expect("reader"));
+    Outcome { code: status.code(), stdout, stderr, time }
+}
+
+/// Quantizes a checkpoint into a temporary folder.
+pub fn quantize(checkpoint: &Path, kind: &str) -> (TempDir, PathBuf) {
+    let folder = TempDir::new().expect("temporary folder");
+    let file = folder.path().join(format!("{kind}.gguf"));
+    let arguments =
+        [checkpoint.as_os_str(), "-o".as_ref(), file.as_os_str(), "--type".as_ref(), kind.as_ref()];
+    run(Command::new(binary()).arg("quantize").args(arguments)).success();
+    (folder, file)
+}
+
+/// Token ids as the command line takes them.
+pub fn ids(tokens: &[u32]) -> String {
+    tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// What the authors' implementation gives for a case.
+pub struct Golden {
+    pub tokens: Vec<u32>,
+    pub nll: f64,
+    /// Prompt length and continuation.
+    pub greedy: Vec<(usize, Vec<u32>)>,
+    /// `[(blocks - 1) * block_length, vocabulary]`.
+    pub logits: Vec<f32>,
+}
+
+impl Golden {
+    pub fn read(name: &str) -> Golden {
+        let folder = case(name);
+        let text = std::fs::read_to_string(folder.join("golden.json")).expect("golden.json");
+        let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let list = |value: &serde_json::Value| -> Vec<u32> {
+            value.as_array().expect("list").iter().map(|id| id.as_u64().expect("id") as u32).collect()
+        };
+        let greedy = json["greedy"].as_object().expect("object").iter();
+        Golden {
+            tokens: list(&json["tokens"]),
+            nll: json["nll"].as_f64().expect("number"),
+            greedy: greedy.map(|(n, tokens)| (n.parse().expect("length"), list(tokens))).collect(),
+            logits: read_npy(&folder.join("logits.npy")).1,
+        }
+    }
+}
+
+/// Shape text and numbers of a version 1 `.npy` file of f32.
+pub fn read_npy(path: &Path) -> (String, Vec<f32>) {
+    let bytes = std::fs::read(path).expect("npy");
+    assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
+    let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    let text = String::from_utf8_lossy(&bytes[10..header]).into_owned();
+    assert!(text.contains("'<f4'") && text.contains("False"), "{text}");
+    let values = bytes[header..].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    (text, values)
+}

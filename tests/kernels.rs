@@ -1,0 +1,392 @@
+//! Every kernel of every instruction set that this machine has, against plain arithmetic and against scalar.
+//!
+//! What the machine lacks is printed; what `CINDERBLOCK_REQUIRED_ISAS` names must not be lacking.
+
+use cinderblock::Team;
+use cinderblock::kernels::{Activations, Epilogue, Isa, Kernels, KeyValue, Product, Segment, Term, multiply};
+use cinderblock::quant::{PANEL_ROWS, WeightType, Weights, pack_floats, pack_panel, panel_weight};
+
+/// A small generator: the tests need variety, not quality.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as u32
+    }
+
+    fn float(&mut self) -> f32 {
+        self.next() as f32 / (1u64 << 30) as f32 - 1.0
+    }
+
+    fn floats(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.float()).collect()
+    }
+
+    fn below(&mut self, bound: u32) -> u32 {
+        self.next() % bound
+    }
+}
+
+fn pack(kind: WeightType, values: &[f32], columns: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if kind.is_quantized() {
+        values.chunks(PANEL_ROWS * columns).for_each(|rows| pack_panel(kind, rows, columns, &mut bytes));
+    } else {
+        pack_floats(kind, values, &mut bytes);
+    }
+    bytes
+}
+
+fn activations(kernels: &Kernels, team: &Team, values: &[f32], width: usize) -> Activations {
+    let mut activations = Activations::new(width, true);
+    team.region(|crew| {
+        activations.fill(crew, kernels, values.len() / width, |column, output| {
+            output.copy_from_slice(&values[column * width..][..width]);
+        });
+    });
+    activations
+}
+
+fn product(kernels: &Kernels, team: &Team, weights: Weights<'_>, input: &Activations) -> Vec<f32> {
+    let mut output = vec![f32::NAN; weights.rows() * input.columns()];
+    let term = Term { weights, bias: &[], input };
+    team.region(|crew| {
+        let product = Product { terms: &[term], epilogue: Epilogue::Store, output: &mut output };
+        multiply(crew, kernels, product, None);
+    });
+    output
+}
+
+const SHAPES: [(usize, usize); 9] =
+    [(1, 1), (5, 3), (16, 32), (16, 64), (17, 65), (33, 31), (48, 127), (15, 192), (100, 160)];
+const QUANTIZED: [WeightType; 2] = [WeightType::Q4, WeightType::Q8];
+
+#[test]
+fn required_instruction_sets_are_tested() {
+    let required = std::env::var("CINDERBLOCK_REQUIRED_ISAS").unwrap_or_default();
+    let names: Vec<&str> = Kernels::all().map(|kernels| kernels.isa().name()).collect();
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_built() && !isa.is_available()) {
+        println!("skipped: {isa}, for which this machine lacks {:?}", isa.missing_features());
+    }
+    for name in required.split(',').filter(|name| !name.is_empty()) {
+        assert!(names.contains(&name), "{name} is required but only {names:?} were tested");
+    }
+    assert_eq!(names[0], "scalar");
+}
+
+/// Scales of exactly 1 make every float sum an exact integer, so the integer sums themselves are compared.
+#[test]
+fn integer_sums_are_exact() {
+    let team = Team::new(1).unwrap();
+    for kernels in Kernels::all() {
+        for kind in QUANTIZED {
+            let most = if kind == WeightType::Q4 { 8 } else { 127 };
+            for (rows, columns) in SHAPES {
+                let mut random = Random(1);
+                let mut weights: Vec<f32> =
+                    (0..rows * columns).map(|_| random.below(2 * most) as f32 - most as f32).collect();
+                let count = 1 + random.below(33) as usize;
+                let mut input: Vec<f32> =
+                    (0..count * columns).map(|_| random.below(255) as f32 - 127.0).collect();
+                // The extreme value of each group fixes its scale at 1.
+                for row in weights.chunks_mut(columns) {
+                    row.chunks_mut(32).for_each(|group| group[0] = -(most as f32));
+                }
+                for column in input.chunks_mut(columns) {
+                    column.chunks_mut(32).for_each(|group| group[0] = 127.0);
+                }
+                let packed = pack(kind, &weights, columns);
+                let view = Weights::new(kind, rows, columns, &packed).unwrap();
+                let mut row = vec![0.0; columns];
+                let stored: Vec<f32> = (0..rows)
+                    .flat_map(|r| {
+                        view.row(r, &mut row);
+                        row.clone()
+                    })
+                    .collect();
+                let result = product(kernels, &team, view, &activations(kernels, &team, &input, columns));
+                for (column, output) in input.chunks(columns).zip(result.chunks(rows)) {
+                    for (weights, output) in stored.chunks(columns).zip(output) {
+                        let sum: f64 = weights.iter().zip(column).map(|(w, x)| f64::from(w * x)).sum();
+                        let scale = f64::from(stored[0].abs()) / f64::from(most);
+                        let error = (f64::from(*output) - sum).abs();
+                        assert!(
+                            error <= 1e-6 * scale * sum.abs().max(1.0),
+                            "{} {kind} {rows}x{columns}",
+                            kernels.isa()
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Bytes that no quantizer writes: weights of -128 and activations of +-127 everywhere, any bit pattern.
+#[test]
+fn extreme_bytes_do_not_saturate() {
+    let team = Team::new(1).unwrap();
+    let columns = 128;
+    let scale_one = half::f16::ONE.to_le_bytes();
+    for kernels in Kernels::all() {
+        for kind in QUANTIZED {
+            for fill in [0x00, 0xff, 0x80, 0x7f, 0x0f, 0xf0] {
+                for sign in [1.0, -1.0] {
+                    let record = kind.record_bytes().unwrap();
+                    let mut panel = vec![fill; kind.panel_bytes(columns)];
+                    for record in panel.chunks_mut(record) {
+                        record[..64].as_chunks_mut::<2>().0.fill(scale_one);
+                    }
+                    let input = vec![127.0 * sign; columns];
+                    let view = Weights::new(kind, 16, columns, &panel).unwrap();
+                    let result = product(kernels, &team, view, &activations(kernels, &team, &input, columns));
+                    let sum: i32 = (0..columns).map(|k| panel_weight(kind, &panel, 3, k) * 127).sum();
+                    assert_eq!(result[3], sum as f32 * sign, "{} {kind} {fill:#x}", kernels.isa());
+                }
+            }
+        }
+    }
+}
+
+/// A column's result does not depend on its neighbours or on the number of threads, to the bit.
+#[test]
+fn results_do_not_depend_on_batch_or_threads() {
+    let teams = [1, 2, 3, 8].map(|threads| Team::new(threads).unwrap());
+    for kernels in Kernels::all() {
+        for kind in WeightType::ALL {
+            for (rows, columns) in [(50, 96), (333, 70), (16, 1000)] {
+                let mut random = Random(2);
+                let packed = pack(kind, &random.floats(rows * columns), columns);
+                let view = Weights::new(kind, rows, columns, &packed).unwrap();
+                let input = random.floats(40 * columns);
+                let alone: Vec<f32> = input
+                    .chunks(columns)
+                    .flat_map(|column| {
+                        product(kernels, &teams[0], view, &activations(kernels, &teams[0], column, columns))
+                    })
+                    .collect();
+                for batch in [1, 2, 3, 5, 8, 13, 32, 33, 40] {
+                    let team = &teams[batch % teams.len()];
+                    let input = activations(kernels, team, &input[..batch * columns], columns);
+                    let together = product(kernels, team, view, &input);
+                    assert!(together == alone[..batch * rows], "{} {kind} batch {batch}", kernels.isa());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn float_products_are_close_to_exact_ones() {
+    let team = Team::new(1).unwrap();
+    for kernels in Kernels::all() {
+        for kind in WeightType::ALL {
+            for (rows, columns) in SHAPES {
+                let mut random = Random(3);
+                let values = random.floats(rows * columns);
+                let packed = pack(kind, &values, columns);
+                let view = Weights::new(kind, rows, columns, &packed).unwrap();
+                let input = random.floats(7 * columns);
+                let result = product(kernels, &team, view, &activations(kernels, &team, &input, columns));
+                let tolerance = if kind.is_quantized() { 8e-3 } else { 1e-6 } * columns as f64;
+                let mut row = vec![0.0; columns];
+                for r in 0..rows {
+                    view.row(r, &mut row);
+                    for (column, output) in input.chunks(columns).zip(result.chunks(rows)) {
+                        let sum: f64 =
+                            row.iter().zip(column).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                        assert!((f64::from(output[r]) - sum).abs() < tolerance, "{} {kind}", kernels.isa());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn quantized_activations_are_the_same_everywhere() {
+    let scalar = Kernels::for_isa(Isa::Scalar).unwrap();
+    let mut random = Random(4);
+    for length in [1, 31, 32, 33, 64, 100] {
+        let mut input = random.floats(length);
+        input[length / 2] = if length == 33 { 0.0 } else { -3.0 };
+        let padded = length.next_multiple_of(64);
+        let quantize = |kernels: &Kernels| {
+            let (mut values, mut scales, mut sums) =
+                (vec![99i8; padded], vec![9.0f32; padded / 32], vec![9; padded / 32]);
+            kernels.quantize(&input, &mut values, &mut scales, &mut sums);
+            (values, scales, sums)
+        };
+        let (values, scales, sums) = quantize(scalar);
+        assert!(
+            values.iter().all(|&value| value != -128) && values[length..].iter().all(|&value| value == 0)
+        );
+        for (group, sum) in values.chunks(32).zip(&sums) {
+            assert_eq!(group.iter().map(|&value| i32::from(value)).sum::<i32>(), *sum);
+        }
+        for (index, value) in input.iter().enumerate() {
+            let scale = scales[index / 32];
+            assert!((f32::from(values[index]) * scale - value).abs() <= 0.501 * scale);
+        }
+        for kernels in Kernels::all() {
+            assert_eq!(
+                quantize(kernels),
+                (values.clone(), scales.clone(), sums.clone()),
+                "{}",
+                kernels.isa()
+            );
+        }
+    }
+}
+
+/// Exact GELU, to 1e-6 relative in both tails.
+#[test]
+fn gelu_is_the_erf_form() {
+    let exact = |x: f64| x * 0.5 * libm::erfc(-x / std::f64::consts::SQRT_2);
+    for kernels in Kernels::all() {
+        let inputs: Vec<f32> = (-120_000..=120_000).map(|i| i as f32 / 10_000.0).collect();
+        let mut outputs = inputs.clone();
+        kernels.gelu(&mut outputs);
+        for (x, y) in inputs.iter().zip(&outputs) {
+            let wanted = exact(f64::from(*x));
+            assert!(
+                (f64::from(*y) - wanted).abs() <= 1e-6 * wanted.abs(),
+                "{} gelu({x}) = {y}",
+                kernels.isa()
+            );
+        }
+        let mut extremes = [0.0, -0.0, 50.0, -50.0, 1e30, f32::MIN_POSITIVE];
+        kernels.gelu(&mut extremes);
+        assert_eq!(extremes[..3], [0.0, 0.0, 50.0]);
+        assert!(extremes[3].abs() < 1e-30 && extremes[4] == 1e30);
+    }
+}
+
+#[test]
+fn layer_norm_is_the_textbook_one() {
+    for kernels in Kernels::all() {
+        for n in [1, 7, 16, 17, 100, 384] {
+            let mut random = Random(5);
+            let x: Vec<f32> = random.floats(n).iter().map(|v| 3.0 * v + 10.0).collect();
+            let (weight, bias) = (random.floats(n), random.floats(n));
+            let mut output = vec![0.0; n];
+            kernels.layer_norm(&x, &weight, &bias, 1e-5, &mut output);
+            let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64;
+            let variance = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n as f64;
+            for i in 0..n {
+                let normal = (f64::from(x[i]) - mean) / (variance + 1e-5).sqrt();
+                let wanted = normal * f64::from(weight[i]) + f64::from(bias[i]);
+                assert!((f64::from(output[i]) - wanted).abs() < 2e-5, "{} {n}", kernels.isa());
+            }
+        }
+    }
+}
+
+/// Attention over any number of positions, however they are split into segments.
+#[test]
+fn attention_is_softmax_and_splits_do_not_matter() {
+    fn check<E: KeyValue>(kernels: &Kernels, tolerance: f64) {
+        for (width, positions) in [(16, 1), (32, 5), (64, 16), (96, 33), (144, 100)] {
+            let mut random = Random(6);
+            let query = random.floats(width);
+            let mut store = |count: usize| {
+                let floats = random.floats(count);
+                let mut stored = vec![E::default(); count];
+                E::store(kernels, &floats, &mut stored);
+                (floats, stored)
+            };
+            let (keys, stored_keys) = store(width * positions);
+            let (values, stored_values) = store(width * positions);
+            let attend = |split: usize| {
+                let at = split * width;
+                let segments = [
+                    Segment { query: &query, keys: &stored_keys[..at], values: &stored_values[..at] },
+                    Segment { query: &query, keys: &stored_keys[at..], values: &stored_values[at..] },
+                ];
+                let (mut scores, mut output) = (vec![0.0; positions], vec![0.0; width]);
+                E::attend(kernels, &segments, 0.5, &mut scores, &mut output);
+                output
+            };
+            let output = attend(0);
+            let dot = |key: &[f32]| -> f64 {
+                key.iter().zip(&query).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() * 0.5
+            };
+            let weights: Vec<f64> = keys.chunks(width).map(|key| dot(key).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            for i in 0..width {
+                let wanted: f64 =
+                    values.chunks(width).zip(&weights).map(|(value, w)| w * f64::from(value[i])).sum::<f64>()
+                        / total;
+                assert!((f64::from(output[i]) - wanted).abs() < tolerance, "{} {width}", kernels.isa());
+            }
+            for split in 1..positions {
+                assert!(attend(split) == output, "{} split at {split}", kernels.isa());
+            }
+        }
+    }
+    for kernels in Kernels::all() {
+        check::<f32>(kernels, 2e-6);
+        check::<u16>(kernels, 2e-3);
+    }
+}
+
+/// Weights that end where readable memory ends: a kernel that reads one byte too many dies.
+#[cfg(unix)]
+#[test]
+fn kernels_stay_inside_their_panel() {
+    let team = Team::new(1).unwrap();
+    for kind in WeightType::ALL {
+        for (rows, columns) in SHAPES {
+            let mut random = Random(7);
+            let packed = pack(kind, &random.floats(rows * columns), columns);
+            let guarded = Guarded::new(&packed);
+            let view = Weights::new(kind, rows, columns, guarded.bytes()).unwrap();
+            for kernels in Kernels::all() {
+                let input = activations(kernels, &team, &random.floats(5 * columns), columns);
+                assert!(product(kernels, &team, view, &input).iter().all(|value| value.is_finite()));
+            }
+        }
+    }
+}
+
+/// Bytes that are followed by a page that may not be touched.
+#[cfg(unix)]
+struct Guarded {
+    base: *mut libc::c_void,
+    mapped: usize,
+    start: usize,
+    length: usize,
+}
+
+#[cfg(unix)]
+impl Guarded {
+    fn new(bytes: &[u8]) -> Guarded {
+        // SAFETY: plain calls; the results are checked, and the copy stays below the guard page.
+        unsafe {
+            let page = libc::sysconf(libc::_SC_PAGESIZE) as usize;
+            let used = bytes.len().next_multiple_of(page);
+            let (protection, flags) =
+                (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            let base = libc::mmap(std::ptr::null_mut(), used + page, protection, flags, -1, 0);
+            assert_ne!(base, libc::MAP_FAILED);
+            assert_eq!(libc::mprotect(base.byte_add(used), page, libc::PROT_NONE), 0);
+            let start = used - bytes.len();
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), base.cast::<u8>().add(start), bytes.len());
+            Guarded { base, mapped: used + page, start, length: bytes.len() }
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: mapped and written in `new`.
+        unsafe { std::slice::from_raw_parts(self.base.cast::<u8>().add(self.start), self.length) }
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // SAFETY: the map that `new` made.
+        unsafe { libc::munmap(self.base, self.mapped) };
+    }
+}

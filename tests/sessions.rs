@@ -1,0 +1,116 @@
+//! A session's state depends on its text alone: not on how it came in, on threads, or on what was there before.
+
+mod common;
+
+use std::sync::Arc;
+
+use cinderblock::{CacheType, Model, Sampler, SamplerOptions, Session, SessionOptions, Team};
+use common::{CASES, Golden, case, demo_model, quantize};
+use proptest::prelude::*;
+
+fn logits(session: &mut Session) -> Vec<f32> {
+    session.logits().unwrap().to_vec()
+}
+
+/// Text appended in any pieces gives the same logits, to the bit, for quantized and float weights, with and
+/// without forgetting.
+#[test]
+fn pieces_do_not_matter() {
+    let team = Arc::new(Team::new(2).unwrap());
+    for name in CASES {
+        let golden = Golden::read(name);
+        for kind in ["q4", "f32"] {
+            let (_folder, file) = quantize(&case(name), kind);
+            let model = Arc::new(Model::open(&file).unwrap());
+            let length = model.config().block_length;
+            for (cache_blocks, sink_blocks) in [(512, 4), (3, 1), (5, 0), (2, 1)] {
+                let options = SessionOptions { cache_blocks, sink_blocks, cache_type: None };
+                let mut whole = Session::new(&model, &team, &options).unwrap();
+                let mut pieces = Session::new(&model, &team, &options).unwrap();
+                let mut at = 0;
+                // The first piece is whole blocks: only the first text is padded.
+                for piece in [length, 1, 1, 2, 3, 5, 7, 11].iter().cycle() {
+                    let end = (at + piece).min(golden.tokens.len());
+                    pieces.append(&golden.tokens[at..end]).unwrap();
+                    whole.clear();
+                    whole.append(&golden.tokens[..end - end % length]).unwrap();
+                    whole.append(&golden.tokens[end - end % length..end]).unwrap();
+                    assert_eq!(pieces.length(), end as u64);
+                    assert!(
+                        logits(&mut pieces) == logits(&mut whole),
+                        "{name} {kind} {cache_blocks} at {end}"
+                    );
+                    at = end;
+                    if at == golden.tokens.len() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text_with_any_number_of_threads() {
+    let model = Arc::new(Model::open(demo_model()).unwrap());
+    let generate = |threads: usize, seed: u64| {
+        let team = Arc::new(Team::new(threads).unwrap());
+        let mut session = Session::new(&model, &team, &SessionOptions::default()).unwrap();
+        let options = SamplerOptions { temperature: 0.9, top_k: 50, top_p: 0.95, seed, ..Default::default() };
+        let mut sampler = Sampler::new(options, model.config().vocabulary).unwrap();
+        session.append(&[300, 301, 302, 303, 304]).unwrap();
+        let mut tokens = Vec::new();
+        for _ in 0..60 {
+            let token = sampler.sample(session.logits().unwrap());
+            session.append(&[token]).unwrap();
+            tokens.push(token);
+        }
+        tokens
+    };
+    let first = generate(1, 7);
+    for threads in [2, 3, 8] {
+        assert_eq!(generate(threads, 7), first, "{threads} threads");
+    }
+    assert_ne!(generate(2, 8), first);
+}
+
+#[test]
+fn bad_requests_change_nothing() {
+    let (_folder, file) = quantize(&case("main"), "q4");
+    let model = Arc::new(Model::open(&file).unwrap());
+    let team = Arc::new(Team::new(1).unwrap());
+    let options = |cache_blocks, sink_blocks| SessionOptions { cache_blocks, sink_blocks, cache_type: None };
+    assert!(Session::new(&model, &team, &options(4, 4)).is_err());
+    assert!(Session::new(&model, &team, &options(0, 0)).is_err());
+    assert!(Session::new(&model, &team, &options(usize::MAX, 0)).is_err());
+    let mut session = Session::new(&model, &team, &options(8, 1)).unwrap();
+    assert!(session.logits().is_err(), "an empty session has no next token");
+    session.append(&[]).unwrap();
+    assert!(session.logits().is_err());
+    session.append(&[1, 2, 3]).unwrap();
+    let before = logits(&mut session);
+    assert!(session.append(&[5, 260]).unwrap_err().to_string().contains("260"));
+    assert!(logits(&mut session) == before && session.length() == 4);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// A rolling cache of half precision stays close to one of single precision.
+    #[test]
+    fn cache_types_agree(cache_blocks in 2usize..12, sinks in 0usize..2, count in 5usize..90) {
+        let golden = Golden::read("main");
+        let (_folder, file) = quantize(&case("main"), "q8");
+        let model = Arc::new(Model::open(&file).unwrap());
+        let team = Arc::new(Team::new(1).unwrap());
+        let run = |kind| {
+            let options = SessionOptions { cache_blocks, sink_blocks: sinks, cache_type: Some(kind) };
+            let mut session = Session::new(&model, &team, &options).unwrap();
+            session.append(&golden.tokens[..count]).unwrap();
+            logits(&mut session)
+        };
+        let (exact, half) = (run(CacheType::F32), run(CacheType::F16));
+        let worst = exact.iter().zip(&half).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        prop_assert!(worst < 0.6, "{worst}");
+    }
+}
