@@ -206,36 +206,38 @@ fn float_products_are_close_to_exact_ones() {
 
 #[test]
 fn quantized_activations_are_the_same_everywhere() {
-    let scalar = Kernels::for_isa(Isa::Scalar).unwrap();
+    let team = Team::new(1).unwrap();
     let mut random = Random(4);
-    for length in [1, 31, 32, 33, 64, 100] {
-        let mut input = random.floats(length);
-        input[length / 2] = if length == 33 { 0.0 } else { -3.0 };
-        let padded = length.next_multiple_of(64);
-        let quantize = |kernels: &Kernels| {
-            let (mut values, mut scales, mut sums) =
-                (vec![99i8; padded], vec![9.0f32; padded / 32], vec![9; padded / 32]);
-            kernels.quantize(&input, &mut values, &mut scales, &mut sums);
-            (values, scales, sums)
+    for (width, count) in [(1, 1), (31, 3), (32, 16), (33, 17), (64, 20), (100, 40)] {
+        let mut input = random.floats(width * count);
+        input[width / 2] = if width == 33 { 0.0 } else { -3.0 };
+        let of = |kernels: &Kernels| {
+            let quantized = activations(kernels, &team, &input, width);
+            let blocks = (0..count.div_ceil(16)).map(|index| {
+                let block = quantized.block(index);
+                let groups = (0..block.columns).flat_map(|c| (0..block.groups).map(move |g| (c, g)));
+                let groups = groups.map(|(c, g)| {
+                    let at = g * block.columns + c;
+                    (block.group(c, g), block.scales[at], block.q4_starts[at], block.q8_starts[at])
+                });
+                groups.collect::<Vec<_>>()
+            });
+            blocks.collect::<Vec<_>>().concat()
         };
-        let (values, scales, sums) = quantize(scalar);
-        assert!(
-            values.iter().all(|&value| value != -128) && values[length..].iter().all(|&value| value == 0)
-        );
-        for (group, sum) in values.chunks(32).zip(&sums) {
-            assert_eq!(group.iter().map(|&value| i32::from(value)).sum::<i32>(), *sum);
-        }
-        for (index, value) in input.iter().enumerate() {
-            let scale = scales[index / 32];
-            assert!((f32::from(values[index]) * scale - value).abs() <= 0.501 * scale);
+        let scalar = of(Kernels::for_isa(Isa::Scalar).unwrap());
+        let padded = width.next_multiple_of(64);
+        assert_eq!(scalar.len(), count * padded / 32);
+        for (index, (values, scale, q4_start, q8_start)) in scalar.iter().enumerate() {
+            let (column, first) = (index / (padded / 32), index % (padded / 32) * 32);
+            let sum: i32 = values.iter().map(|&value| i32::from(value)).sum();
+            assert_eq!((-8 * sum, -128 * sum), (*q4_start, *q8_start));
+            for (k, value) in values.iter().enumerate() {
+                let wanted = if first + k < width { input[column * width + first + k] } else { 0.0 };
+                assert!(*value != -128 && (f32::from(*value) * scale - wanted).abs() <= 0.501 * scale);
+            }
         }
         for kernels in Kernels::all() {
-            assert_eq!(
-                quantize(kernels),
-                (values.clone(), scales.clone(), sums.clone()),
-                "{}",
-                kernels.isa()
-            );
+            assert!(of(kernels) == scalar, "{}", kernels.isa());
         }
     }
 }

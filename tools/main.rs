@@ -10,6 +10,7 @@ mod output;
 mod perplexity;
 mod quantize;
 mod run;
+mod synthesize;
 mod tokenize;
 
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ enum Verb {
     Logits(logits::Arguments),
     Inspect(inspect::Arguments),
     Tokenize(tokenize::Arguments),
+    Synthesize(synthesize::Arguments),
     Completions(Completions),
 }
 
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Verb::Logits(arguments) => logits::run(arguments),
         Verb::Inspect(arguments) => inspect::run(arguments),
         Verb::Tokenize(arguments) => tokenize::run(arguments),
+        Verb::Synthesize(arguments) => synthesize::run(arguments),
         Verb::Completions(arguments) => completions(arguments.shell),
     };
     match result {

@@ -55,13 +55,13 @@ pub struct Arguments {
 
 /// A pattern of tensor names and the type that they get.
 #[derive(Clone, Debug)]
-struct Rule {
+pub struct Rule {
     pattern: String,
     kind: WeightType,
 }
 
 impl Rule {
-    fn parse(text: &str) -> std::result::Result<Rule, String> {
+    pub fn parse(text: &str) -> std::result::Result<Rule, String> {
         let (pattern, kind) = text.rsplit_once('=').ok_or("expected PATTERN=TYPE")?;
         let names = WeightType::ALL.map(WeightType::name).join(", ");
         let kind =
@@ -88,7 +88,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 ///
 /// In `q4`, tables and head stay at 8 bits. A table is looked up, not multiplied, so its bits cost no speed;
 /// on the demo model they halve the loss of quality. The head alone accounts for most of the rest.
-fn recipe(kind: WeightType, specs: &[TensorSpec], rules: &[Rule]) -> Result<Vec<WeightType>> {
+pub fn recipe(kind: WeightType, specs: &[TensorSpec], rules: &[Rule]) -> Result<Vec<WeightType>> {
     for rule in rules {
         let matched = specs.iter().filter(|spec| rule.matches(&spec.name));
         if !matched.into_iter().any(|spec| spec.role != Role::Vector) {

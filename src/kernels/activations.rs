@@ -1,8 +1,17 @@
 //! The input of a product: columns of floats, and the same columns as int8 for quantized weights.
+//!
+//! Quantized columns are kept in blocks of 16, interleaved by fours: `[quad][column][4]`. What a kernel
+//! broadcasts for one line of weights is then contiguous over the columns that share it. The last block is
+//! as wide as it has columns, so that a single column is a plain row.
 
 use super::Kernels;
 use crate::quant::{GROUP, RECORD_COLUMNS};
 use crate::threads::{Crew, SendPointer};
+
+/// Columns of a block.
+pub const BLOCK_COLUMNS: usize = 16;
+/// Consecutive inputs of a column that lie together.
+const QUAD: usize = 4;
 
 /// Columns of activations `[columns, width]`, kept as floats and, if asked for, quantized.
 ///
@@ -15,30 +24,65 @@ pub struct Activations {
     floats: Vec<f32>,
     values: Vec<i8>,
     scales: Vec<f32>,
-    sums: Vec<i32>,
+    starts: [Vec<i32>; 2],
 }
 
-/// A view of quantized columns.
-pub struct QuantizedColumns<'a> {
-    /// Number of columns.
+/// One block of quantized columns.
+#[derive(Clone, Copy)]
+pub struct QuantizedBlock<'a> {
+    /// Number of columns, 1 to 16.
     pub columns: usize,
-    /// Width, rounded up to whole records of 64.
-    pub padded: usize,
-    /// `[columns, padded]`, each in -127..=127, zero beyond the width.
+    /// Groups of 32 in a column; even.
+    pub groups: usize,
+    /// `[groups * 8, columns, 4]`, each in -127..=127, zero beyond the width.
     pub values: &'a [i8],
-    /// `[columns, padded / 32]`.
+    /// `[groups, columns]`.
     pub scales: &'a [f32],
-    /// `[columns, padded / 32]`: the sums of the values.
-    pub sums: &'a [i32],
+    /// `[groups, columns]`: -8 times the sum of a group, which makes sums over stored q4 weights exact.
+    pub q4_starts: &'a [i32],
+    /// `[groups, columns]`: -128 times the sum of a group, likewise for q8.
+    pub q8_starts: &'a [i32],
 }
 
-impl<'a> QuantizedColumns<'a> {
-    /// The groups of a column: 32 values and their scale.
-    pub fn groups(&self, column: usize) -> impl Iterator<Item = (&'a [i8], f32)> + use<'a> {
-        let values = &self.values[column * self.padded..][..self.padded];
-        let groups = self.padded / GROUP;
-        let scales = &self.scales[column * groups..][..groups];
-        values.chunks_exact(GROUP).zip(scales.iter().copied())
+impl QuantizedBlock<'_> {
+    /// The 32 values of a group of a column.
+    pub fn group(&self, column: usize, group: usize) -> [i8; GROUP] {
+        let quad = |k: usize| (group * GROUP + k) / QUAD;
+        std::array::from_fn(|k| self.values[(quad(k) * self.columns + column) * QUAD + k % QUAD])
+    }
+}
+
+/// Where the quantizer puts one column of a block.
+pub(super) struct ColumnWriter {
+    values: *mut i8,
+    scales: *mut f32,
+    starts: [*mut i32; 2],
+    groups: usize,
+    /// Columns of the block: the distance between quads, and between groups.
+    stride: usize,
+}
+
+impl ColumnWriter {
+    /// Groups of the column.
+    pub(super) fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// Writes a group.
+    #[inline(always)]
+    pub(super) fn put(&mut self, group: usize, values: &[i8; GROUP], scale: f32, sum: i32) {
+        assert!(group < self.groups);
+        // SAFETY: the group exists, and `Activations::fill` made the writer for one column of a block that
+        // has room for `groups` of them at this stride.
+        unsafe {
+            for (quad, bytes) in values.as_chunks::<QUAD>().0.iter().enumerate() {
+                let at = (group * (GROUP / QUAD) + quad) * self.stride * QUAD;
+                self.values.add(at).cast::<[i8; QUAD]>().write_unaligned(*bytes);
+            }
+            self.scales.add(group * self.stride).write(scale);
+            self.starts[0].add(group * self.stride).write(-8 * sum);
+            self.starts[1].add(group * self.stride).write(-128 * sum);
+        }
     }
 }
 
@@ -53,7 +97,7 @@ impl Activations {
             floats: Vec::new(),
             values: Vec::new(),
             scales: Vec::new(),
-            sums: Vec::new(),
+            starts: [Vec::new(), Vec::new()],
         }
     }
 
@@ -70,12 +114,7 @@ impl Activations {
     /// Bytes that `columns` columns of `width` need.
     pub fn bytes(width: usize, columns: usize, quantized: bool) -> usize {
         let padded = width.next_multiple_of(RECORD_COLUMNS);
-        columns * (width * 4 + if quantized { padded + padded / GROUP * 8 } else { 0 })
-    }
-
-    /// Column `column` as floats.
-    pub fn column(&self, column: usize) -> &[f32] {
-        &self.floats[column * self.width..][..self.width]
+        columns * (width * 4 + if quantized { padded + padded / GROUP * 12 } else { 0 })
     }
 
     /// Columns `first..first + columns` as floats, `[columns, width]`.
@@ -83,19 +122,23 @@ impl Activations {
         &self.floats[first * self.width..][..columns * self.width]
     }
 
-    /// Columns `first..first + columns`, quantized.
+    /// Block `index` of the quantized columns.
     ///
     /// # Panics
-    /// If the columns do not exist, or were not to be quantized.
-    pub fn quantized(&self, first: usize, columns: usize) -> QuantizedColumns<'_> {
-        assert!(self.quantized && first + columns <= self.columns);
-        let (padded, groups) = (self.padded, self.padded / GROUP);
-        QuantizedColumns {
+    /// If the block does not exist, or the columns were not to be quantized.
+    pub fn block(&self, index: usize) -> QuantizedBlock<'_> {
+        let first = index * BLOCK_COLUMNS;
+        assert!(self.quantized && first < self.columns);
+        let columns = BLOCK_COLUMNS.min(self.columns - first);
+        let groups = self.padded / GROUP;
+        let of_groups = first * groups..(first + columns) * groups;
+        QuantizedBlock {
             columns,
-            padded,
-            values: &self.values[first * padded..][..columns * padded],
-            scales: &self.scales[first * groups..][..columns * groups],
-            sums: &self.sums[first * groups..][..columns * groups],
+            groups,
+            values: &self.values[first * self.padded..][..columns * self.padded],
+            scales: &self.scales[of_groups.clone()],
+            q4_starts: &self.starts[0][of_groups.clone()],
+            q8_starts: &self.starts[1][of_groups],
         }
     }
 
@@ -115,25 +158,27 @@ impl Activations {
         }
         grow(&mut self.values, columns * padded);
         grow(&mut self.scales, columns * groups);
-        grow(&mut self.sums, columns * groups);
-        let floats = SendPointer(self.floats.as_mut_ptr());
+        self.starts.iter_mut().for_each(|starts| grow(starts, columns * groups));
         let values = SendPointer(self.values.as_mut_ptr());
         let scales = SendPointer(self.scales.as_mut_ptr());
-        let sums = SendPointer(self.sums.as_mut_ptr());
-        crew.run(columns, |column| {
-            let (floats, values, scales, sums) = (&floats, &values, &scales, &sums);
-            // SAFETY: every column is handed out once, and its four pieces lie inside the buffers that were
-            // just grown to `columns` of them; `self` is borrowed mutably for the whole call.
-            let (floats, values, scales, sums) = unsafe {
-                (
-                    std::slice::from_raw_parts_mut(floats.0.add(column * width), width),
-                    std::slice::from_raw_parts_mut(values.0.add(column * padded), padded),
-                    std::slice::from_raw_parts_mut(scales.0.add(column * groups), groups),
-                    std::slice::from_raw_parts_mut(sums.0.add(column * groups), groups),
-                )
-            };
+        let starts = self.starts.each_mut().map(|starts| SendPointer(starts.as_mut_ptr()));
+        crew.split(&mut self.floats[..columns * width], width, |column, floats| {
+            let (values, scales, starts) = (&values, &scales, &starts);
             write(column, floats);
-            kernels.quantize(floats, values, scales, sums);
+            let first = column - column % BLOCK_COLUMNS;
+            let lane = column - first;
+            // SAFETY: the buffers were just grown to `columns` columns. A block of columns begins where plain
+            // rows would; this column's quads and groups begin at its lane, and no other column has that lane.
+            let mut writer = unsafe {
+                ColumnWriter {
+                    values: values.0.add(first * padded + lane * QUAD),
+                    scales: scales.0.add(first * groups + lane),
+                    starts: [0, 1].map(|kind| starts[kind].0.add(first * groups + lane)),
+                    groups,
+                    stride: BLOCK_COLUMNS.min(columns - first),
+                }
+            };
+            kernels.quantize(floats, &mut writer);
         });
     }
 }

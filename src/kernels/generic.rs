@@ -4,6 +4,7 @@
 //! Every result has one fixed order of operations that depends on the lengths alone: neither on the number of
 //! columns that are computed together nor on the thread that computes them.
 
+use super::activations::ColumnWriter;
 use super::{LANES, Segment};
 
 /// Sixteen floats: one AVX-512 register, two of AVX2, four of NEON or SSE2.
@@ -41,8 +42,8 @@ macro_rules! float_kernels {
             generic::rows::<$simd, generic::Bf16>(bytemuck::cast_slice(rows), columns, input, tile)
         }
         $(#[target_feature(enable = $features)])?
-        unsafe fn quantize(input: &[f32], values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
-            generic::quantize(input, values, scales, sums)
+        unsafe fn quantize(input: &[f32], output: &mut crate::kernels::activations::ColumnWriter) {
+            generic::quantize(input, output)
         }
         $(#[target_feature(enable = $features)])?
         unsafe fn layer_norm(input: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, output: &mut [f32]) {
@@ -200,33 +201,38 @@ fn dot<S: Simd, E: Element, const N: usize>(row: &[E], input: &[f32], columns: u
 /// Adding and subtracting 1.5 x 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
 const ROUND: f32 = 12582912.0;
 
-/// Activations to int8: per group of 32, `scale = max |x| / 127` and the sum of the integers.
-///
-/// `values` is as long as the padded input; what lies beyond the input stays 0.
+/// Activations to int8: per group of 32, `scale = max |x| / 127` and the sum of the integers. Groups beyond the
+/// input are 0.
 #[inline(always)]
-pub(super) fn quantize(input: &[f32], values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
-    let groups = values.as_chunks_mut::<32>().0.iter_mut().zip(scales).zip(sums);
-    for (group, ((values, scale), sum)) in groups.enumerate() {
+pub(super) fn quantize(input: &[f32], output: &mut ColumnWriter) {
+    for group in 0..output.groups() {
         let first = (group * 32).min(input.len());
         let mut floats = [0.0f32; 32];
         let given = &input[first..input.len().min(first + 32)];
-        floats[..given.len()].copy_from_slice(given);
+        if let Some(whole) = given.as_array::<32>() {
+            floats = *whole;
+        } else {
+            floats[..given.len()].copy_from_slice(given);
+        }
         let mut most = [0.0f32; LANES];
         for lane in 0..LANES {
             let (a, b) = (floats[lane].abs(), floats[lane + LANES].abs());
             most[lane] = if a > b { a } else { b };
         }
         let most = reduce(&most, |a, b| if a > b { a } else { b });
-        *scale = most / 127.0;
         let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
-        let mut total = 0;
-        for (value, float) in values.iter_mut().zip(floats) {
-            let rounded = (float * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
-            let rounded = rounded.clamp(-127, 127);
-            total += rounded;
+        let mut rounded = [0i32; 32];
+        for (rounded, float) in rounded.iter_mut().zip(floats) {
+            let value = (float * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+            *rounded = value.clamp(-127, 127);
+        }
+        let mut sum = 0i32;
+        let mut values = [0i8; 32];
+        for (value, rounded) in values.iter_mut().zip(rounded) {
+            sum = sum.wrapping_add(rounded);
             *value = rounded as i8;
         }
-        *sum = total;
+        output.put(group, &values, most / 127.0, sum);
     }
 }
 

@@ -13,7 +13,8 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-pub use activations::{Activations, QuantizedColumns};
+use activations::ColumnWriter;
+pub use activations::{Activations, BLOCK_COLUMNS, QuantizedBlock};
 pub use attention::{KeyValue, Segment};
 pub use isa::Isa;
 pub use product::{Epilogue, Product, Term, multiply};
@@ -24,11 +25,11 @@ use crate::quant::{PANEL_ROWS, WeightType, Weights};
 /// Floats that the generic routines handle at once; head dimensions in the cache are padded to it.
 pub const LANES: usize = 16;
 
-/// Integer products of panels with quantized columns: `tile[panel][column][row]`.
-type PanelKernel = unsafe fn(&[u8], &QuantizedColumns<'_>, &mut [[f32; PANEL_ROWS]]);
+/// Products of a panel with a block of quantized columns: `tile[column][row]`.
+type PanelKernel = unsafe fn(&[u8], QuantizedBlock<'_>, &mut [[f32; PANEL_ROWS]]);
 /// Float products of up to 16 rows with columns: `tile[column][row]`.
 type RowsKernel<E> = unsafe fn(&[E], usize, &[f32], &mut [[f32; PANEL_ROWS]]);
-type QuantizeKernel = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
+type QuantizeKernel = unsafe fn(&[f32], &mut ColumnWriter);
 type LayerNormKernel = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 type AttendKernel<E> = unsafe fn(&[Segment<'_, E>], f32, &mut [f32], &mut [f32]);
 
@@ -94,17 +95,17 @@ impl Kernels {
         self.isa
     }
 
-    /// Products of panel `panel` of `weights` with columns `first..first + tile.len()` of `input`:
-    /// `tile[c][r]` = row `16 panel + r` . column `first + c`. Rows beyond the matrix are 0 or left alone.
+    /// Products of panel `panel` of `weights` with block `block` of the columns of `input`:
+    /// `tile[c][r]` = row `16 panel + r` . column `16 block + c`. Rows beyond the matrix are 0 or left alone.
     ///
     /// # Panics
-    /// If the widths differ or the columns do not exist.
+    /// If the widths differ, the block does not exist or the tile has not one entry for each of its columns.
     pub fn multiply_panel(
         &self,
         weights: Weights<'_>,
         panel: usize,
         input: &Activations,
-        first: usize,
+        block: usize,
         tile: &mut [[f32; PANEL_ROWS]],
     ) {
         assert_eq!(weights.columns(), input.width(), "width of the input");
@@ -112,39 +113,32 @@ impl Kernels {
         let columns = weights.columns();
         let kind = weights.kind();
         if kind.is_quantized() {
-            let input = input.quantized(first, tile.len());
+            let input = input.block(block);
+            assert_eq!(tile.len(), input.columns);
             assert_eq!(data.len(), kind.panel_bytes(columns));
-            assert_eq!(input.padded * kind.record_bytes().unwrap_or(0), data.len() * 64);
             let kernel = if kind == WeightType::Q4 { self.panels.q4 } else { self.panels.q8 };
-            // SAFETY: the instruction set is available (`for_isa`); the panel has the bytes of `padded`
-            // columns and the tile one entry a column, as was just checked and as `quantized` establishes.
-            return unsafe { kernel(data, &input, tile) };
+            // SAFETY: the instruction set is available (`for_isa`). The panel has the records of the input's
+            // width, for `Weights::panel` gives all of a panel and the widths are equal; the block's slices
+            // have the lengths of its columns and groups (`Activations::block`), and so has the tile.
+            return unsafe { kernel(data, input, tile) };
         }
-        let input = input.floats(first, tile.len());
+        let input = input.floats(block * BLOCK_COLUMNS, tile.len());
+        // SAFETY, for all three: the instruction set is available (`for_isa`); the routine is safe code.
         match kind {
-            WeightType::F32 => {
-                let rows = bytemuck::cast_slice(data);
-                assert!(rows.len() <= PANEL_ROWS * columns);
-                // SAFETY: the instruction set is available (`for_isa`); the routine is otherwise safe code.
-                unsafe { (self.float.rows_f32)(rows, columns, input, tile) }
-            }
-            _ => {
-                let rows = bytemuck::cast_slice(data);
-                assert!(rows.len() <= PANEL_ROWS * columns);
-                let kernel = if kind == WeightType::F16 { self.float.rows_f16 } else { self.float.rows_bf16 };
-                // SAFETY: as above.
-                unsafe { kernel(rows, columns, input, tile) }
-            }
+            WeightType::F32 => unsafe {
+                (self.float.rows_f32)(bytemuck::cast_slice(data), columns, input, tile)
+            },
+            WeightType::F16 => unsafe {
+                (self.float.rows_f16)(bytemuck::cast_slice(data), columns, input, tile)
+            },
+            _ => unsafe { (self.float.rows_bf16)(bytemuck::cast_slice(data), columns, input, tile) },
         }
     }
 
-    /// Quantizes activations: per 32 of `input`, int8 values, a scale and the sum of the values. `values` has
-    /// the length of `input` rounded up to a multiple of 32 or more; what lies beyond the input becomes 0.
-    pub fn quantize(&self, input: &[f32], values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
-        assert!(values.len() >= input.len() && values.len().is_multiple_of(32));
-        assert!(scales.len() == values.len() / 32 && sums.len() == values.len() / 32);
+    /// Quantizes one column.
+    fn quantize(&self, input: &[f32], output: &mut ColumnWriter) {
         // SAFETY: the instruction set is available (`for_isa`); the routine is otherwise safe code.
-        unsafe { (self.float.quantize)(input, values, scales, sums) }
+        unsafe { (self.float.quantize)(input, output) }
     }
 
     /// LayerNorm with bias over one column.

@@ -1,11 +1,9 @@
 //! Matrix products in parallel: panels go to threads in chunks, a tile of outputs at a time.
 
-use super::{Activations, Kernels};
+use super::{Activations, BLOCK_COLUMNS, Kernels};
 use crate::quant::{PANEL_ROWS, Weights};
 use crate::threads::{Crew, SendPointer};
 
-/// Columns of a tile: what a panel, once in cache, is multiplied with before the results are written.
-const TILE_COLUMNS: usize = 32;
 /// Bytes of weights in a chunk of work: enough to hide taking it, few enough to share evenly.
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -91,12 +89,13 @@ impl<'a> Job<'a> {
     fn run(&self, kernels: &Kernels, chunk: usize) {
         let first = chunk * self.panels_per_chunk;
         let panels = self.terms[0].weights.panels();
-        let mut tile = [[0.0; PANEL_ROWS]; TILE_COLUMNS];
+        let mut tile = [[0.0; PANEL_ROWS]; BLOCK_COLUMNS];
         for panel in first..panels.min(first + self.panels_per_chunk) {
-            for column in (0..self.columns).step_by(TILE_COLUMNS) {
-                let tile = &mut tile[..TILE_COLUMNS.min(self.columns - column)];
+            for block in 0..self.columns.div_ceil(BLOCK_COLUMNS) {
+                let column = block * BLOCK_COLUMNS;
+                let tile = &mut tile[..BLOCK_COLUMNS.min(self.columns - column)];
                 for term in self.terms {
-                    kernels.multiply_panel(term.weights, panel, term.input, column, tile);
+                    kernels.multiply_panel(term.weights, panel, term.input, block, tile);
                     self.store(kernels, panel, column, term.bias, tile);
                 }
             }

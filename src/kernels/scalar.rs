@@ -3,8 +3,8 @@
 use half::f16;
 
 use super::generic::{Simd, float_kernels};
-use super::{LANES, PanelKernels, QuantizedColumns};
-use crate::quant::{GROUP, PANEL_ROWS, RECORD_COLUMNS, WeightType, panel_scale, panel_weight};
+use super::{LANES, PanelKernels, QuantizedBlock};
+use crate::quant::{GROUP, PANEL_ROWS, WeightType, panel_scale, panel_weight};
 
 pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8 };
 
@@ -31,32 +31,25 @@ impl Simd for Scalar {
 
 float_kernels!(; Scalar);
 
-unsafe fn q4(panels: &[u8], input: &QuantizedColumns<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
-    multiply(WeightType::Q4, panels, input, tile);
+unsafe fn q4(panel: &[u8], input: QuantizedBlock<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+    multiply(WeightType::Q4, panel, input, tile);
 }
 
-unsafe fn q8(panels: &[u8], input: &QuantizedColumns<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
-    multiply(WeightType::Q8, panels, input, tile);
+unsafe fn q8(panel: &[u8], input: QuantizedBlock<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+    multiply(WeightType::Q8, panel, input, tile);
 }
 
-/// The exact integer sums of one group: `sums[r]` over `columns` of one panel and one input column.
-pub(super) fn group_sums(kind: WeightType, panel: &[u8], first: usize, values: &[i8]) -> [i32; PANEL_ROWS] {
-    std::array::from_fn(|lane| {
-        let weight = |k: usize| panel_weight(kind, panel, lane, first + k);
-        values.iter().enumerate().map(|(k, &value)| weight(k) * i32::from(value)).sum()
-    })
-}
-
-fn multiply(kind: WeightType, panels: &[u8], input: &QuantizedColumns<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
-    let panel_bytes = input.padded / RECORD_COLUMNS * kind.record_bytes().unwrap_or(1);
-    for (panel, tile) in panels.chunks_exact(panel_bytes).zip(tile.chunks_exact_mut(input.columns)) {
-        for (column, tile) in tile.iter_mut().enumerate() {
-            *tile = [0.0; PANEL_ROWS];
-            for (group, (values, scale)) in input.groups(column).enumerate() {
-                let first = group * GROUP;
-                for (lane, sum) in group_sums(kind, panel, first, values).into_iter().enumerate() {
-                    tile[lane] += sum as f32 * (panel_scale(kind, panel, lane, first) * scale);
-                }
+fn multiply(kind: WeightType, panel: &[u8], input: QuantizedBlock<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+    for (column, tile) in tile.iter_mut().enumerate() {
+        *tile = [0.0; PANEL_ROWS];
+        for group in 0..input.groups {
+            let values = input.group(column, group);
+            let activation_scale = input.scales[group * input.columns + column];
+            for (lane, tile) in tile.iter_mut().enumerate() {
+                let weight = |k: usize| panel_weight(kind, panel, lane, group * GROUP + k);
+                let sum: i32 =
+                    values.iter().enumerate().map(|(k, &value)| weight(k) * i32::from(value)).sum();
+                *tile += sum as f32 * (panel_scale(kind, panel, lane, group * GROUP) * activation_scale);
             }
         }
     }

@@ -74,6 +74,18 @@ pub struct StackConfig {
 }
 
 impl StackConfig {
+    /// The authors' number of heads for models that do not say: heads of 32, 64 or 128.
+    pub fn default_heads(hidden: usize) -> usize {
+        hidden
+            / if hidden <= 256 {
+                32
+            } else if hidden <= 1536 {
+                64
+            } else {
+                128
+            }
+    }
+
     /// Dimensions of a head.
     pub fn head_dim(&self) -> usize {
         self.hidden / self.heads

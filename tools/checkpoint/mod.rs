@@ -190,16 +190,7 @@ impl Shapes<'_> {
         }
         agree(&format!("{name}.config.hidden_size"), section.hidden, hidden)?;
         agree(&format!("{name}.config.intermediate_size"), section.feed_forward, feed_forward)?;
-        // The authors' rule for models that do not say.
-        let by_size = hidden
-            / if hidden <= 256 {
-                32
-            } else if hidden <= 1536 {
-                64
-            } else {
-                128
-            };
-        let heads = section.heads.unwrap_or(by_size);
+        let heads = section.heads.unwrap_or(StackConfig::default_heads(hidden));
         if heads == 0 || !hidden.is_multiple_of(heads) {
             let expected = format!("a divisor of the hidden size {hidden}");
             return Err(Error::mismatch(format!("{name}: attention heads"), heads, expected));

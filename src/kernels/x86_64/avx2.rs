@@ -10,8 +10,8 @@ use std::arch::x86_64::*;
 use super::F16c;
 use crate::kernels::generic::float_kernels;
 use crate::kernels::isa::with_features;
-use crate::kernels::{PanelKernels, QuantizedColumns};
-use crate::quant::{PANEL_ROWS, Q4_RECORD, Q8_RECORD, RECORD_COLUMNS};
+use crate::kernels::{PanelKernels, QuantizedBlock};
+use crate::quant::{PANEL_ROWS, Q4_RECORD, Q8_RECORD};
 
 pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8 };
 
@@ -20,123 +20,127 @@ with_features!(avx2, float_kernels!(F16c));
 macro_rules! panel_kernels {
     ($features:literal;) => {
         #[target_feature(enable = $features)]
-        unsafe fn q4(panels: &[u8], input: &QuantizedColumns<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+        unsafe fn q4(panel: &[u8], input: QuantizedBlock<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
             // SAFETY: the caller's promise is passed on.
-            unsafe { multiply::<Q4_RECORD>(panels, input, tile) }
+            unsafe { multiply::<Q4_RECORD>(panel, input, tile) }
         }
 
         #[target_feature(enable = $features)]
-        unsafe fn q8(panels: &[u8], input: &QuantizedColumns<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+        unsafe fn q8(panel: &[u8], input: QuantizedBlock<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
             // SAFETY: the caller's promise is passed on.
-            unsafe { multiply::<Q8_RECORD>(panels, input, tile) }
+            unsafe { multiply::<Q8_RECORD>(panel, input, tile) }
         }
 
         /// # Safety
-        /// `panels` is whole panels of `input.padded` columns, and `tile` has an entry for each of them and
-        /// each column of `input`.
+        /// `panel` has the records of `input.groups` groups; the slices of `input` and `tile` have the lengths
+        /// of its groups and columns.
         #[target_feature(enable = $features)]
         unsafe fn multiply<const RECORD: usize>(
-            panels: &[u8],
-            input: &QuantizedColumns<'_>,
+            panel: &[u8],
+            input: QuantizedBlock<'_>,
             tile: &mut [[f32; PANEL_ROWS]],
         ) {
-            let panel_bytes = input.padded / RECORD_COLUMNS * RECORD;
-            for (panel, tile) in panels.chunks_exact(panel_bytes).zip(tile.chunks_exact_mut(input.columns)) {
-                let mut column = 0;
+            let mut column = 0;
+            while column < input.columns {
                 // SAFETY: the columns asked for exist.
-                unsafe {
-                    while column + 2 <= input.columns {
-                        columns::<RECORD, 2>(panel, input, column, &mut tile[column..]);
-                        column += 2;
+                column += unsafe {
+                    match input.columns - column {
+                        2.. => columns::<RECORD, 2>(panel, input, column, tile),
+                        _ => columns::<RECORD, 1>(panel, input, column, tile),
                     }
-                    if column < input.columns {
-                        columns::<RECORD, 1>(panel, input, column, &mut tile[column..]);
-                    }
-                }
+                };
             }
         }
 
-        /// One panel with `N` columns.
+        /// One panel with columns `first..first + N` of the block; returns `N`.
         ///
         /// # Safety
-        /// As `multiply`; columns `first..first + N` exist.
+        /// As `multiply`; the columns exist.
         #[target_feature(enable = $features)]
         unsafe fn columns<const RECORD: usize, const N: usize>(
             panel: &[u8],
-            input: &QuantizedColumns<'_>,
+            input: QuantizedBlock<'_>,
             first: usize,
             tile: &mut [[f32; PANEL_ROWS]],
-        ) {
-            let groups = input.padded / 32;
+        ) -> usize {
+            let stride = input.columns;
             let ones = _mm256_set1_epi16(1);
             let nibble = _mm256_set1_epi8(15);
-            let zero_point = if RECORD == Q4_RECORD { 8 } else { 0 };
+            let sign = _mm256_set1_epi8(-128);
             let mut floats = [[_mm256_setzero_ps(); 2]; N];
-            // SAFETY: every address lies inside the panel's records or inside a column of the input, by the
+            // SAFETY: every address lies inside the panel's records or inside the block's slices, by the
             // caller's promise; loads are unaligned.
             unsafe {
-                for group in 0..groups {
-                    let record = panel.as_ptr().add(group / 2 * RECORD);
-                    let scales = record.add(group % 2 * 32).cast::<__m128i>();
-                    let lines = record.add(64 + group % 2 * (RECORD - 64) / 2);
-                    let values: [*const i32; N] = std::array::from_fn(|n| {
-                        input.values.as_ptr().add((first + n) * input.padded + group * 32).cast()
-                    });
-                    let mut sums = [[_mm256_setzero_si256(); 2]; N];
-                    for pair in 0..4 {
-                        for half in 0..2 {
-                            if RECORD == Q4_RECORD {
-                                let packed = _mm256_loadu_si256(lines.add(pair * 64 + half * 32).cast());
-                                let low = _mm256_and_si256(packed, nibble);
-                                let high = _mm256_and_si256(_mm256_srli_epi16::<4>(packed), nibble);
-                                for n in 0..N {
-                                    let even = _mm256_set1_epi32(values[n].add(2 * pair).read_unaligned());
-                                    let odd = _mm256_set1_epi32(values[n].add(2 * pair + 1).read_unaligned());
-                                    let products = _mm256_add_epi16(
-                                        _mm256_maddubs_epi16(low, even),
-                                        _mm256_maddubs_epi16(high, odd),
-                                    );
-                                    sums[n][half] = _mm256_add_epi16(sums[n][half], products);
-                                }
-                            } else {
-                                for line in [2 * pair, 2 * pair + 1] {
-                                    let stored = _mm256_loadu_si256(lines.add(line * 64 + half * 32).cast());
-                                    let weight = _mm256_xor_si256(stored, _mm256_set1_epi8(-128));
-                                    let magnitude = _mm256_abs_epi8(weight);
+                let mut values = input.values.as_ptr().cast::<i32>().add(first);
+                let mut starts = input.q4_starts.as_ptr().add(first);
+                let mut activation_scales = input.scales.as_ptr().add(first);
+                let mut record = panel.as_ptr();
+                for _ in 0..input.groups / 2 {
+                    let mut lines = record.add(64);
+                    for group in 0..2 {
+                        let mut sums = [[_mm256_setzero_si256(); 2]; N];
+                        for _ in 0..4 {
+                            for half in 0..2 {
+                                let line = lines.add(32 * half);
+                                if RECORD == Q4_RECORD {
+                                    let packed = _mm256_loadu_si256(line.cast());
+                                    let low = _mm256_and_si256(packed, nibble);
+                                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(packed), nibble);
                                     for n in 0..N {
-                                        let value = _mm256_set1_epi32(values[n].add(line).read_unaligned());
-                                        let signed = _mm256_sign_epi8(value, weight);
-                                        let products = _mm256_maddubs_epi16(magnitude, signed);
-                                        let wide = _mm256_madd_epi16(products, ones);
-                                        sums[n][half] = _mm256_add_epi32(sums[n][half], wide);
+                                        let even = _mm256_set1_epi32(values.add(n).read_unaligned());
+                                        let odd = _mm256_set1_epi32(values.add(stride + n).read_unaligned());
+                                        let products = _mm256_add_epi16(
+                                            _mm256_maddubs_epi16(low, even),
+                                            _mm256_maddubs_epi16(high, odd),
+                                        );
+                                        sums[n][half] = _mm256_add_epi16(sums[n][half], products);
+                                    }
+                                } else {
+                                    for quad in 0..2 {
+                                        let stored = _mm256_loadu_si256(line.add(64 * quad).cast());
+                                        let weight = _mm256_xor_si256(stored, sign);
+                                        let magnitude = _mm256_abs_epi8(weight);
+                                        for n in 0..N {
+                                            let value = values.add(quad * stride + n).read_unaligned();
+                                            let signed = _mm256_sign_epi8(_mm256_set1_epi32(value), weight);
+                                            let products = _mm256_maddubs_epi16(magnitude, signed);
+                                            let wide = _mm256_madd_epi16(products, ones);
+                                            sums[n][half] = _mm256_add_epi32(sums[n][half], wide);
+                                        }
                                     }
                                 }
                             }
+                            lines = lines.add(if RECORD == Q4_RECORD { 64 } else { 128 });
+                            values = values.add(2 * stride);
                         }
-                    }
-                    for half in 0..2 {
-                        let weight_scale = _mm256_cvtph_ps(_mm_loadu_si128(scales.add(half)));
-                        for n in 0..N {
-                            let at = (first + n) * groups + group;
-                            let mut sum = sums[n][half];
-                            if RECORD == Q4_RECORD {
-                                let start = _mm256_set1_epi32(zero_point * *input.sums.get_unchecked(at));
-                                sum = _mm256_sub_epi32(_mm256_madd_epi16(sum, ones), start);
+                        for half in 0..2 {
+                            let scales = record.add(group * 32 + half * 16).cast();
+                            let weight_scale = _mm256_cvtph_ps(_mm_loadu_si128(scales));
+                            for n in 0..N {
+                                let mut sum = sums[n][half];
+                                if RECORD == Q4_RECORD {
+                                    let start = _mm256_set1_epi32(*starts.add(n));
+                                    sum = _mm256_add_epi32(_mm256_madd_epi16(sum, ones), start);
+                                }
+                                let activation_scale = _mm256_set1_ps(*activation_scales.add(n));
+                                let scale = _mm256_mul_ps(weight_scale, activation_scale);
+                                floats[n][half] =
+                                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, floats[n][half]);
                             }
-                            let scale =
-                                _mm256_mul_ps(weight_scale, _mm256_set1_ps(*input.scales.get_unchecked(at)));
-                            floats[n][half] =
-                                _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, floats[n][half]);
                         }
+                        starts = starts.add(stride);
+                        activation_scales = activation_scales.add(stride);
+                    }
+                    record = record.add(RECORD);
+                }
+                for n in 0..N {
+                    for half in 0..2 {
+                        let output = tile.get_unchecked_mut(first + n).as_mut_ptr();
+                        _mm256_storeu_ps(output.add(8 * half), floats[n][half]);
                     }
                 }
             }
-            for n in 0..N {
-                for half in 0..2 {
-                    // SAFETY: 8 floats of an array of 16.
-                    unsafe { _mm256_storeu_ps(tile[n].as_mut_ptr().add(8 * half), floats[n][half]) };
-                }
-            }
+            N
         }
     };
 }

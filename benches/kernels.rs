@@ -1,0 +1,58 @@
+//! Speed of every kernel in the registry, on one thread: multiply-accumulates a second, from cache.
+//!
+//! `cargo bench --bench kernels -- avx512vnni/q4` runs those of one instruction set and type.
+
+use cinderblock::Team;
+use cinderblock::kernels::{Activations, Epilogue, Kernels, Product, Term, multiply};
+use cinderblock::quant::{WeightType, Weights};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+/// 256 rows of 2048: half a megabyte in q8, which stays in the second-level cache.
+const ROWS: usize = 256;
+const COLUMNS: usize = 2048;
+
+fn products(criterion: &mut Criterion) {
+    let team = Team::new(1).expect("a team of one needs no threads");
+    for kernels in Kernels::all() {
+        for kind in WeightType::ALL {
+            let bytes = kind.matrix_bytes(ROWS, COLUMNS).expect("small");
+            // Zero bytes are valid weights of every type, and take as long as any others.
+            let data = vec![0u64; bytes / 8];
+            let weights = Weights::new(kind, ROWS, COLUMNS, bytemuck::cast_slice(&data)).expect("sized");
+            let mut group = criterion.benchmark_group(format!("{}/{kind}", kernels.isa()));
+            for batch in [1, 2, 4, 8, 16, 32, 128] {
+                let mut input = Activations::new(COLUMNS, true);
+                team.region(|crew| {
+                    input.fill(crew, kernels, batch, |column, output| {
+                        output
+                            .iter_mut()
+                            .enumerate()
+                            .for_each(|(i, v)| *v = ((i + column) % 13) as f32 - 6.0);
+                    });
+                });
+                let mut output = vec![0.0; ROWS * batch];
+                group.throughput(Throughput::Elements((ROWS * COLUMNS * batch) as u64));
+                group.bench_function(BenchmarkId::from_parameter(batch), |bencher| {
+                    bencher.iter(|| {
+                        team.region(|crew| {
+                            let terms = [Term { weights, bias: &[], input: &input }];
+                            let product =
+                                Product { terms: &terms, epilogue: Epilogue::Store, output: &mut output };
+                            multiply(crew, kernels, product, None);
+                        });
+                    });
+                });
+            }
+        }
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(std::time::Duration::from_millis(100))
+        .measurement_time(std::time::Duration::from_millis(400));
+    targets = products
+}
+criterion_main!(benches);

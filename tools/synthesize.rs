@@ -1,0 +1,184 @@
+//! `synthesize`: a model of a published shape with random weights, to measure speed with.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use cinderblock::error::Result;
+use cinderblock::gguf::Writer;
+use cinderblock::model::{
+    CHECKSUMS_KEY, Config, Projection, RECIPE_KEY, Role, StackConfig, Strategy, TYPES_KEY, TensorSpec,
+    tensors,
+};
+use cinderblock::quant::WeightType;
+use half::{bf16, f16};
+
+use crate::interrupt;
+use crate::output::{self, AtomicFile};
+use crate::quantize::{Rule, recipe};
+
+/// Write a model of a published shape with random weights
+///
+/// It speaks nonsense at exactly the speed of the real model. Writing it takes seconds.
+///
+/// Example: cinderblock synthesize --preset block_main_b4_1.2b --type q4 -o big.gguf
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Arguments {
+    /// The shape
+    #[arg(long, value_name = "NAME", value_parser = PRESETS.map(|preset| preset.name))]
+    preset: String,
+
+    /// Type of the matrices, as `quantize` has it
+    #[arg(long = "type", value_name = "TYPE", default_value = "q4", value_parser = WeightType::ALL.map(WeightType::name))]
+    kind: String,
+
+    /// Type of the tensors whose name matches, as `quantize` has it
+    #[arg(long, value_name = "PATTERN=TYPE", value_parser = Rule::parse)]
+    tensor_type: Vec<Rule>,
+
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+
+    /// Seed of the weights
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+/// A published shape: vocabulary 50304, blocks of 4 tokens, a prefix of 2, feed-forward 4 x hidden.
+struct Preset {
+    name: &'static str,
+    layers: usize,
+    hidden: usize,
+}
+
+const PRESETS: [Preset; 6] = [
+    Preset { name: "block_main_b4_5", layers: 3, hidden: 256 },
+    Preset { name: "block_main_b4_19", layers: 3, hidden: 512 },
+    Preset { name: "block_main_b4_85", layers: 6, hidden: 768 },
+    Preset { name: "block_main_b4_300", layers: 12, hidden: 1024 },
+    Preset { name: "block_main_b4_800", layers: 8, hidden: 2048 },
+    Preset { name: "block_main_b4_1.2b", layers: 12, hidden: 2048 },
+];
+
+impl Preset {
+    fn config(&self) -> Config {
+        let heads = StackConfig::default_heads(self.hidden);
+        let stack = StackConfig {
+            layers: self.layers,
+            hidden: self.hidden,
+            heads,
+            feed_forward: 4 * self.hidden,
+            rotary: self.hidden / heads / 4,
+            rotary_base: 10000.0,
+            epsilon: 1e-5,
+        };
+        Config {
+            name: format!("{} (random weights)", self.name),
+            block_length: 4,
+            vocabulary: 50304,
+            trained_blocks: 512,
+            embedding: self.hidden / 4,
+            projection: Projection::Concat,
+            strategy: Strategy::Prefix,
+            expansion: 2,
+            block_decoder: stack.clone(),
+            token_decoder: stack,
+        }
+    }
+}
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    interrupt::listen();
+    let started = Instant::now();
+    let preset =
+        PRESETS.iter().find(|preset| preset.name == arguments.preset).expect("clap has checked the name");
+    let kind = WeightType::from_name(&arguments.kind).expect("clap has checked the name");
+    let config = preset.config();
+    let specs = tensors(&config);
+    let types = recipe(kind, &specs, &arguments.tensor_type)?;
+    let path = &arguments.output;
+    let io = AtomicFile::error(path);
+    let described = specs.iter().zip(&types).map(|(spec, kind)| spec.describe(*kind)).collect();
+    let mut writer = Writer::new(AtomicFile::create(path)?, described);
+    config.write(&mut writer);
+    writer.text(RECIPE_KEY, &format!("{kind}, random"));
+    writer.texts(TYPES_KEY, types.iter().map(|kind| kind.name()));
+    writer.checksums(CHECKSUMS_KEY);
+    writer.begin().map_err(&io)?;
+    let total = specs.iter().zip(&types).map(|(spec, kind)| spec.describe(*kind).bytes()).sum();
+    let bar = output::progress(total, "synthesizing [{bar:30}] {bytes}/{total_bytes} left {eta}");
+    let mut random = Random(arguments.seed);
+    let mut chunk = Vec::new();
+    for (spec, kind) in specs.iter().zip(&types) {
+        writer.begin_tensor().map_err(&io)?;
+        let mut left = spec.describe(*kind).bytes() as usize;
+        while left > 0 {
+            interrupt::check()?;
+            random.fill(spec, *kind, left, &mut chunk);
+            writer.write(&chunk).map_err(&io)?;
+            bar.inc(chunk.len() as u64);
+            left -= chunk.len();
+        }
+        writer.end_tensor();
+    }
+    let (file, bytes) = writer.finish().map_err(&io)?;
+    file.commit()?;
+    bar.finish_and_clear();
+    output::message(&format!(
+        "{}: {} in {:.1} s",
+        path.display(),
+        output::bytes(bytes),
+        started.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+struct Random(u64);
+
+/// Whole records and whole floats of every type fit in a chunk.
+const CHUNK: usize = 9 * 17 * 64 * 64;
+
+impl Random {
+    /// SplitMix64.
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// Fills `chunk` with the next bytes of a tensor of which `left` are to come. Weights are uniform with a
+    /// standard deviation of 1 / sqrt(columns), so that activations stay of the order of 1.
+    fn fill(&mut self, spec: &TensorSpec, kind: WeightType, left: usize, chunk: &mut Vec<u8>) {
+        chunk.clear();
+        let length = left.min(CHUNK);
+        if spec.role == Role::Vector {
+            // Norms must be near 1, biases may be 0.
+            let value: f32 = if spec.name.ends_with("norm.weight") { 1.0 } else { 0.0 };
+            return chunk.extend((0..length / 4).flat_map(|_| value.to_le_bytes()));
+        }
+        let deviation = 1.0 / (spec.columns as f32).sqrt();
+        if let Some(record) = kind.record_bytes() {
+            while chunk.len() < length {
+                chunk.extend(self.next().to_le_bytes());
+            }
+            let levels = if kind == WeightType::Q4 { 16.0 } else { 256.0 };
+            let scale = f16::from_f32(deviation * 12f32.sqrt() / levels).to_le_bytes();
+            for record in chunk.chunks_mut(record) {
+                record[..64].as_chunks_mut::<2>().0.fill(scale);
+            }
+            return;
+        }
+        let uniform = |bits: u64| ((bits >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * deviation * 3f32.sqrt();
+        while chunk.len() < length {
+            let value = uniform(self.next());
+            match kind {
+                WeightType::F32 => chunk.extend(value.to_le_bytes()),
+                WeightType::F16 => chunk.extend(f16::from_f32(value).to_le_bytes()),
+                _ => chunk.extend(bf16::from_f32(value).to_le_bytes()),
+            }
+        }
+    }
+}
