@@ -1,11 +1,46 @@
 //! The rolling cache: keys and values of the last positions and of the pinned first ones, in memory that is
 //! allocated once.
 //!
-//! A position below `sinks` keeps its slot for ever; later positions share a ring of `window` slots, so the
-//! oldest leaves when a new one comes. Keys are stored rotated at their absolute position and never rewritten.
+//! A position below `sinks` keeps its slot for ever; later positions share a ring, so the oldest leaves when
+//! a new one comes. Keys are stored rotated at their absolute position and never rewritten. The ring has a few
+//! slots more than the window, so that several positions can be stored before the first of them is attended
+//! from. Keys lie in blocks of 16 slots, `[slots / 16, width, 16]`, so that the scores of 16 positions are one
+//! register; values are rows, `[slots, width]`.
+
+use std::ops::Range;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::kernels::KeyValue;
+use crate::kernels::{KeyValue, LANES};
+
+/// Positions that can always be stored together.
+const SLACK: usize = 32;
+
+/// The type in which keys and values are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheType {
+    /// Single precision: exact, for comparisons.
+    F32,
+    /// Half precision.
+    F16,
+}
+
+impl CacheType {
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            CacheType::F32 => "f32",
+            CacheType::F16 => "f16",
+        }
+    }
+
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            CacheType::F32 => 4,
+            CacheType::F16 => 2,
+        }
+    }
+}
 
 /// Shape of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,115 +53,164 @@ pub struct CacheShape {
     pub width: usize,
     /// Positions that are never forgotten.
     pub sinks: usize,
-    /// Latest positions beside them; at least 1.
+    /// Latest positions beside them, that of the query included; at least 1.
     pub window: usize,
+    /// Whether more than `sinks + window` positions will come. If not, no slots are kept for them.
+    pub rolls: bool,
 }
 
 impl CacheShape {
-    fn slots(&self) -> usize {
-        self.sinks + self.window
+    /// Slots that the later positions share. Whole blocks, so that a position's lane never changes.
+    fn ring(&self) -> Option<usize> {
+        let slack = if self.rolls { SLACK } else { 0 };
+        self.window.checked_add(slack)?.checked_next_multiple_of(LANES)
     }
 
-    /// Elements of the keys, and as many of the values; `None` when that overflows.
-    pub fn elements(&self) -> Option<usize> {
-        let slots = self.sinks.checked_add(self.window)?;
-        slots.checked_mul(self.width)?.checked_mul(self.heads)?.checked_mul(self.layers)
+    fn slots(&self) -> Option<usize> {
+        self.sinks.checked_add(self.ring()?)?.checked_next_multiple_of(LANES)
+    }
+
+    /// Bytes of keys and values; `None` when that overflows.
+    pub fn bytes(&self, kind: CacheType) -> Option<usize> {
+        let elements =
+            self.slots()?.checked_mul(self.width)?.checked_mul(self.heads)?.checked_mul(self.layers)?;
+        elements.checked_mul(2 * kind.bytes())
     }
 }
 
-/// Cached keys and values of one sequence: `[layers, heads, slots, width]` each.
-pub struct Cache<E> {
+/// Where positions are and who sees them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Geometry {
     shape: CacheShape,
-    keys: Vec<E>,
-    values: Vec<E>,
+    ring: usize,
+    slots: usize,
     length: u64,
 }
 
-/// Which cached positions a query sees, as ranges of slots in order of position.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Visible {
-    /// Slots of pinned positions that are behind the window: met by the query of the sinks.
-    pub sinks: std::ops::Range<usize>,
-    /// Slots of the window, in two runs where the ring wraps.
-    pub window: [std::ops::Range<usize>; 2],
+/// Cached keys and values of one sequence.
+pub struct Cache {
+    geometry: Geometry,
+    storage: Storage,
 }
 
-impl<E: KeyValue> Cache<E> {
+/// Keys `[layers, heads, slots / 16, width, 16]` and values `[layers, heads, slots, width]`.
+pub(crate) enum Storage {
+    F32(Vec<f32>, Vec<f32>),
+    F16(Vec<u16>, Vec<u16>),
+}
+
+/// Consecutive positions in consecutive slots.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// Where they are.
+    pub slots: Range<usize>,
+    /// The first of them.
+    pub position: u64,
+}
+
+/// What queries at consecutive positions see between them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Visible {
+    /// Slots of pinned positions: all queries see them.
+    pub sinks: Range<usize>,
+    /// The windows, in two runs where the ring wraps.
+    pub window: [Run; 2],
+}
+
+fn allocate<E: KeyValue>(elements: usize) -> Option<Vec<E>> {
+    // `vec!` gets zeroed pages without touching them but aborts where there are none: ask first.
+    Vec::<E>::new().try_reserve_exact(elements).ok()?;
+    Some(vec![E::default(); elements])
+}
+
+impl Cache {
     /// An empty cache. Its memory is reserved now and becomes resident as it fills.
     ///
     /// # Errors
     /// If the memory is not to be had.
-    pub fn new(shape: CacheShape) -> Result<Self> {
-        let elements = shape.elements();
-        let bytes = elements.and_then(|elements| elements.checked_mul(2 * size_of::<E>()));
-        let allocate = |elements: usize| {
-            // `vec!` gets zeroed pages without touching them but aborts where there are none: ask first.
-            Vec::<E>::new().try_reserve_exact(elements).ok()?;
-            Some(vec![E::default(); elements])
-        };
-        let buffers =
-            bytes.and(elements).and_then(|elements| Some((allocate(elements)?, allocate(elements)?)));
-        let (keys, values) = buffers.ok_or_else(|| {
+    pub fn new(kind: CacheType, shape: CacheShape) -> Result<Self> {
+        let bytes = shape.bytes(kind).filter(|&bytes| isize::try_from(bytes).is_ok());
+        let elements = bytes.map(|bytes| bytes / (2 * kind.bytes()));
+        let storage = elements.and_then(|elements| {
+            Some(match kind {
+                CacheType::F32 => Storage::F32(allocate(elements)?, allocate(elements)?),
+                CacheType::F16 => Storage::F16(allocate(elements)?, allocate(elements)?),
+            })
+        });
+        let (Some(storage), Some(ring), Some(slots)) = (storage, shape.ring(), shape.slots()) else {
             let bytes =
-                bytes.map_or("more bytes than there are addresses".to_string(), |b| format!("{b} bytes"));
-            Error::new(
-                ErrorKind::Resource,
-                format!("a cache of {} positions needs {bytes}, which cannot be allocated", shape.slots()),
-            )
-        })?;
-        Ok(Cache { shape, keys, values, length: 0 })
-    }
-
-    /// The shape.
-    pub fn shape(&self) -> &CacheShape {
-        &self.shape
+                bytes.map_or("more memory than there is".to_string(), |bytes| format!("{bytes} bytes"));
+            let blocks = shape.sinks.saturating_add(shape.window);
+            let detail = format!("a cache of {blocks} blocks needs {bytes}, which cannot be allocated");
+            return Err(Error::new(ErrorKind::Resource, detail));
+        };
+        Ok(Cache { geometry: Geometry { shape, ring, slots, length: 0 }, storage })
     }
 
     /// Positions seen so far, forgotten ones included.
     pub fn length(&self) -> u64 {
-        self.length
+        self.geometry.length
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.length = 0;
+        self.geometry.length = 0;
     }
 
     /// Counts positions whose keys and values have been stored in every layer.
     pub(crate) fn advance(&mut self, positions: usize) {
-        self.length += positions as u64;
+        self.geometry.length += positions as u64;
     }
 
-    /// Keys and values of a head, `[slots, width]`.
-    pub(crate) fn head(&self, layer: usize, head: usize) -> (&[E], &[E]) {
-        let size = self.shape.slots() * self.shape.width;
-        let start = (layer * self.shape.heads + head) * size;
-        (&self.keys[start..start + size], &self.values[start..start + size])
+    /// How many positions can be stored next before a query at the first of them has looked.
+    pub(crate) fn room(&self) -> usize {
+        self.geometry.room()
     }
 
-    fn slot(&self, position: u64) -> usize {
-        let CacheShape { sinks, window, .. } = self.shape;
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    pub(crate) fn parts(&mut self) -> (&Geometry, &mut Storage) {
+        (&self.geometry, &mut self.storage)
+    }
+}
+
+impl Geometry {
+    /// Positions stored so far.
+    pub(crate) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// How many positions can be stored next before a query at the first of them has looked.
+    pub(crate) fn room(&self) -> usize {
+        let unused = ((self.shape.sinks + self.ring) as u64).saturating_sub(self.length);
+        (self.ring - self.shape.window + 1).max(usize::try_from(unused).unwrap_or(usize::MAX))
+    }
+
+    /// Slots of a head.
+    pub(crate) fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// The elements of a layer's keys, and likewise values.
+    pub(crate) fn layer(&self, layer: usize) -> Range<usize> {
+        let size = self.shape.heads * self.slots * self.shape.width;
+        layer * size..(layer + 1) * size
+    }
+
+    /// The slot of a position.
+    pub(crate) fn slot(&self, position: u64) -> usize {
+        let sinks = self.shape.sinks;
         match position.checked_sub(sinks as u64) {
-            Some(later) => sinks + (later % window as u64) as usize,
+            Some(later) => sinks + (later % self.ring as u64) as usize,
             None => position as usize,
-        }
-    }
-
-    /// Stores keys and values (`[positions, width]`) of consecutive positions from `first` on. Where they
-    /// are more than the window, the last ones stay.
-    pub(crate) fn store(&mut self, layer: usize, head: usize, first: u64, keys: &[E], values: &[E]) {
-        let width = self.shape.width;
-        let base = (layer * self.shape.heads + head) * self.shape.slots() * width;
-        for (index, (key, value)) in keys.chunks_exact(width).zip(values.chunks_exact(width)).enumerate() {
-            let at = base + self.slot(first + index as u64) * width;
-            self.keys[at..at + width].copy_from_slice(key);
-            self.values[at..at + width].copy_from_slice(value);
         }
     }
 
     /// The oldest position of the window of a query at `position`.
     pub(crate) fn window_start(&self, position: u64) -> u64 {
-        (position + 1).saturating_sub(self.shape.window as u64)
+        (position + 1).saturating_sub(self.shape.window as u64).max(self.shape.sinks as u64)
     }
 
     /// The position at which a query meets the sinks: they seem to stand just outside the window.
@@ -134,15 +218,20 @@ impl<E: KeyValue> Cache<E> {
         position.min((self.shape.sinks + self.shape.window - 1) as u64)
     }
 
-    /// What a query at `position` sees of the cache, which holds positions below [`Cache::length`].
-    pub(crate) fn visible(&self, position: u64) -> Visible {
-        let CacheShape { sinks, window, .. } = self.shape;
-        let pinned = self.length.min(sinks as u64) as usize;
-        let start = self.window_start(position).max(sinks as u64);
-        let count = self.length.saturating_sub(start) as usize;
-        let first = self.slot(start);
-        let until_wrap = count.min(sinks + window - first);
-        Visible { sinks: 0..pinned, window: [first..first + until_wrap, sinks..sinks + count - until_wrap] }
+    /// What queries at `first..=last` see between them, each up to its own position. All of it is stored.
+    pub(crate) fn visible(&self, first: u64, last: u64) -> Visible {
+        let sinks = self.shape.sinks;
+        let start = self.window_start(first);
+        let count = (last + 1).saturating_sub(start) as usize;
+        let slot = self.slot(start);
+        let until_wrap = count.min(sinks + self.ring - slot);
+        Visible {
+            sinks: 0..(last + 1).min(sinks as u64) as usize,
+            window: [
+                Run { slots: slot..slot + until_wrap, position: start },
+                Run { slots: sinks..sinks + count - until_wrap, position: start + until_wrap as u64 },
+            ],
+        }
     }
 }
 
@@ -152,38 +241,44 @@ mod tests {
     use proptest::prelude::*;
 
     fn shape(sinks: usize, window: usize) -> CacheShape {
-        CacheShape { layers: 1, heads: 1, width: 16, sinks, window }
+        CacheShape { layers: 1, heads: 1, width: 16, sinks, window, rolls: true }
     }
 
     proptest! {
-        /// The visible slots hold exactly the sinks and the window, in order.
+        /// However many positions are stored at once, their queries see exactly the sinks and their windows.
         #[test]
         fn visible_positions_are_the_sinks_and_the_window(
-            sinks in 0usize..4, window in 1usize..6, length in 0u64..30, ahead in 0u64..4
+            sinks in 0usize..20, window in 1usize..60, steps in proptest::collection::vec(1usize..50, 1..20)
         ) {
-            let mut cache = Cache::<f32>::new(shape(sinks, window)).unwrap();
-            for position in 0..length {
-                let row = [position as f32; 16];
-                cache.store(0, 0, position, &row, &row);
-                cache.advance(1);
+            let mut cache = Cache::new(CacheType::F16, shape(sinks, window)).unwrap();
+            let mut held = vec![u64::MAX; cache.geometry().slots()];
+            for step in steps {
+                let geometry = *cache.geometry();
+                let first = geometry.length();
+                let last = first + step.min(geometry.room()) as u64 - 1;
+                (first..=last).for_each(|position| held[geometry.slot(position)] = position);
+                let visible = geometry.visible(first, last);
+                let mut found: Vec<u64> = visible.sinks.map(|slot| held[slot]).collect();
+                for run in visible.window {
+                    let positions: Vec<u64> = run.slots.map(|slot| held[slot]).collect();
+                    let expected: Vec<u64> = (run.position..).take(positions.len()).collect();
+                    prop_assert_eq!(&positions, &expected);
+                    found.extend(positions);
+                }
+                let seen = |p: u64| p < sinks as u64 || p + window as u64 > first;
+                let expected: Vec<u64> = (0..=last).filter(|&p| seen(p)).collect();
+                prop_assert_eq!(found, expected);
+                cache.advance((last - first + 1) as usize);
             }
-            let query = length + ahead;
-            let visible = cache.visible(query);
-            let [first, second] = visible.window;
-            let slots = visible.sinks.chain(first).chain(second);
-            let found: Vec<u64> = slots.map(|slot| cache.head(0, 0).0[slot * 16] as u64).collect();
-            let expected: Vec<u64> = (0..length)
-                .filter(|&p| p < sinks as u64 || p + window as u64 > query)
-                .collect();
-            prop_assert_eq!(found, expected);
         }
     }
 
     #[test]
     fn impossible_sizes_are_refused() {
-        let huge = CacheShape { layers: 1000, heads: 1000, width: 128, sinks: 4, window: usize::MAX / 2 };
-        assert_eq!(Cache::<u16>::new(huge).err().unwrap().kind(), ErrorKind::Resource);
-        let large = CacheShape { window: 1 << 36, ..huge };
-        assert_eq!(Cache::<u16>::new(large).err().unwrap().kind(), ErrorKind::Resource);
+        let huge = CacheShape { layers: 1000, heads: 1000, width: 128, ..shape(4, usize::MAX / 2) };
+        for shape in [huge, CacheShape { window: 1 << 36, ..huge }, CacheShape { window: usize::MAX, ..huge }]
+        {
+            assert_eq!(Cache::new(CacheType::F16, shape).err().unwrap().kind(), ErrorKind::Resource);
+        }
     }
 }

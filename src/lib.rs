@@ -13,14 +13,17 @@ pub mod model;
 pub mod quant;
 pub mod sampler;
 pub mod score;
+pub mod sequence;
 pub mod session;
 pub mod threads;
 #[cfg(feature = "tokenizer")]
 pub mod tokenizer;
 
+pub use cache::CacheType;
 pub use error::{Error, ErrorKind, Result};
 pub use model::Model;
 pub use sampler::{Sampler, SamplerOptions};
 pub use score::Scorer;
-pub use session::{CacheType, Session, SessionOptions};
+pub use sequence::{Engine, MemoryEstimate, Sequence, SessionOptions};
+pub use session::Session;
 pub use threads::Team;

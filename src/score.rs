@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
-use crate::model::{BATCH, BlockDecoder, Model, PAD_TOKEN, TokenDecoder};
-use crate::session::{SessionOptions, check_finite};
-use crate::threads::Team;
+use crate::cache::{Cache, CacheType};
+use crate::error::Result;
+use crate::model::{BATCH, BlockDecoder, Model, PAD_TOKEN, Span, TokenDecoder};
+use crate::sequence::{SessionOptions, check_finite};
+use crate::threads::{Crew, Team};
 
 /// Blocks whose logits are in memory at once.
 const SLAB: usize = 16;
@@ -14,8 +15,11 @@ const SLAB: usize = 16;
 pub struct Scorer {
     model: Arc<Model>,
     team: Arc<Team>,
+    cache: Cache,
     blocks: BlockDecoder,
     tokens: TokenDecoder,
+    /// One cache for each block of a slab.
+    slab: Vec<Cache>,
     logits: Vec<f32>,
 }
 
@@ -25,15 +29,13 @@ impl Scorer {
     /// # Errors
     /// As [`crate::Session::new`].
     pub fn new(model: &Arc<Model>, team: &Arc<Team>, options: &SessionOptions) -> Result<Scorer> {
-        let window = options.cache_blocks.saturating_sub(options.sink_blocks);
-        if window == 0 {
-            return Err(Error::argument("the cache must hold more blocks than are pinned"));
-        }
         let (config, weights) = (model.config(), model.weights());
-        let kind = options.cache_type_for(model);
+        let shape = TokenDecoder::cache_shape(config);
         Ok(Scorer {
-            blocks: BlockDecoder::new(config, weights, kind, options.sink_blocks, window)?,
-            tokens: TokenDecoder::new(config, weights)?,
+            cache: options.cache(model)?,
+            blocks: BlockDecoder::new(config, weights),
+            tokens: TokenDecoder::new(config, weights),
+            slab: (0..SLAB).map(|_| Cache::new(CacheType::F32, shape)).collect::<Result<_>>()?,
             logits: Vec::new(),
             model: Arc::clone(model),
             team: Arc::clone(team),
@@ -47,36 +49,68 @@ impl Scorer {
     /// If a token is not in the vocabulary, the logits are not finite, or `each` fails.
     pub fn score(&mut self, tokens: &[u32], mut each: impl FnMut(u32, &[f32]) -> Result<()>) -> Result<()> {
         self.model.check_tokens(tokens)?;
-        let (model, team) = (Arc::clone(&self.model), Arc::clone(&self.team));
-        let (config, weights, kernels) = (model.config(), model.weights(), model.kernels());
+        let Scorer { model, team, cache, blocks, tokens: decoder, slab, logits } = self;
+        let config = model.config();
         let (length, hidden) = (config.block_length, config.block_decoder.hidden);
         let mut padded = vec![PAD_TOKEN; tokens.len().next_multiple_of(length) - tokens.len()];
         padded.extend(tokens);
         let (mut contexts, mut done) = (Vec::new(), length);
-        self.blocks.clear();
+        cache.clear();
         // The last block predicts nothing that is known.
-        let known = padded.len().saturating_sub(length);
-        for batch in padded[..known].chunks(BATCH * length) {
+        let mut left = &padded[..padded.len().saturating_sub(length)];
+        while !left.is_empty() {
+            let columns = BATCH.min(left.len() / length).min(cache.room());
+            let (batch, rest) = left.split_at(columns * length);
+            left = rest;
             contexts.clear();
-            let blocks = &mut self.blocks;
-            let stream = team.region(|crew| blocks.forward(crew, kernels, config, weights, batch));
-            contexts.extend_from_slice(stream);
-            for slab in contexts.chunks(SLAB * hidden) {
-                let targets = &padded[done..done + slab.len() / hidden * length];
+            contexts.extend_from_slice(
+                team.region(|crew| blocks.forward(crew, model, batch, &mut [Span::new(columns, cache)])),
+            );
+            for contexts in contexts.chunks(SLAB * hidden) {
+                let targets = &padded[done..done + contexts.len() / hidden * length];
                 done += targets.len();
-                self.logits.resize(targets.len() * config.vocabulary, 0.0);
-                let (decoder, logits) = (&mut self.tokens, &mut self.logits[..]);
-                team.region(|crew| {
-                    decoder.teacher_forced(crew, kernels, config, weights, slab, targets, logits);
-                });
-                check_finite(&self.logits)?;
-                for (target, logits) in targets.iter().zip(self.logits.chunks_exact(config.vocabulary)) {
+                logits.resize(targets.len() * config.vocabulary, 0.0);
+                team.region(|crew| teacher_forced(crew, model, decoder, slab, contexts, targets, logits));
+                check_finite(logits)?;
+                for (target, logits) in targets.iter().zip(logits.chunks_exact(config.vocabulary)) {
                     each(*target, logits)?;
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Logits of every token of whole blocks, each known beforehand: `[blocks, block_length, vocabulary]`.
+/// `contexts` is `[blocks, block_hidden]`, `tokens` `[blocks, block_length]`.
+fn teacher_forced(
+    crew: &Crew,
+    model: &Model,
+    decoder: &mut TokenDecoder,
+    slab: &mut [Cache],
+    contexts: &[f32],
+    tokens: &[u32],
+    logits: &mut [f32],
+) {
+    let config = model.config();
+    let (length, positions) = (config.block_length, config.token_positions());
+    let expanded = decoder.expand(crew, model, contexts).to_vec();
+    decoder.begin();
+    let rows = expanded.chunks_exact(config.expansion * config.token_decoder.hidden);
+    for (expanded, block) in rows.zip(tokens.chunks_exact(length)) {
+        // The last token of a block is never fed.
+        decoder.push(model, expanded, &block[..length - 1], 0);
+    }
+    let caches = slab.iter_mut().take(tokens.len() / length);
+    let mut spans: Vec<Span<'_>> = caches
+        .map(|cache| {
+            cache.clear();
+            Span::new(positions, cache)
+        })
+        .collect();
+    let skipped = config.first_positions() - 1;
+    let column = |row: usize| row / length * positions + skipped + row % length;
+    decoder.logits(crew, model, &mut spans, column, logits);
 }
 
 /// Negative log-likelihood of `target` under softmax of `logits`, in f64.

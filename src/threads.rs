@@ -252,6 +252,40 @@ impl Crew<'_> {
     }
 }
 
+impl Crew<'_> {
+    /// Splits three slices into as many pieces, of sizes `size`, and calls `job` with each piece's index and the
+    /// three pieces.
+    ///
+    /// # Panics
+    /// If a slice is not `pieces` times its size.
+    pub fn split_three<A: Send, B: Send, C: Send>(
+        &self,
+        pieces: usize,
+        (a, b, c): (&mut [A], &mut [B], &mut [C]),
+        job: impl Fn(usize, &mut [A], &mut [B], &mut [C]) + Sync,
+    ) {
+        let pieces_of = |length: usize| {
+            assert!(length.is_multiple_of(pieces), "{length} elements in {pieces} pieces");
+            length / pieces
+        };
+        let sizes = (pieces_of(a.len()), pieces_of(b.len()), pieces_of(c.len()));
+        let bases = (SendPointer(a.as_mut_ptr()), SendPointer(b.as_mut_ptr()), SendPointer(c.as_mut_ptr()));
+        self.run(pieces, |piece| {
+            let bases = &bases;
+            // SAFETY: `run` hands out every piece once, each slice is `pieces` times its size long, and all
+            // three are borrowed mutably for the whole call.
+            let (a, b, c) = unsafe {
+                (
+                    std::slice::from_raw_parts_mut(bases.0.0.add(piece * sizes.0), sizes.0),
+                    std::slice::from_raw_parts_mut(bases.1.0.add(piece * sizes.1), sizes.1),
+                    std::slice::from_raw_parts_mut(bases.2.0.add(piece * sizes.2), sizes.2),
+                )
+            };
+            job(piece, a, b, c);
+        });
+    }
+}
+
 /// The base address of a slice whose disjoint pieces go to different threads.
 pub(crate) struct SendPointer<T>(pub(crate) *mut T);
 // SAFETY: only disjoint pieces are made of it, by callers that say why they are disjoint.

@@ -6,8 +6,7 @@ use cinderblock::error::Result;
 use cinderblock::gguf::Value;
 use cinderblock::kernels::{Isa, Kernels};
 use cinderblock::model::{Config, StackConfig};
-use cinderblock::session::MemoryEstimate;
-use cinderblock::{Model, SessionOptions};
+use cinderblock::{MemoryEstimate, Model, SessionOptions};
 use serde_json::{Value as Json, json};
 
 use crate::arguments::{CacheArguments, ModelArguments};

@@ -1,6 +1,7 @@
 //! The command line: one file a verb.
 
 mod arguments;
+mod bench;
 mod checkpoint;
 mod inspect;
 mod interrupt;
@@ -8,6 +9,7 @@ mod logits;
 mod memory;
 mod output;
 mod perplexity;
+mod plot;
 mod quantize;
 mod run;
 mod synthesize;
@@ -34,6 +36,7 @@ enum Verb {
     Logits(logits::Arguments),
     Inspect(inspect::Arguments),
     Tokenize(tokenize::Arguments),
+    Bench(bench::Arguments),
     Synthesize(synthesize::Arguments),
     Completions(Completions),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Verb::Logits(arguments) => logits::run(arguments),
         Verb::Inspect(arguments) => inspect::run(arguments),
         Verb::Tokenize(arguments) => tokenize::run(arguments),
+        Verb::Bench(arguments) => bench::run(arguments),
         Verb::Synthesize(arguments) => synthesize::run(arguments),
         Verb::Completions(arguments) => completions(arguments.shell),
     };

@@ -142,6 +142,13 @@ impl Activations {
         }
     }
 
+    /// Room for the floats of `columns` columns, `[columns, width]`, to be followed by [`Activations::quantize`].
+    pub fn floats_mut(&mut self, columns: usize) -> &mut [f32] {
+        self.columns = columns;
+        grow(&mut self.floats, columns * self.width);
+        &mut self.floats[..columns * self.width]
+    }
+
     /// Sets all columns: `write(column, floats)` fills each one, in parallel, and it is quantized.
     pub fn fill(
         &mut self,
@@ -150,9 +157,19 @@ impl Activations {
         columns: usize,
         write: impl Fn(usize, &mut [f32]) + Sync,
     ) {
-        let (width, padded, groups) = (self.width, self.padded, self.padded / GROUP);
-        self.columns = columns;
-        grow(&mut self.floats, columns * width);
+        self.floats_mut(columns);
+        self.each(crew, kernels, write);
+    }
+
+    /// Quantizes the columns that were written to [`Activations::floats_mut`].
+    pub fn quantize(&mut self, crew: &Crew, kernels: &Kernels) {
+        if self.quantized {
+            self.each(crew, kernels, |_, _| ());
+        }
+    }
+
+    fn each(&mut self, crew: &Crew, kernels: &Kernels, write: impl Fn(usize, &mut [f32]) + Sync) {
+        let (width, padded, groups, columns) = (self.width, self.padded, self.padded / GROUP, self.columns);
         if !self.quantized {
             return crew.split(&mut self.floats[..columns * width], width, write);
         }

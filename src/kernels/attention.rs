@@ -1,47 +1,77 @@
-//! What the cache and the attention need of the kernels, for each type of cache element.
+//! Attention over a rolling cache: what the model calls, with all lengths checked.
 
 use super::{Kernels, LANES};
+use crate::cache::Visible;
 
-/// Keys and values of consecutive positions, and the query that meets them.
-pub struct Segment<'a, E> {
-    /// `[width]`, rotated for these positions.
-    pub query: &'a [f32],
-    /// `[positions, width]`.
+/// Queries that share each pass over keys and values.
+pub const QUERIES: usize = 4;
+
+/// Up to four queries at consecutive positions, and what they see.
+pub struct Attention<'a, E> {
+    /// Dimensions of a head, a multiple of 16.
+    pub width: usize,
+    /// `[queries, width]`, rotated at their own positions.
+    pub queries: &'a [f32],
+    /// `[queries, width]`, rotated at the positions where they meet the sinks.
+    pub sink_queries: &'a [f32],
+    /// Keys of a head, `[slots / 16, width, 16]`.
     pub keys: &'a [E],
-    /// `[positions, width]`.
+    /// Values of a head, `[slots, width]`.
     pub values: &'a [E],
+    /// The slots that the queries see between them.
+    pub visible: Visible,
+    /// For each query, the first position of its window, and its own, which is the last that it sees.
+    pub windows: [(u64, u64); QUERIES],
+    /// Factor of the scores.
+    pub scale: f32,
 }
 
 /// A type in which keys and values are kept.
 pub trait KeyValue: Copy + Default + Send + Sync + 'static {
     /// Stores floats.
-    fn store(kernels: &Kernels, values: &[f32], output: &mut [Self]);
-
-    /// `output` = softmax(query . keys x scale) . values, over all segments in their order.
-    ///
-    /// `scores` is scratch of at least one float a position.
     ///
     /// # Panics
-    /// If lengths disagree or the width (that of `output`) is not a multiple of 16.
-    fn attend(
-        kernels: &Kernels,
-        segments: &[Segment<'_, Self>],
-        scale: f32,
-        scores: &mut [f32],
-        output: &mut [f32],
-    );
+    /// If the lengths differ.
+    fn store(kernels: &Kernels, values: &[f32], output: &mut [Self]);
+
+    /// Stores a key, `[width]`, in a slot of the keys of a head, `[slots / 16, width, 16]`.
+    fn store_key(kernels: &Kernels, key: &[f32], slot: usize, keys: &mut [Self]) {
+        let block = &mut keys[slot / LANES * LANES * key.len()..][..LANES * key.len()];
+        let mut stored = [Self::default(); LANES];
+        for (part, block) in key.chunks_exact(LANES).zip(block.chunks_exact_mut(LANES * LANES)) {
+            Self::store(kernels, part, &mut stored);
+            for (value, lanes) in stored.iter().zip(block.chunks_exact_mut(LANES)) {
+                lanes[slot % LANES] = *value;
+            }
+        }
+    }
+
+    /// `output[q]` = softmax(queries[q] . keys x scale) . values, over what each query sees.
+    ///
+    /// `scores` is scratch; [`score_floats`] says how long.
+    ///
+    /// # Panics
+    /// If lengths disagree, the width is not a multiple of 16, or slots are seen that do not exist.
+    fn attend(kernels: &Kernels, attention: &Attention<'_, Self>, scores: &mut [f32], output: &mut [f32]);
 }
 
-fn check<E>(segments: &[Segment<'_, E>], scores: &[f32], output: &[f32]) {
-    let width = output.len();
-    assert!(width > 0 && width.is_multiple_of(LANES));
-    let mut positions = 0;
-    for segment in segments {
-        assert!(segment.query.len() == width && segment.keys.len() == segment.values.len());
-        assert!(segment.keys.len().is_multiple_of(width));
-        positions += segment.keys.len() / width;
-    }
-    assert!(positions > 0 && scores.len() >= positions);
+/// Floats of scratch for queries that see `slots` slots between them.
+pub fn score_floats(slots: usize) -> usize {
+    // Each of the three runs may begin and end inside a block.
+    QUERIES * (slots + 6 * LANES).next_multiple_of(LANES)
+}
+
+fn check<E>(attention: &Attention<'_, E>, scores: &[f32], output: &[f32]) {
+    let count = attention.queries.len().min(output.len());
+    let slots =
+        attention.visible.sinks.len() + attention.visible.window.iter().map(|r| r.slots.len()).sum::<usize>();
+    assert!(
+        output.len() == count && attention.queries.len() == count && attention.sink_queries.len() == count
+    );
+    assert!(slots > 0 && scores.len() >= score_floats(slots));
+    assert!(attention.keys.len() == attention.values.len());
+    assert!(attention.width > 0 && attention.width.is_multiple_of(LANES));
+    assert!(count.is_multiple_of(attention.width) && (1..=QUERIES).contains(&(count / attention.width)));
 }
 
 impl KeyValue for f32 {
@@ -49,10 +79,10 @@ impl KeyValue for f32 {
         output.copy_from_slice(values);
     }
 
-    fn attend(kernels: &Kernels, s: &[Segment<'_, f32>], scale: f32, scores: &mut [f32], output: &mut [f32]) {
-        check(s, scores, output);
+    fn attend(kernels: &Kernels, attention: &Attention<'_, f32>, scores: &mut [f32], output: &mut [f32]) {
+        check(attention, scores, output);
         // SAFETY: the instruction set is available (`Kernels::for_isa`); the routine is otherwise safe code.
-        unsafe { (kernels.float.attend_f32)(s, scale, scores, output) }
+        unsafe { (kernels.float.attend_f32)(attention, scores, output) }
     }
 }
 
@@ -64,9 +94,9 @@ impl KeyValue for u16 {
         unsafe { (kernels.float.narrow)(values, output) }
     }
 
-    fn attend(kernels: &Kernels, s: &[Segment<'_, u16>], scale: f32, scores: &mut [f32], output: &mut [f32]) {
-        check(s, scores, output);
+    fn attend(kernels: &Kernels, attention: &Attention<'_, u16>, scores: &mut [f32], output: &mut [f32]) {
+        check(attention, scores, output);
         // SAFETY: as above.
-        unsafe { (kernels.float.attend_f16)(s, scale, scores, output) }
+        unsafe { (kernels.float.attend_f16)(attention, scores, output) }
     }
 }

@@ -5,7 +5,7 @@
 //! columns that are computed together nor on the thread that computes them.
 
 use super::activations::ColumnWriter;
-use super::{LANES, Segment};
+use super::{Attention, LANES};
 
 /// Sixteen floats: one AVX-512 register, two of AVX2, four of NEON or SSE2.
 type Lanes = [f32; LANES];
@@ -23,7 +23,7 @@ pub(super) trait Simd {
 /// The table of an instruction set's float kernels, compiled with its features.
 macro_rules! float_kernels {
     ($($features:literal)?; $simd:ty) => {
-        use crate::kernels::{FloatKernels, Segment, generic};
+        use crate::kernels::{Attention, FloatKernels, generic};
 
         pub(super) const FLOAT: FloatKernels = FloatKernels {
             rows_f32, rows_f16, rows_bf16, quantize, layer_norm, gelu, narrow, attend_f32, attend_f16,
@@ -58,12 +58,12 @@ macro_rules! float_kernels {
             generic::narrow::<$simd>(values, bits)
         }
         $(#[target_feature(enable = $features)])?
-        unsafe fn attend_f32(segments: &[Segment<'_, f32>], scale: f32, scores: &mut [f32], output: &mut [f32]) {
-            generic::attend::<$simd, f32>(segments, scale, scores, output)
+        unsafe fn attend_f32(attention: &Attention<'_, f32>, scores: &mut [f32], output: &mut [f32]) {
+            generic::attend::<$simd, f32>(attention, scores, output)
         }
         $(#[target_feature(enable = $features)])?
-        unsafe fn attend_f16(segments: &[Segment<'_, u16>], scale: f32, scores: &mut [f32], output: &mut [f32]) {
-            generic::attend::<$simd, u16>(segments, scale, scores, output)
+        unsafe fn attend_f16(attention: &Attention<'_, u16>, scores: &mut [f32], output: &mut [f32]) {
+            generic::attend::<$simd, u16>(attention, scores, output)
         }
     };
 }
@@ -335,58 +335,149 @@ pub(super) fn narrow<S: Simd>(values: &[f32], bits: &mut [u16]) {
     last.copy_from_slice(&S::narrow(&partial(rest, 0.0))[..rest.len()]);
 }
 
-/// Softmax attention of one query over segments of keys and values, in the order in which they are given.
+/// Softmax attention of up to four queries at consecutive positions.
 ///
-/// Positions are added one after the other, so that the result does not depend on where a segment ends.
+/// A position's lane is its slot modulo 16 and never changes, and positions are added one after the other, so
+/// the result of a query does not depend on which queries it shares the pass with: what it does not see has
+/// weight 0.
 #[inline(always)]
 pub(super) fn attend<S: Simd, E: Element>(
-    segments: &[Segment<'_, E>],
-    scale: f32,
+    attention: &Attention<'_, E>,
     scores: &mut [f32],
     output: &mut [f32],
 ) {
-    let width = output.len();
+    match output.len() / attention.width {
+        1 => attend_some::<S, E, 1>(attention, scores, output),
+        2 => attend_some::<S, E, 2>(attention, scores, output),
+        3 => attend_some::<S, E, 3>(attention, scores, output),
+        _ => attend_some::<S, E, 4>(attention, scores, output),
+    }
+}
+
+/// Sixteen slots with the queries that meet them there, and the lanes that hold visible positions.
+struct SlotBlock<'a> {
+    queries: &'a [f32],
+    index: usize,
+    lanes: std::ops::Range<usize>,
+    /// Whether these are pinned positions, which the windows do not limit.
+    pinned: bool,
+    /// Position of lane 0.
+    position: u64,
+}
+
+/// The blocks that a run of slots touches, in order.
+#[inline(always)]
+fn blocks<'a>(
+    queries: &'a [f32],
+    slots: &std::ops::Range<usize>,
+    pinned: bool,
+    position: u64,
+) -> impl Iterator<Item = SlotBlock<'a>> {
+    let (start, end) = (slots.start, slots.end);
+    let first = start / LANES;
+    let last = if start < end { end.div_ceil(LANES) } else { first };
+    (first..last).map(move |index| {
+        let base = index * LANES;
+        let lanes = start.max(base) - base..end.min(base + LANES) - base;
+        // Lane 0 may lie before the run; its position is not used then.
+        let position = position.wrapping_add(base as u64).wrapping_sub(start as u64);
+        SlotBlock { queries, index, lanes, pinned, position }
+    })
+}
+
+#[inline(always)]
+fn attend_some<S: Simd, E: Element, const N: usize>(
+    attention: &Attention<'_, E>,
+    scores: &mut [f32],
+    output: &mut [f32],
+) {
+    let Attention { keys, values, visible, windows, .. } = attention;
+    let width = output.len() / N;
+    let [older, newer] = &visible.window;
+    let all = || {
+        blocks(attention.sink_queries, &visible.sinks, true, 0)
+            .chain(blocks(attention.queries, &older.slots, false, older.position))
+            .chain(blocks(attention.queries, &newer.slots, false, newer.position))
+    };
+
+    // Scores of a block: [block][query][lane]; what a query does not see is minus infinity.
+    let mut most = [[f32::NEG_INFINITY; LANES]; N];
     let mut count = 0;
-    let mut most = f32::NEG_INFINITY;
-    for segment in segments {
-        for key in segment.keys.chunks_exact(width) {
-            let mut sums = [0.0; LANES];
-            for (key, query) in key.as_chunks::<LANES>().0.iter().zip(segment.query.as_chunks::<LANES>().0) {
-                sums = fma_lanes::<S>(&E::load::<S>(key), query, &sums);
+    for (block, scores) in all().zip(scores.as_chunks_mut::<LANES>().0.chunks_exact_mut(N)) {
+        count += N;
+        let keys = &keys[block.index * LANES * width..][..LANES * width];
+        let queries = &block.queries[..N * width];
+        let mut sums = [[0.0; LANES]; N];
+        for (dimension, key) in keys.as_chunks::<LANES>().0.iter().enumerate() {
+            let key = E::load::<S>(key);
+            for n in 0..N {
+                sums[n] = fma_lanes::<S>(&[queries[n * width + dimension]; LANES], &key, &sums[n]);
             }
-            let score = reduce(&sums, |a, b| a + b) * scale;
-            most = if score > most { score } else { most };
-            scores[count] = score;
-            count += 1;
+        }
+        let start = |n: usize| if block.pinned { 0 } else { windows[n].0 };
+        let whole =
+            (0..N).all(|n| start(n) <= block.position && block.position.wrapping_add(15) <= windows[n].1);
+        if block.lanes.len() == LANES && whole {
+            for n in 0..N {
+                for lane in 0..LANES {
+                    let score = sums[n][lane] * attention.scale;
+                    most[n][lane] = if score > most[n][lane] { score } else { most[n][lane] };
+                    scores[n][lane] = score;
+                }
+            }
+            continue;
+        }
+        for n in 0..N {
+            let (from, to) = (start(n), windows[n].1);
+            for lane in 0..LANES {
+                let inside = block.lanes.start <= lane && lane < block.lanes.end;
+                let position = block.position.wrapping_add(lane as u64);
+                let seen = from <= position && position <= to;
+                let score = sums[n][lane] * attention.scale;
+                let score = if inside && seen { score } else { f32::NEG_INFINITY };
+                most[n][lane] = if score > most[n][lane] { score } else { most[n][lane] };
+                scores[n][lane] = score;
+            }
         }
     }
-    let scores = &mut scores[..count];
-    let (chunks, rest) = scores.as_chunks_mut::<LANES>();
-    for chunk in chunks {
-        *chunk = map(chunk, |score| exp::<S>(score - most));
+
+    let scores = &mut scores.as_chunks_mut::<LANES>().0[..count];
+    let mut totals = [[0.0; LANES]; N];
+    let most: [f32; N] = std::array::from_fn(|n| reduce(&most[n], |a, b| if a > b { a } else { b }));
+    for scores in scores.chunks_exact_mut(N) {
+        for n in 0..N {
+            for lane in 0..LANES {
+                let score = scores[n][lane];
+                let weight = exp::<S>(score - most[n]);
+                let weight = if score > f32::NEG_INFINITY { weight } else { 0.0 };
+                totals[n][lane] += weight;
+                scores[n][lane] = weight;
+            }
+        }
     }
-    let done = map(&partial(rest, most), |score| exp::<S>(score - most));
-    rest.copy_from_slice(&done[..rest.len()]);
-    let inverse = 1.0 / sum_lanes(scores, |weight| weight);
+    let inverse: [f32; N] = std::array::from_fn(|n| 1.0 / reduce(&totals[n], |a, b| a + b));
 
     // Four sets of lanes at a time stay in registers while all positions pass.
     let mut first = 0;
     while first < width {
         let sets = ((width - first) / LANES).min(4);
-        let mut sums = [[0.0; LANES]; 4];
-        let mut position = 0;
-        for segment in segments {
-            for value in segment.values.chunks_exact(width) {
-                let weight = [scores[position]; LANES];
-                position += 1;
-                let value = &value[first..first + sets * LANES];
-                for (sum, value) in sums.iter_mut().zip(value.as_chunks::<LANES>().0) {
-                    *sum = fma_lanes::<S>(&weight, &E::load::<S>(value), sum);
+        let mut sums = [[[0.0; LANES]; 4]; N];
+        for (block, weights) in all().zip(scores.chunks_exact(N)) {
+            for lane in block.lanes.clone() {
+                let value = &values[(block.index * LANES + lane) * width + first..][..sets * LANES];
+                for (set, value) in value.as_chunks::<LANES>().0.iter().enumerate() {
+                    let value = E::load::<S>(value);
+                    for n in 0..N {
+                        sums[n][set] = fma_lanes::<S>(&[weights[n][lane]; LANES], &value, &sums[n][set]);
+                    }
                 }
             }
         }
-        for (out, sum) in output[first..].as_chunks_mut::<LANES>().0.iter_mut().zip(&sums[..sets]) {
-            *out = map(sum, |value| value * inverse);
+        for n in 0..N {
+            let output = &mut output[n * width + first..][..sets * LANES];
+            for (output, sum) in output.as_chunks_mut::<LANES>().0.iter_mut().zip(&sums[n]) {
+                *output = map(sum, |value| value * inverse[n]);
+            }
         }
         first += sets * LANES;
     }

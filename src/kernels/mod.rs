@@ -15,7 +15,7 @@ mod x86_64;
 
 use activations::ColumnWriter;
 pub use activations::{Activations, BLOCK_COLUMNS, QuantizedBlock};
-pub use attention::{KeyValue, Segment};
+pub use attention::{Attention, KeyValue, QUERIES, score_floats};
 pub use isa::Isa;
 pub use product::{Epilogue, Product, Term, multiply};
 
@@ -31,7 +31,7 @@ type PanelKernel = unsafe fn(&[u8], QuantizedBlock<'_>, &mut [[f32; PANEL_ROWS]]
 type RowsKernel<E> = unsafe fn(&[E], usize, &[f32], &mut [[f32; PANEL_ROWS]]);
 type QuantizeKernel = unsafe fn(&[f32], &mut ColumnWriter);
 type LayerNormKernel = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
-type AttendKernel<E> = unsafe fn(&[Segment<'_, E>], f32, &mut [f32], &mut [f32]);
+type AttendKernel<E> = unsafe fn(&Attention<'_, E>, &mut [f32], &mut [f32]);
 
 struct PanelKernels {
     q4: PanelKernel,

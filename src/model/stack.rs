@@ -2,43 +2,49 @@
 //! embedding, exact GELU. Both decoders are stacks; they differ in what their caches are.
 
 use super::config::StackConfig;
-use super::weights::{Layer, Norm, StackWeights};
-use crate::cache::Cache;
-use crate::kernels::{Activations, Epilogue, Kernels, KeyValue, LANES, Product, Segment, Term, multiply};
+use super::weights::{Layer, Linear, Norm, StackWeights};
+use crate::cache::{Cache, Geometry, Storage};
+use crate::kernels::{
+    Activations, Attention, Epilogue, Kernels, KeyValue, LANES, Product, QUERIES, Term, multiply,
+    score_floats,
+};
 use crate::threads::Crew;
 
-/// Consecutive columns that belong to one sequence.
-pub struct Span<'c, E> {
-    /// Number of columns.
-    pub columns: usize,
-    /// Position of the first one.
-    pub first: u64,
-    /// What the sequence saw before; `None` if it starts here and is not continued.
-    pub cache: Option<&'c mut Cache<E>>,
+/// Consecutive columns that belong to one sequence, and follow what its cache holds.
+pub struct Span<'c> {
+    columns: usize,
+    cache: &'c mut Cache,
+}
+
+impl<'c> Span<'c> {
+    /// The next `columns` columns of the sequence that `cache` belongs to.
+    ///
+    /// # Panics
+    /// If the cache has no room for so many at once.
+    pub fn new(columns: usize, cache: &'c mut Cache) -> Self {
+        assert!(columns <= cache.room(), "{columns} columns are more than the cache has room for");
+        Span { columns, cache }
+    }
 }
 
 /// Buffers of a forward pass. They grow to the largest number of columns, then stay.
-pub struct Scratch<E> {
+pub struct Scratch {
     attention_input: Activations,
     feed_forward_input: Activations,
     attended: Activations,
     feed_forward: Activations,
     qkv: Vec<f32>,
-    wide: Vec<f32>,
-    heads: Vec<HeadScratch<E>>,
+    heads: Vec<HeadScratch>,
     angles: Vec<Angles>,
     frequencies: Vec<f64>,
 }
 
 /// What one head of one layer needs; heads are worked on in parallel.
-struct HeadScratch<E> {
-    /// `[columns, width]`, in the type of the cache, so that a column sees its batch as it sees the cache.
-    keys: Vec<E>,
-    values: Vec<E>,
+struct HeadScratch {
     /// `[columns, width]`.
     output: Vec<f32>,
-    row: Vec<f32>,
-    sink_query: Vec<f32>,
+    queries: Vec<f32>,
+    sink_queries: Vec<f32>,
     scores: Vec<f32>,
 }
 
@@ -60,79 +66,61 @@ fn grow<T: Clone + Default>(buffer: &mut Vec<T>, length: usize) {
     }
 }
 
-impl<E: KeyValue> Scratch<E> {
+impl Scratch {
     /// Buffers for a stack, still empty.
     pub(super) fn new(weights: &StackWeights) -> Self {
         let config = &weights.config;
-        let quantized = |pick: fn(&Layer) -> bool| weights.layers.iter().any(pick);
-        let half = config.rotary / 2;
+        let input = |width: usize, pick: fn(&Layer) -> &Linear| {
+            Activations::new(
+                width,
+                weights.layers.iter().any(|layer| pick(layer).weight.kind().is_quantized()),
+            )
+        };
         let frequency =
             |i: usize| f64::from(config.rotary_base).powf(-((2 * i) as f64) / config.rotary as f64);
+        let width = head_width(config.head_dim());
         let head = || HeadScratch {
-            keys: Vec::new(),
-            values: Vec::new(),
             output: Vec::new(),
-            row: vec![0.0; head_width(config.head_dim())],
-            sink_query: vec![0.0; head_width(config.head_dim())],
+            queries: vec![0.0; QUERIES * width],
+            sink_queries: vec![0.0; QUERIES * width],
             scores: Vec::new(),
         };
         Scratch {
-            attention_input: Activations::new(
-                config.hidden,
-                quantized(|layer| layer.qkv.weight.kind().is_quantized()),
-            ),
-            feed_forward_input: Activations::new(
-                config.hidden,
-                quantized(|layer| layer.up.weight.kind().is_quantized()),
-            ),
-            attended: Activations::new(
-                config.hidden,
-                quantized(|layer| layer.attention_output.weight.kind().is_quantized()),
-            ),
-            feed_forward: Activations::new(
-                config.feed_forward,
-                quantized(|layer| layer.down.weight.kind().is_quantized()),
-            ),
+            attention_input: input(config.hidden, |layer| &layer.qkv),
+            feed_forward_input: input(config.hidden, |layer| &layer.up),
+            attended: input(config.hidden, |layer| &layer.attention_output),
+            feed_forward: input(config.feed_forward, |layer| &layer.down),
             qkv: Vec::new(),
-            wide: Vec::new(),
             heads: (0..config.heads).map(|_| head()).collect(),
             angles: Vec::new(),
-            frequencies: (0..half).map(frequency).collect(),
+            frequencies: (0..config.rotary / 2).map(frequency).collect(),
         }
     }
 
     /// Bytes of the buffers once `columns` columns that see `positions` positions have passed.
     pub(super) fn bytes(config: &StackConfig, columns: usize, positions: usize) -> usize {
         let width = head_width(config.head_dim());
-        let head = columns * width * (2 * size_of::<E>() + 4) + 4 * (columns + positions);
         3 * Activations::bytes(config.hidden, columns, true)
             + Activations::bytes(config.feed_forward, columns, true)
-            + 4 * columns * (3 * config.hidden + config.feed_forward)
-            + config.heads * head
+            + 12 * columns * config.hidden
+            + 4 * config.heads * (columns * width + score_floats(positions))
     }
 
-    fn prepare(&mut self, weights: &StackWeights, columns: usize, spans: &[Span<'_, E>]) {
+    fn prepare(&mut self, weights: &StackWeights, columns: usize, spans: &[Span<'_>]) {
         let config = &weights.config;
         let width = head_width(config.head_dim());
         grow(&mut self.qkv, columns * 3 * config.hidden);
-        grow(&mut self.wide, columns * config.feed_forward);
-        let cached = |span: &Span<'_, E>| {
-            span.cache.as_ref().map_or(0, |cache| cache.shape().sinks + cache.shape().window)
-        };
-        let positions = columns + spans.iter().map(cached).max().unwrap_or(0);
+        let slots = spans.iter().map(|span| span.cache.geometry().slots()).max().unwrap_or(0);
         for head in &mut self.heads {
-            grow(&mut head.keys, columns * width);
-            grow(&mut head.values, columns * width);
             grow(&mut head.output, columns * width);
-            grow(&mut head.scores, positions);
+            grow(&mut head.scores, score_floats(slots));
         }
         grow(&mut self.angles, columns);
         let mut all = self.angles.iter_mut();
         for span in spans {
-            for (position, angles) in (span.first..).zip(all.by_ref().take(span.columns)) {
-                let sink = span.cache.as_ref().map_or(position, |cache| cache.sink_position(position));
+            for (position, angles) in (span.cache.length()..).zip(all.by_ref().take(span.columns)) {
                 rotation(&self.frequencies, position, &mut angles.own);
-                rotation(&self.frequencies, sink, &mut angles.sink);
+                rotation(&self.frequencies, span.cache.geometry().sink_position(position), &mut angles.sink);
             }
         }
     }
@@ -158,6 +146,13 @@ fn rotate(input: &[f32], angles: &[(f32, f32)], output: &mut [f32]) {
     }
 }
 
+impl Linear {
+    /// The product of this matrix with columns of activations.
+    pub(super) fn term<'a>(&'a self, input: &'a Activations) -> Term<'a> {
+        Term { weights: self.weight.view(), bias: &self.bias, input }
+    }
+}
+
 impl Norm {
     /// LayerNorm of one column.
     pub(super) fn apply(&self, kernels: &Kernels, epsilon: f32, input: &[f32], output: &mut [f32]) {
@@ -168,40 +163,37 @@ impl Norm {
 impl StackWeights {
     /// Runs all layers over `x` (`[columns, hidden]`, the columns of the spans one after the other), in
     /// place and without the final norm, and adds the columns to their caches.
-    pub(super) fn forward<E: KeyValue>(
+    pub(super) fn forward(
         &self,
         crew: &Crew,
         kernels: &Kernels,
-        scratch: &mut Scratch<E>,
+        scratch: &mut Scratch,
         x: &mut [f32],
-        spans: &mut [Span<'_, E>],
+        spans: &mut [Span<'_>],
     ) {
         let columns = spans.iter().map(|span| span.columns).sum();
         assert_eq!(x.len(), columns * self.config.hidden);
         scratch.prepare(self, columns, spans);
-        for (index, layer) in self.layers.iter().enumerate() {
-            self.layer(crew, kernels, scratch, x, columns, index, layer, spans);
+        for index in 0..self.layers.len() {
+            self.layer(crew, kernels, scratch, x, index, spans);
         }
         for span in spans {
-            if let Some(cache) = &mut span.cache {
-                cache.advance(span.columns);
-            }
+            span.cache.advance(span.columns);
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn layer<E: KeyValue>(
+    fn layer(
         &self,
         crew: &Crew,
         kernels: &Kernels,
-        scratch: &mut Scratch<E>,
+        scratch: &mut Scratch,
         x: &mut [f32],
-        columns: usize,
         index: usize,
-        layer: &Layer,
-        spans: &mut [Span<'_, E>],
+        spans: &mut [Span<'_>],
     ) {
+        let layer = &self.layers[index];
         let (hidden, epsilon) = (self.config.hidden, self.config.epsilon);
+        let columns = x.len() / hidden;
         let stream: &[f32] = x;
         let column = |c: usize| &stream[c * hidden..(c + 1) * hidden];
         scratch.attention_input.fill(crew, kernels, columns, |c, output| {
@@ -212,29 +204,18 @@ impl StackWeights {
         });
 
         // The two branches read the same stream, so their first products share a phase.
-        let qkv =
-            Term { weights: layer.qkv.weight.view(), bias: &layer.qkv.bias, input: &scratch.attention_input };
-        let up = Term {
-            weights: layer.up.weight.view(),
-            bias: &layer.up.bias,
-            input: &scratch.feed_forward_input,
-        };
+        let qkv = layer.qkv.term(&scratch.attention_input);
+        let up = layer.up.term(&scratch.feed_forward_input);
+        let qkv_output = &mut scratch.qkv[..columns * 3 * hidden];
+        let up_output = scratch.feed_forward.floats_mut(columns);
         multiply(
             crew,
             kernels,
-            Product {
-                terms: &[qkv],
-                epilogue: Epilogue::Store,
-                output: &mut scratch.qkv[..columns * 3 * hidden],
-            },
-            Some(Product {
-                terms: &[up],
-                epilogue: Epilogue::Gelu,
-                output: &mut scratch.wide[..columns * self.config.feed_forward],
-            }),
+            Product { terms: &[qkv], epilogue: Epilogue::Store, output: qkv_output },
+            Some(Product { terms: &[up], epilogue: Epilogue::Gelu, output: up_output }),
         );
 
-        self.attention(crew, kernels, scratch, columns, index, spans);
+        self.attention(crew, kernels, scratch, index, spans);
 
         let head_dim = self.config.head_dim();
         let width = head_width(head_dim);
@@ -244,113 +225,112 @@ impl StackWeights {
                 output.copy_from_slice(&head.output[c * width..][..head_dim]);
             }
         });
-        let wide = &scratch.wide;
-        scratch.feed_forward.fill(crew, kernels, columns, |c, output| {
-            output.copy_from_slice(&wide[c * output.len()..][..output.len()]);
-        });
+        scratch.feed_forward.quantize(crew, kernels);
 
         // Both branches end in the same rows of the stream: one thread adds one after the other.
-        let output = &layer.attention_output;
-        let terms = [
-            Term { weights: output.weight.view(), bias: &output.bias, input: &scratch.attended },
-            Term { weights: layer.down.weight.view(), bias: &layer.down.bias, input: &scratch.feed_forward },
-        ];
+        let terms = [layer.attention_output.term(&scratch.attended), layer.down.term(&scratch.feed_forward)];
         multiply(crew, kernels, Product { terms: &terms, epilogue: Epilogue::Accumulate, output: x }, None);
     }
 
-    fn attention<E: KeyValue>(
+    /// Stores the keys and values of all columns and attends from the caches, head by head in parallel.
+    fn attention(
         &self,
         crew: &Crew,
         kernels: &Kernels,
-        scratch: &mut Scratch<E>,
-        columns: usize,
+        scratch: &mut Scratch,
         layer: usize,
-        spans: &mut [Span<'_, E>],
+        spans: &mut [Span<'_>],
     ) {
-        let head_dim = self.config.head_dim();
-        let width = head_width(head_dim);
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        let (qkv, angles) = (&scratch.qkv, &scratch.angles);
-        let shared: &[Span<'_, E>] = spans;
-        // A column's fused output is [heads][q|k|v][head_dim].
-        let part = |column: usize, head: usize, which: usize| {
-            &qkv[((column * self.config.heads + head) * 3 + which) * head_dim..][..head_dim]
-        };
-        crew.split(&mut scratch.heads, 1, |index, head| {
-            let head = &mut head[0];
-            for column in 0..columns {
-                let stored = column * width..(column + 1) * width;
-                rotate(part(column, index, 1), &angles[column].own, &mut head.row);
-                E::store(kernels, &head.row, &mut head.keys[stored.clone()]);
-                head.row[..head_dim].copy_from_slice(part(column, index, 2));
-                E::store(kernels, &head.row, &mut head.values[stored]);
-            }
-            let mut start = 0;
-            for span in shared {
-                for column in start..start + span.columns {
-                    rotate(part(column, index, 0), &angles[column].own, &mut head.row);
-                    rotate(part(column, index, 0), &angles[column].sink, &mut head.sink_query);
-                    head.attend(kernels, span, (layer, index), start, column, width, scale);
+        let Scratch { qkv, heads, angles, .. } = scratch;
+        let mut start = 0;
+        for span in spans {
+            let end = start + span.columns;
+            let (geometry, storage) = span.cache.parts();
+            let range = geometry.layer(layer);
+            let columns = Columns { stack: self, qkv, angles: &angles[start..end], start, geometry };
+            let count = self.config.heads;
+            match storage {
+                Storage::F32(keys, values) => {
+                    let parts = (&mut heads[..], &mut keys[range.clone()], &mut values[range]);
+                    crew.split_three(count, parts, |index, head, keys, values| {
+                        columns.attend(kernels, index, &mut head[0], keys, values);
+                    });
                 }
-                start += span.columns;
-            }
-        });
-        for (index, head) in scratch.heads.iter().enumerate() {
-            let mut start = 0;
-            for span in &mut *spans {
-                if let Some(cache) = &mut span.cache {
-                    let stored = start * width..(start + span.columns) * width;
-                    cache.store(layer, index, span.first, &head.keys[stored.clone()], &head.values[stored]);
+                Storage::F16(keys, values) => {
+                    let parts = (&mut heads[..], &mut keys[range.clone()], &mut values[range]);
+                    crew.split_three(count, parts, |index, head, keys, values| {
+                        columns.attend(kernels, index, &mut head[0], keys, values);
+                    });
                 }
-                start += span.columns;
             }
+            start = end;
         }
     }
 }
 
-impl<E: KeyValue> HeadScratch<E> {
-    /// Attention of `column`, whose queries are in `row` and `sink_query`, over what its span's cache holds
-    /// and over the span's own columns up to it, in order of position.
-    #[allow(clippy::too_many_arguments)]
-    fn attend(
-        &mut self,
+/// The columns of one span in one layer.
+struct Columns<'a> {
+    stack: &'a StackWeights,
+    /// `[columns, heads, q|k|v, head_dim]`, of all spans.
+    qkv: &'a [f32],
+    angles: &'a [Angles],
+    start: usize,
+    geometry: &'a Geometry,
+}
+
+impl Columns<'_> {
+    /// Query, key or value (`which`) of a column.
+    fn part(&self, column: usize, head: usize, which: usize) -> &[f32] {
+        let config = &self.stack.config;
+        let head_dim = config.head_dim();
+        &self.qkv[(((self.start + column) * config.heads + head) * 3 + which) * head_dim..][..head_dim]
+    }
+
+    /// One head: stores all keys and values, then attends with four queries at a time.
+    fn attend<E: KeyValue>(
+        &self,
         kernels: &Kernels,
-        span: &Span<'_, E>,
-        (layer, head): (usize, usize),
-        start: usize,
-        column: usize,
-        width: usize,
-        scale: f32,
+        index: usize,
+        head: &mut HeadScratch,
+        keys: &mut [E],
+        values: &mut [E],
     ) {
-        let position = span.first + (column - start) as u64;
-        let own = |query, from: usize, to: usize| {
-            let range = from.min(to) * width..to * width;
-            Segment { query, keys: &self.keys[range.clone()], values: &self.values[range] }
-        };
-        let output = &mut self.output[column * width..(column + 1) * width];
-        let Some(cache) = &span.cache else {
-            let segments = [own(&self.row, start, column + 1)];
-            return E::attend(kernels, &segments, scale, &mut self.scores, output);
-        };
-        let (keys, values) = cache.head(layer, head);
-        let cached = |query, slots: std::ops::Range<usize>| {
-            let range = slots.start * width..slots.end * width;
-            Segment { query, keys: &keys[range.clone()], values: &values[range] }
-        };
-        let visible = cache.visible(position);
-        let [older, newer] = visible.window;
-        // The span's own columns: sinks first, then those inside the window.
-        let sinks = cache.shape().sinks as u64;
-        let column_at = |position: u64| start + position.saturating_sub(span.first) as usize;
-        let sinks_end = column_at(sinks).min(column + 1);
-        let window = column_at(cache.window_start(position).max(sinks)).max(start);
-        let segments = [
-            cached(&self.sink_query, visible.sinks),
-            own(&self.sink_query, start, sinks_end),
-            cached(&self.row, older),
-            cached(&self.row, newer),
-            own(&self.row, window, column + 1),
-        ];
-        E::attend(kernels, &segments, scale, &mut self.scores, output);
+        let head_dim = self.stack.config.head_dim();
+        let width = head_width(head_dim);
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let (geometry, first) = (self.geometry, self.geometry.length());
+        let row = &mut head.queries[..width];
+        for (column, angles) in self.angles.iter().enumerate() {
+            let slot = geometry.slot(first + column as u64);
+            rotate(self.part(column, index, 1), &angles.own, row);
+            E::store_key(kernels, row, slot, keys);
+            row[..head_dim].copy_from_slice(self.part(column, index, 2));
+            E::store(kernels, row, &mut values[slot * width..(slot + 1) * width]);
+        }
+        for (group, angles) in self.angles.chunks(QUERIES).enumerate() {
+            let column = group * QUERIES;
+            let rows = head.queries.chunks_exact_mut(width).zip(head.sink_queries.chunks_exact_mut(width));
+            for (n, ((query, sink_query), angles)) in rows.zip(angles).enumerate() {
+                rotate(self.part(column + n, index, 0), &angles.own, query);
+                rotate(self.part(column + n, index, 0), &angles.sink, sink_query);
+            }
+            let position = first + column as u64;
+            let count = angles.len();
+            let attention = Attention {
+                width,
+                queries: &head.queries[..count * width],
+                sink_queries: &head.sink_queries[..count * width],
+                keys,
+                values,
+                visible: geometry.visible(position, position + count as u64 - 1),
+                windows: std::array::from_fn(|n| {
+                    let position = position + n as u64;
+                    (geometry.window_start(position), position)
+                }),
+                scale,
+            };
+            let output = &mut head.output[(self.start + column) * width..][..count * width];
+            E::attend(kernels, &attention, &mut head.scores, output);
+        }
     }
 }

@@ -1,45 +1,38 @@
 //! The token decoder: a context embedding and the tokens of one block to logits of the next token.
 
+use super::Model;
 use super::config::{Config, PAD_TOKEN, Strategy};
 use super::stack::{Scratch, Span, head_width};
 use super::weights::ModelWeights;
-use crate::cache::{Cache, CacheShape};
-use crate::error::Result;
-use crate::kernels::{Activations, Epilogue, Kernels, Product, Term, multiply};
+use crate::cache::CacheShape;
+use crate::kernels::{Activations, Epilogue, Product, Term, multiply};
 use crate::threads::Crew;
 
-/// Buffers of the token decoder, and the cache of one open block.
+/// Buffers of the token decoder.
 pub struct TokenDecoder {
-    /// Holds a whole block, so it never rolls.
-    cache: Cache<f32>,
-    scratch: Scratch<f32>,
+    scratch: Scratch,
     contexts: Activations,
     /// `[blocks, expansion, hidden]`.
     expanded: Vec<f32>,
+    /// Columns of the residual stream, `[columns, hidden]`.
     x: Vec<f32>,
     outputs: Activations,
 }
 
 impl TokenDecoder {
     /// Buffers, still empty.
-    ///
-    /// # Errors
-    /// If the cache cannot be allocated.
-    pub fn new(config: &Config, weights: &ModelWeights) -> Result<Self> {
-        Ok(TokenDecoder {
-            cache: Cache::new(Self::cache_shape(config))?,
+    pub fn new(config: &Config, weights: &ModelWeights) -> Self {
+        let quantized = weights.expansion.weight.kind().is_quantized();
+        TokenDecoder {
             scratch: Scratch::new(&weights.token_decoder),
-            contexts: Activations::new(
-                config.block_decoder.hidden,
-                weights.expansion.weight.kind().is_quantized(),
-            ),
+            contexts: Activations::new(config.block_decoder.hidden, quantized),
             expanded: Vec::new(),
             x: Vec::new(),
             outputs: Activations::new(config.token_decoder.hidden, weights.head.kind().is_quantized()),
-        })
+        }
     }
 
-    /// Shape of the cache of one block.
+    /// Shape of the cache of one block, which never rolls.
     pub fn cache_shape(config: &Config) -> CacheShape {
         let stack = &config.token_decoder;
         CacheShape {
@@ -48,39 +41,20 @@ impl TokenDecoder {
             width: head_width(stack.head_dim()),
             sinks: 0,
             window: config.token_positions(),
+            rolls: false,
         }
     }
 
-    /// Bytes of the cache and of the buffers of one sequence.
-    pub(crate) fn memory(config: &Config) -> usize {
+    /// Bytes of the buffers for one sequence.
+    pub(crate) fn bytes(config: &Config) -> usize {
         let (stack, positions) = (&config.token_decoder, config.token_positions());
-        let cache = 8 * Self::cache_shape(config).elements().unwrap_or_default();
-        cache + Scratch::<f32>::bytes(stack, positions, positions) + 4 * positions * stack.hidden
+        Scratch::bytes(stack, positions, positions) + 4 * positions * stack.hidden
     }
 
-    /// Opens a block: forgets the last one and expands the context embedding of this one. `context` is a
-    /// column of the block decoder's residual stream, before its final norm.
-    pub(crate) fn open(
-        &mut self,
-        crew: &Crew,
-        kernels: &Kernels,
-        config: &Config,
-        weights: &ModelWeights,
-        context: &[f32],
-    ) {
-        self.cache.clear();
-        self.expand(crew, kernels, config, weights, context);
-    }
-
-    /// Expands contexts (`[blocks, block_hidden]`, before the final norm).
-    fn expand(
-        &mut self,
-        crew: &Crew,
-        kernels: &Kernels,
-        config: &Config,
-        weights: &ModelWeights,
-        contexts: &[f32],
-    ) {
+    /// Expands contexts (`[blocks, block_hidden]`, before the block decoder's final norm) to
+    /// `[blocks, expansion, token_hidden]`.
+    pub(crate) fn expand(&mut self, crew: &Crew, model: &Model, contexts: &[f32]) -> &[f32] {
+        let (config, weights, kernels) = (&model.config, &model.weights, model.kernels);
         let hidden = config.block_decoder.hidden;
         let blocks = contexts.len() / hidden;
         let (norm, epsilon) = (&weights.block_decoder.final_norm, config.block_decoder.epsilon);
@@ -88,122 +62,62 @@ impl TokenDecoder {
             norm.apply(kernels, epsilon, &contexts[block * hidden..][..hidden], output);
         });
         let length = blocks * config.expansion * config.token_decoder.hidden;
-        grow(&mut self.expanded, length);
-        let expansion = &weights.expansion;
-        let term = Term { weights: expansion.weight.view(), bias: &expansion.bias, input: &self.contexts };
-        let product =
-            Product { terms: &[term], epilogue: Epilogue::Store, output: &mut self.expanded[..length] };
-        multiply(crew, kernels, product, None);
+        if self.expanded.len() < length {
+            self.expanded.resize(length, 0.0);
+        }
+        let output = &mut self.expanded[..length];
+        let terms = [weights.expansion.term(&self.contexts)];
+        multiply(crew, kernels, Product { terms: &terms, epilogue: Epilogue::Store, output }, None);
+        &self.expanded[..length]
     }
 
-    /// Feeds what the open block (`tokens` so far) still lacks and writes the logits of its next token.
-    #[allow(clippy::too_many_arguments)]
+    /// Starts a pass without columns.
+    pub(crate) fn begin(&mut self) {
+        self.x.clear();
+    }
+
+    /// Adds the columns of one block from position `first` to the one that predicts the token behind `tokens`,
+    /// and returns how many they are. `expanded` is `[expansion, hidden]`.
+    pub(crate) fn push(&mut self, model: &Model, expanded: &[f32], tokens: &[u32], first: usize) -> usize {
+        let (config, hidden) = (&model.config, model.config.token_decoder.hidden);
+        let table = model.weights.token_embeddings.view();
+        let part = |part: usize| &expanded[part * hidden..][..hidden];
+        let last = config.first_positions() + tokens.len();
+        for position in first..last {
+            let start = self.x.len();
+            self.x.resize(start + hidden, 0.0);
+            let output = &mut self.x[start..];
+            match config.strategy {
+                Strategy::Prefix if position < config.expansion => output.copy_from_slice(part(position)),
+                Strategy::Prefix => table.row(tokens[position - config.expansion] as usize, output),
+                Strategy::Summation => {
+                    let token = if position == 0 { PAD_TOKEN } else { tokens[position - 1] };
+                    table.row(token as usize, output);
+                    output.iter_mut().zip(part(position)).for_each(|(output, part)| *output += part);
+                }
+            }
+        }
+        last - first
+    }
+
+    /// Runs the columns that were added, those of the spans one after the other, and writes the logits behind
+    /// column `column(row)` to row `row` of `logits` (`[rows, vocabulary]`).
     pub(crate) fn logits(
         &mut self,
         crew: &Crew,
-        kernels: &Kernels,
-        config: &Config,
-        weights: &ModelWeights,
-        tokens: &[u32],
+        model: &Model,
+        spans: &mut [Span<'_>],
+        column: impl Fn(usize) -> usize + Sync,
         logits: &mut [f32],
     ) {
-        let hidden = config.token_decoder.hidden;
-        let first = self.cache.length();
-        let columns = config.first_positions() + tokens.len() - first as usize;
-        grow(&mut self.x, columns * hidden);
-        let x = &mut self.x[..columns * hidden];
-        for (position, column) in (first as usize..).zip(x.chunks_exact_mut(hidden)) {
-            input(config, weights, &self.expanded, tokens, position, column);
-        }
-        let mut spans = [Span { columns, first, cache: Some(&mut self.cache) }];
-        weights.token_decoder.forward(crew, kernels, &mut self.scratch, x, &mut spans);
-        let last = (columns - 1) * hidden;
-        self.head(crew, kernels, config, weights, 1, |_| last, logits);
-    }
-
-    /// Logits of every token of whole blocks, each known beforehand: `[blocks, block_length, vocabulary]`.
-    /// `contexts` is `[blocks, block_hidden]`, `tokens` `[blocks, block_length]`.
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn teacher_forced(
-        &mut self,
-        crew: &Crew,
-        kernels: &Kernels,
-        config: &Config,
-        weights: &ModelWeights,
-        contexts: &[f32],
-        tokens: &[u32],
-        logits: &mut [f32],
-    ) {
-        let (length, hidden) = (config.block_length, config.token_decoder.hidden);
-        let blocks = tokens.len() / length;
-        let positions = config.token_positions();
-        self.expand(crew, kernels, config, weights, contexts);
-        let expanded_block = config.expansion * hidden;
-        grow(&mut self.x, blocks * positions * hidden);
-        let x = &mut self.x[..blocks * positions * hidden];
-        for (index, column) in x.chunks_exact_mut(hidden).enumerate() {
-            let (block, position) = (index / positions, index % positions);
-            let expanded = &self.expanded[block * expanded_block..][..expanded_block];
-            input(config, weights, expanded, &tokens[block * length..][..length], position, column);
-        }
-        let mut spans: Vec<Span<'_, f32>> =
-            (0..blocks).map(|_| Span { columns: positions, first: 0, cache: None }).collect();
-        weights.token_decoder.forward(crew, kernels, &mut self.scratch, x, &mut spans);
-        let skipped = config.first_positions() - 1;
-        let start = |row: usize| (row / length * positions + skipped + row % length) * hidden;
-        self.head(crew, kernels, config, weights, blocks * length, start, logits);
-    }
-
-    /// Final norm and vocabulary head of the columns of `x` that begin at `start(row)`.
-    #[allow(clippy::too_many_arguments)]
-    fn head(
-        &mut self,
-        crew: &Crew,
-        kernels: &Kernels,
-        config: &Config,
-        weights: &ModelWeights,
-        rows: usize,
-        start: impl Fn(usize) -> usize + Sync,
-        logits: &mut [f32],
-    ) {
-        let (norm, epsilon) = (&weights.token_decoder.final_norm, config.token_decoder.epsilon);
-        let x = &self.x;
-        self.outputs.fill(crew, kernels, rows, |row, output| {
-            norm.apply(kernels, epsilon, &x[start(row)..][..output.len()], output);
+        let (config, weights, kernels) = (&model.config, &model.weights, model.kernels);
+        let (hidden, epsilon) = (config.token_decoder.hidden, config.token_decoder.epsilon);
+        weights.token_decoder.forward(crew, kernels, &mut self.scratch, &mut self.x, spans);
+        let (norm, x) = (&weights.token_decoder.final_norm, &self.x);
+        self.outputs.fill(crew, kernels, logits.len() / config.vocabulary, |row, output| {
+            norm.apply(kernels, epsilon, &x[column(row) * hidden..][..hidden], output);
         });
-        let term = Term { weights: weights.head.view(), bias: &[], input: &self.outputs };
-        multiply(crew, kernels, Product { terms: &[term], epilogue: Epilogue::Store, output: logits }, None);
-    }
-}
-
-fn grow(buffer: &mut Vec<f32>, length: usize) {
-    if buffer.len() < length {
-        buffer.resize(length, 0.0);
-    }
-}
-
-/// The input at a position of a block: a part of the expanded context, a token's embedding, or their sum.
-fn input(
-    config: &Config,
-    weights: &ModelWeights,
-    expanded: &[f32],
-    tokens: &[u32],
-    position: usize,
-    output: &mut [f32],
-) {
-    let table = weights.token_embeddings.view();
-    let hidden = output.len();
-    let part = |part: usize| &expanded[part * hidden..][..hidden];
-    match config.strategy {
-        Strategy::Prefix if position < config.expansion => output.copy_from_slice(part(position)),
-        Strategy::Prefix => table.row(tokens[position - config.expansion] as usize, output),
-        Strategy::Summation => {
-            let part = part(position);
-            let token = if position == 0 { PAD_TOKEN } else { tokens[position - 1] };
-            table.row(token as usize, output);
-            for (output, part) in output.iter_mut().zip(part) {
-                *output += part;
-            }
-        }
+        let terms = [Term { weights: weights.head.view(), bias: &[], input: &self.outputs }];
+        multiply(crew, kernels, Product { terms: &terms, epilogue: Epilogue::Store, output: logits }, None);
     }
 }

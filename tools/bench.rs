@@ -1,0 +1,369 @@
+//! `bench`: tokens a second, and how much of the memory's bandwidth they use.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use cinderblock::error::{Error, Result};
+use cinderblock::{Engine, Model, Sequence, SessionOptions, Team};
+use serde_json::{Value as Json, json};
+
+use crate::arguments::ModelArguments;
+use crate::output::{self, AtomicFile};
+use crate::plot::{Line, plot};
+use crate::{interrupt, memory};
+
+/// Measure prefill and decode
+///
+/// Decoding is measured at context depths (tokens) and batch sizes, every combination. Each measurement is
+/// warmed up and repeated; the median counts. A plain read of memory is measured in the same run, for
+/// comparison with the bytes of weights and of cache that decoding reads.
+///
+/// Examples:
+///   cinderblock bench -m model.gguf
+///   cinderblock bench -m model.gguf --prefill 512,2048 --decode 32 --context 0,1024 --batch 1,16 --json
+///   cinderblock bench -m model.gguf --threads-sweep 1,2,4 --plot speed.svg
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+
+    /// Prompt lengths in tokens, separated by commas; empty skips prefill
+    #[arg(long, value_name = "LENGTHS", default_value = "512,2048")]
+    prefill: String,
+
+    /// Tokens to decode for each sequence
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    decode: usize,
+
+    /// Tokens of context before decoding, separated by commas; empty skips decoding
+    #[arg(long, value_name = "DEPTHS", default_value = "0,1024")]
+    context: String,
+
+    /// Sequences that are decoded together, separated by commas
+    #[arg(long, value_name = "SIZES", default_value = "1,8")]
+    batch: String,
+
+    /// Numbers of threads to measure with, separated by commas, instead of --threads
+    #[arg(long, value_name = "COUNTS")]
+    threads_sweep: Option<String>,
+
+    /// How often each measurement is repeated
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    repeats: usize,
+
+    /// Draw tokens a second against batch and context into an SVG file
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+
+    /// Print one JSON array of measurements
+    #[arg(long)]
+    json: bool,
+}
+
+/// Numbers separated by commas.
+fn list(name: &str, text: &str) -> Result<Vec<usize>> {
+    let parse = |item: &str| {
+        let number = item.trim().parse().ok().filter(|&number: &usize| number <= 1 << 24);
+        number.ok_or_else(|| Error::argument(format!("--{name}: found {item:?}, expected a number")))
+    };
+    text.split(',').filter(|item| !item.trim().is_empty()).map(parse).collect()
+}
+
+/// Median and relative spread, (largest - smallest) / median.
+fn median(mut values: Vec<f64>) -> (f64, f64) {
+    values.sort_by(f64::total_cmp);
+    let middle = values[values.len() / 2];
+    (middle, (values[values.len() - 1] - values[0]) / middle)
+}
+
+/// One measured point.
+struct Measurement {
+    phase: &'static str,
+    batch: usize,
+    context: usize,
+    tokens: usize,
+    threads: usize,
+    seconds: f64,
+    spread: f64,
+    /// Bytes of weights and of cache that the whole measurement reads.
+    bytes: f64,
+    memory_gb_s: f64,
+    isa: &'static str,
+}
+
+impl Measurement {
+    fn tok_s(&self) -> f64 {
+        (self.batch * self.tokens) as f64 / self.seconds
+    }
+
+    fn gb_s(&self) -> f64 {
+        self.bytes / self.seconds / 1e9
+    }
+
+    fn json(&self) -> Json {
+        json!({
+            "phase": self.phase,
+            "batch": self.batch,
+            "context": self.context,
+            "tokens": self.tokens,
+            "threads": self.threads,
+            "tok_s": self.tok_s(),
+            "spread": self.spread,
+            "bytes_per_token": self.bytes / (self.batch * self.tokens) as f64,
+            "gb_s": self.gb_s(),
+            "memory_gb_s": self.memory_gb_s,
+            "memory_share": self.gb_s() / self.memory_gb_s,
+            "isa": self.isa,
+            "peak_memory_bytes": memory::peak(),
+        })
+    }
+}
+
+/// Bytes of weights that one pass reads, by decoder.
+struct WeightBytes {
+    block_pass: f64,
+    token_pass: f64,
+    expansion: f64,
+}
+
+impl WeightBytes {
+    fn of(model: &Model) -> WeightBytes {
+        let index = model.index();
+        let sum = |pick: &dyn Fn(&str) -> bool| -> f64 {
+            index.tensors().iter().filter(|info| pick(info.name)).map(|info| info.bytes as f64).sum()
+        };
+        WeightBytes {
+            block_pass: sum(&|name| name.starts_with("block_decoder.") || name.contains("projection")),
+            token_pass: sum(&|name| name.starts_with("token_decoder.layers.") || name.contains(".head.")),
+            expansion: sum(&|name| name.contains(".expansion.")),
+        }
+    }
+}
+
+struct Bench {
+    model: Arc<Model>,
+    team: Arc<Team>,
+    engine: Engine,
+    weights: WeightBytes,
+    repeats: usize,
+    memory_gb_s: f64,
+}
+
+/// Token ids that repeat late.
+fn random_tokens(model: &Model, count: usize) -> Vec<u32> {
+    let vocabulary = model.config().vocabulary as u64;
+    (0..count as u64).map(|i| ((i * 7919 + 13) * (i + 101) % vocabulary) as u32).collect()
+}
+
+impl Bench {
+    fn new(model: &Arc<Model>, threads: usize, repeats: usize) -> Result<Bench> {
+        let team = Arc::new(Team::new(threads)?);
+        Ok(Bench {
+            engine: Engine::new(model, &team),
+            weights: WeightBytes::of(model),
+            memory_gb_s: memory::read_bandwidth(&team) / 1e9,
+            model: Arc::clone(model),
+            team,
+            repeats: repeats.max(1),
+        })
+    }
+
+    fn sequences(&self, count: usize, tokens: usize) -> Result<Vec<Sequence>> {
+        let blocks = tokens.div_ceil(self.model.config().block_length) + 2;
+        let options = SessionOptions { cache_blocks: blocks.max(8), ..Default::default() };
+        (0..count).map(|_| Sequence::new(&self.model, &options)).collect()
+    }
+
+    fn measure(
+        &mut self,
+        phase: &'static str,
+        (batch, context, tokens): (usize, usize, usize),
+        bytes: f64,
+        mut once: impl FnMut(&mut Engine) -> Result<f64>,
+    ) -> Result<Measurement> {
+        let mut times = Vec::new();
+        for round in 0..=self.repeats {
+            interrupt::check()?;
+            let seconds = once(&mut self.engine)?;
+            // The first round warms up.
+            if round > 0 {
+                times.push(seconds);
+            }
+        }
+        let (seconds, spread) = median(times);
+        Ok(Measurement {
+            phase,
+            batch,
+            context,
+            tokens,
+            threads: self.team.threads(),
+            seconds,
+            spread,
+            bytes,
+            memory_gb_s: self.memory_gb_s,
+            isa: self.model.kernels().isa().name(),
+        })
+    }
+
+    fn prefill(&mut self, tokens: usize) -> Result<Measurement> {
+        let prompt = random_tokens(&self.model, tokens);
+        let mut sequence = self.sequences(1, tokens)?.remove(0);
+        let bytes = self.weights.block_pass;
+        self.measure("prefill", (1, 0, tokens), bytes, |engine| {
+            sequence.clear();
+            let started = Instant::now();
+            engine.append(&mut sequence, &prompt)?;
+            Ok(started.elapsed().as_secs_f64())
+        })
+    }
+
+    fn decode(&mut self, batch: usize, context: usize, tokens: usize) -> Result<Measurement> {
+        let config = self.model.config().clone();
+        // Decoding starts behind at least one block.
+        let prompt = random_tokens(&self.model, context.max(config.block_length));
+        let total = prompt.len() + tokens * (self.repeats + 1);
+        let mut sequences = self.sequences(batch, total)?;
+        for sequence in &mut sequences {
+            self.engine.append(sequence, &prompt)?;
+        }
+        let blocks = (tokens as f64 / config.block_length as f64).ceil();
+        let stack = &config.block_decoder;
+        let cached = (context / config.block_length) as f64 + blocks / 2.0;
+        let cache = cached * (stack.layers * stack.hidden * 4) as f64;
+        let weights = &self.weights;
+        let bytes = blocks * (weights.block_pass + weights.expansion + batch as f64 * cache)
+            + tokens as f64 * weights.token_pass;
+        let vocabulary = config.vocabulary;
+        let mut chosen = vec![0u32; batch];
+        self.measure("decode", (batch, context, tokens), bytes, |engine| {
+            let started = Instant::now();
+            for _ in 0..tokens {
+                let logits = engine.logits(&mut sequences)?;
+                for (token, logits) in chosen.iter_mut().zip(logits.chunks_exact(vocabulary)) {
+                    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+                    *token = best.map_or(0, |best| best.0 as u32);
+                }
+                engine.append_each(&mut sequences, &chosen)?;
+            }
+            Ok(started.elapsed().as_secs_f64())
+        })
+    }
+}
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    interrupt::listen();
+    let started = Instant::now();
+    let model = arguments.model.open()?;
+    let load = started.elapsed();
+    let prefill = list("prefill", &arguments.prefill)?;
+    let contexts = list("context", &arguments.context)?;
+    let batches = list("batch", &arguments.batch)?;
+    let threads = match &arguments.threads_sweep {
+        Some(text) => list("threads-sweep", text)?,
+        None => vec![arguments.model.threads],
+    };
+    if prefill.contains(&0)
+        || batches.contains(&0)
+        || threads.contains(&0) && arguments.threads_sweep.is_some()
+    {
+        return Err(Error::argument(
+            "--prefill, --batch and --threads-sweep: found 0, expected positive numbers",
+        ));
+    }
+    let mut measurements = Vec::new();
+    let points = threads.len() * (prefill.len() + contexts.len() * batches.len());
+    let bar = output::progress(points as u64, "measuring [{bar:30}] {pos}/{len} {elapsed}");
+    for &threads in &threads {
+        let mut bench = Bench::new(&model, threads, arguments.repeats)?;
+        for &tokens in &prefill {
+            measurements.push(bench.prefill(tokens)?);
+            bar.inc(1);
+        }
+        for &context in contexts.iter().filter(|_| arguments.decode > 0) {
+            for &batch in &batches {
+                measurements.push(bench.decode(batch, context, arguments.decode)?);
+                bar.inc(1);
+            }
+        }
+    }
+    bar.finish_and_clear();
+    if let Some(path) = &arguments.plot {
+        let mut file = AtomicFile::create(path)?;
+        std::io::Write::write_all(&mut file, drawing(&measurements).as_bytes())
+            .map_err(AtomicFile::error(path))?;
+        file.commit()?;
+    }
+    if arguments.json {
+        return output::print_json(&measurements.iter().map(Measurement::json).collect());
+    }
+    let mut text = format!(
+        "{} on {}, opened in {:.1} ms\n{:8} {:>7} {:>5} {:>7} {:>6} {:>10} {:>7} {:>7} {:>9}\n",
+        model.config().name,
+        model.kernels().isa(),
+        load.as_secs_f64() * 1e3,
+        "phase",
+        "threads",
+        "batch",
+        "context",
+        "tokens",
+        "tok/s",
+        "spread",
+        "GB/s",
+        "of memory"
+    );
+    for m in &measurements {
+        text += &format!(
+            "{:8} {:>7} {:>5} {:>7} {:>6} {:>10.1} {:>6.1}% {:>7.1} {:>8.0}%\n",
+            m.phase,
+            m.threads,
+            m.batch,
+            m.context,
+            m.tokens,
+            m.tok_s(),
+            100.0 * m.spread,
+            m.gb_s(),
+            100.0 * m.gb_s() / m.memory_gb_s
+        );
+    }
+    let peak = memory::peak().map_or("unknown".to_string(), output::bytes);
+    let read = measurements.first().map_or(0.0, |m| m.memory_gb_s);
+    text += &format!("plain memory read {read:.1} GB/s, peak memory {peak}\n");
+    output::print(&text)
+}
+
+/// Tokens a second of decoding against batch, a line a context, and against context, a line a batch.
+fn drawing(measurements: &[Measurement]) -> String {
+    let decode: Vec<&Measurement> = measurements.iter().filter(|m| m.phase == "decode").collect();
+    let lines = |name: &str, of: fn(&Measurement) -> usize, x: fn(&Measurement) -> usize| -> Vec<Line> {
+        let mut keys: Vec<usize> = decode.iter().map(|m| of(m)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let points = |key: usize| decode.iter().filter(move |m| of(m) == key);
+        let line = |key: usize| Line {
+            name: format!("{name} {key}"),
+            points: points(key).map(|m| (x(m) as f64, m.tok_s())).collect(),
+        };
+        keys.into_iter().map(line).collect()
+    };
+    plot(
+        "tokens a second",
+        &[
+            ("batch", lines("context", |m| m.context, |m| m.batch)),
+            ("tokens of context", lines("batch", |m| m.batch, |m| m.context)),
+        ],
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_and_lists() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), (2.0, 1.0));
+        assert_eq!(list("x", " 1, 2,").unwrap(), [1, 2]);
+        assert!(list("x", "1,a").is_err() && list("x", "").unwrap().is_empty());
+    }
+}
