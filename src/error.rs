@@ -20,6 +20,8 @@ pub enum ErrorKind {
     Resource,
     /// A number left the range of floats, as damaged weights make it do.
     Numeric,
+    /// A defect in this program.
+    Internal,
     /// The user or the host program asked to stop.
     Interrupted,
 }
@@ -100,21 +102,32 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(path) = &self.path {
-            write!(f, "{}: ", path.display())?;
+            write_line(f, &path.display().to_string())?;
+            f.write_str(": ")?;
         }
-        // Names from hostile files may hold line breaks; the promise is one line.
-        for c in self.detail.chars() {
-            if c.is_control() {
-                write!(f, "{}", c.escape_default())?;
-            } else {
-                fmt::Write::write_char(f, c)?;
-            }
-        }
-        Ok(())
+        write_line(f, &self.detail)
     }
 }
 
 impl std::error::Error for Error {}
+
+/// Characters of a path or a detail that are shown.
+const MAX_SHOWN: usize = 400;
+
+/// Names of files and tensors may hold line breaks and worse; the promise is one line.
+fn write_line(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    for (count, c) in text.chars().enumerate() {
+        if count == MAX_SHOWN {
+            return f.write_str("...");
+        }
+        if c.is_control() {
+            write!(f, "{}", c.escape_default())?;
+        } else {
+            fmt::Write::write_char(f, c)?;
+        }
+    }
+    Ok(())
+}
 
 #[cfg(test)]
 mod tests {

@@ -101,11 +101,11 @@ impl Sampler {
         let penalty = self.options.repetition_penalty;
         self.candidates.clear();
         self.candidates.extend(logits.iter().copied().zip(0..));
-        for (index, &token) in self.recent.iter().enumerate() {
-            // Each distinct token once.
-            let first = !self.recent[..index].contains(&token);
-            if let Some((logit, _)) = self.candidates.get_mut(token as usize).filter(|_| first) {
-                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+        for token in &self.recent {
+            if let Some((logit, _)) = self.candidates.get_mut(*token as usize) {
+                // From the given logits, so that a token that came twice is penalized once.
+                let given = logits[*token as usize];
+                *logit = if given > 0.0 { given / penalty } else { given * penalty };
             }
         }
         let best = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));

@@ -76,12 +76,13 @@ impl MemoryEstimate {
         let config = model.config();
         let kind = options.cache_type_for(model);
         let shape = BlockDecoder::cache_shape(config, 0, options.cache_blocks);
-        let buffers = BlockDecoder::bytes(config, options.cache_blocks) + TokenDecoder::bytes(config);
+        let buffers =
+            BlockDecoder::bytes(config, options.cache_blocks).saturating_add(TokenDecoder::bytes(config));
         MemoryEstimate {
             weights: model.file_bytes() as u64,
             cache: shape.bytes(kind).unwrap_or(usize::MAX) as u64,
             // Logits, and the sampler's candidates.
-            scratch: (buffers + 12 * config.vocabulary) as u64,
+            scratch: buffers.saturating_add(12 * config.vocabulary) as u64,
             cache_blocks: options.cache_blocks,
         }
     }

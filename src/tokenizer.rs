@@ -1,10 +1,20 @@
 //! Text to tokens and back, with the Hugging Face tokenizer that a model file carries.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use crate::error::{Error, Result};
 use crate::model::Model;
 
 /// A tokenizer.
 pub struct Tokenizer(tokenizers::Tokenizer);
+
+/// Calls the tokenizers crate, which panics on some files that contradict themselves.
+fn guard<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| Error::format(format!("tokenizer: {error}"))),
+        Err(_) => Err(Error::format("tokenizer: the file contradicts itself")),
+    }
+}
 
 impl Tokenizer {
     /// Parses a `tokenizer.json`.
@@ -12,8 +22,7 @@ impl Tokenizer {
     /// # Errors
     /// If it is not one.
     pub fn from_json(json: &str) -> Result<Tokenizer> {
-        let parsed = tokenizers::Tokenizer::from_bytes(json);
-        let mut tokenizer = parsed.map_err(|error| Error::format(format!("tokenizer: {error}")))?;
+        let mut tokenizer = guard(|| tokenizers::Tokenizer::from_bytes(json))?;
         // Settings for training batches, which some files carry, would shorten or lengthen the text.
         let _ = tokenizer.with_truncation(None);
         tokenizer.with_padding(None);
@@ -36,9 +45,7 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer cannot represent the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.0.encode_fast(text, false);
-        let encoding = encoding.map_err(|error| Error::argument(format!("tokenizer: {error}")))?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(guard(|| self.0.encode_fast(text, false))?.get_ids().to_vec())
     }
 
     /// The text of tokens, without special tokens. Bytes that are not UTF-8 become U+FFFD.
@@ -46,7 +53,7 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer's decoder fails.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.0.decode(tokens, true).map_err(|error| Error::argument(format!("tokenizer: {error}")))
+        guard(|| self.0.decode(tokens, true))
     }
 
     /// The token that ends a text, by the names that it usually has.
@@ -97,7 +104,8 @@ impl<'t> TextStream<'t> {
         }
         // The context is one earlier piece of text: decoders treat the start of a text specially.
         let piece = text.get(before.len()..).unwrap_or_default().to_string();
-        if !piece.is_empty() {
+        // Special tokens decode to nothing and must not pile up.
+        if !piece.is_empty() || self.tokens.len() - self.shown > MAX_HELD {
             self.tokens.drain(..self.shown);
             self.shown = self.tokens.len();
         }

@@ -75,6 +75,11 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     output::print(&text)
 }
 
+/// Text from a file, without what a terminal would obey.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
 fn stack_line(name: &str, stack: &StackConfig) -> String {
     format!(
         "{name:14} {} layers, hidden {}, {} heads of {}, feed-forward {}\n",
@@ -92,7 +97,7 @@ fn summary(model: &Model, estimate: &MemoryEstimate) -> String {
     let recipe =
         index.get(cinderblock::model::RECIPE_KEY).and_then(|value| value.as_str()).unwrap_or("unknown");
     let (weights, stored) = weight_counts(model);
-    let mut text = format!("{:14} {}\n", "name", config.name);
+    let mut text = format!("{:14} {}\n", "name", plain(&config.name));
     text += &format!(
         "{:14} {}, {} weights, {:.3} bits a weight, recipe {recipe}\n",
         "file",
@@ -123,7 +128,7 @@ fn summary(model: &Model, estimate: &MemoryEstimate) -> String {
         output::bytes(estimate.weights),
         output::bytes(estimate.cache),
         estimate.cache_blocks,
-        estimate.cache_blocks * config.block_length,
+        estimate.cache_blocks.saturating_mul(config.block_length),
         output::bytes(estimate.scratch),
     );
     text += &format!("{:14} {}\n", "kernels", model.kernels().isa());
@@ -144,7 +149,7 @@ fn listing(model: &Model) -> String {
         let value = value.to_string();
         let short: String = value.chars().take(80).collect();
         let more = if short.len() < value.len() { "..." } else { "" };
-        text += &format!("{key} = {short}{more}\n");
+        text += &format!("{} = {}{more}\n", plain(key), plain(&short));
     }
     text += &format!("\n{:52} {:5} {:>10}  shape in the file\n", "tensor", "type", "bytes");
     for (info, kind) in index.tensors().iter().zip(model.types()) {

@@ -11,6 +11,7 @@ pub fn listen() {
     // Where no handler can be installed, Ctrl-C keeps its usual meaning.
     let _ = ctrlc::set_handler(|| {
         if ASKED.swap(true, Ordering::SeqCst) {
+            crate::output::abandon();
             std::process::exit(130);
         }
     });

@@ -52,9 +52,9 @@ fn npy_header(rows: usize, columns: usize) -> Vec<u8> {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    interrupt::listen();
     let model = arguments.model.open()?;
     let tokens = arguments.input.tokens(&model, || Tokenizer::of_model(&model))?;
+    interrupt::listen();
     let config = model.config();
     let blocks = tokens.len().div_ceil(config.block_length);
     if blocks < 2 {

@@ -15,7 +15,9 @@ mod run;
 mod synthesize;
 mod tokenize;
 
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use cinderblock::error::{Error, ErrorKind, Result};
 use clap::{CommandFactory, Parser, Subcommand};
@@ -56,7 +58,27 @@ fn main() -> ExitCode {
         Ok(line) => line,
         Err(error) => return usage(&error),
     };
-    let result = match line.verb {
+    // A panic is a defect, but still one line: the hook keeps its text, which `internal` prints.
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.to_string().lines().collect::<Vec<_>>().join(" ");
+        *PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+    }));
+    finish(
+        std::panic::catch_unwind(AssertUnwindSafe(|| dispatch(line.verb)))
+            .unwrap_or_else(|_| Err(internal())),
+    )
+}
+
+/// What the last panic said.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+fn internal() -> Error {
+    let text = PANIC.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+    Error::new(ErrorKind::Internal, format!("a defect in this program, please report it: {text}"))
+}
+
+fn dispatch(verb: Verb) -> Result<()> {
+    match verb {
         Verb::Run(arguments) => run::run(arguments),
         Verb::Quantize(arguments) => quantize::run(arguments),
         Verb::Perplexity(arguments) => perplexity::run(arguments),
@@ -66,7 +88,11 @@ fn main() -> ExitCode {
         Verb::Bench(arguments) => bench::run(arguments),
         Verb::Synthesize(arguments) => synthesize::run(arguments),
         Verb::Completions(arguments) => completions(arguments.shell),
-    };
+    }
+}
+
+/// The exit code, and the line on standard error if something went wrong.
+fn finish(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -87,14 +113,12 @@ fn main() -> ExitCode {
 /// Help and version go to stdout as they are; a usage error becomes one line.
 fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
-        return match output::print(&error.render().to_string()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        };
+        return finish(output::print(&error.render().to_string()));
     }
     let text = error.render().to_string();
     let first: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
-    output::message(&format!("{} (see --help)", first.join(" ")));
+    let first = if text.starts_with("error") { first.join(" ") } else { "error: no verb given".to_string() };
+    output::message(&format!("{first} (see --help)"));
     ExitCode::from(2)
 }
 

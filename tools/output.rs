@@ -2,6 +2,7 @@
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use cinderblock::error::{Error, ErrorKind, Result};
@@ -47,6 +48,16 @@ pub fn progress(length: u64, template: &str) -> ProgressBar {
     ProgressBar::new(length).with_style(style.progress_chars("=> "))
 }
 
+/// The partial file that is being written, if there is one: a verb writes at most one.
+static PARTIAL: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Removes the partial file of a process that is about to end without unwinding.
+pub fn abandon() {
+    if let Some(path) = PARTIAL.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
 /// A file that appears under its name only when it is complete.
 pub struct AtomicFile {
     file: BufWriter<NamedTempFile>,
@@ -56,8 +67,13 @@ pub struct AtomicFile {
 impl AtomicFile {
     /// Starts a file that will replace `path`.
     pub fn create(path: &Path) -> Result<AtomicFile> {
-        if path.is_dir() {
-            return Err(Error::mismatch("output", "a directory", "the name of a file").in_file(path));
+        if path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            return Err(Error::mismatch("output", "a folder", "the name of a file").in_file(path));
+        }
+        // Renaming over a device or a pipe would replace it.
+        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            let found = if path.is_dir() { "a directory" } else { "a special file" };
+            return Err(Error::mismatch("output", found, "the name of a regular file").in_file(path));
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut builder = tempfile::Builder::new();
@@ -69,6 +85,7 @@ impl AtomicFile {
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
         let file = builder.tempfile_in(folder).map_err(|error| Error::io(folder, &error))?;
+        *PARTIAL.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.path().to_path_buf());
         Ok(AtomicFile { file: BufWriter::with_capacity(1 << 20, file), path: path.to_path_buf() })
     }
 

@@ -65,13 +65,14 @@ impl Mean {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    interrupt::listen();
     let model = arguments.model.open()?;
     let tokens = arguments.input.tokens(&model, || Tokenizer::of_model(&model))?;
+    interrupt::listen();
     let length = model.config().block_length;
     let window = arguments.context_blocks.checked_mul(length).filter(|_| arguments.context_blocks >= 2);
     let window = window.ok_or_else(|| {
-        Error::argument(format!("--context-blocks: found {}, expected 2 or more", arguments.context_blocks))
+        let most = usize::MAX / length;
+        Error::argument(format!("--context-blocks: found {}, expected 2 to {most}", arguments.context_blocks))
     })?;
     let whole = tokens.len() - tokens.len() % length;
     if whole < 2 * length {

@@ -74,14 +74,18 @@ impl Rule {
     }
 }
 
-/// Whether a name matches a pattern in which `*` stands for any text.
+/// Whether a name matches a pattern in which `*` stands for any text: each piece is found as early as possible.
 fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == name,
-        Some((start, rest)) => name.strip_prefix(start).is_some_and(|name| {
-            (0..=name.len()).filter(|&at| name.is_char_boundary(at)).any(|at| matches(rest, &name[at..]))
-        }),
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut name) = name.strip_prefix(start) else { return false };
+    let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
+    for piece in middle.split('*') {
+        match name.find(piece) {
+            Some(at) => name = &name[at + piece.len()..],
+            None => return false,
+        }
     }
+    name.ends_with(end)
 }
 
 /// The types of all tensors: those of the recipe, changed by the rules.
@@ -113,7 +117,6 @@ pub fn recipe(kind: WeightType, specs: &[TensorSpec], rules: &[Rule]) -> Result<
 const CHUNK_BYTES: usize = 16 << 20;
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    interrupt::listen();
     let started = Instant::now();
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
     let kind = WeightType::from_name(&arguments.kind).expect("clap has checked the name");
@@ -123,6 +126,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         checkpoint.check(spec)?;
     }
 
+    interrupt::listen();
     let path = &arguments.output;
     let io = AtomicFile::error(path);
     let described = specs.iter().zip(&types).map(|(spec, kind)| spec.describe(*kind)).collect();
@@ -281,6 +285,9 @@ mod tests {
             ("a*c*e", "abcde", true),
             ("a*c*e", "abcdef", false),
             ("*", "", true),
+            ("a*a", "a", false),
+            ("*b*b", "ab", false),
+            ("**x**", "axb", true),
         ] {
             assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
         }

@@ -79,6 +79,9 @@ pub struct Arguments {
     cache: CacheArguments,
 }
 
+/// Blocks of a prompt between looks at whether the user has asked to stop.
+const PIECE_BLOCKS: usize = 512;
+
 /// What begins a story when nothing else does.
 const OPENING: &str = "The old man lit his lamp, and began to tell us of the night when";
 
@@ -146,7 +149,6 @@ impl Display<'_> {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    interrupt::listen();
     let model = arguments.model.open()?;
     let tokenizer = match model.tokenizer_json() {
         Some(json) => Some(Tokenizer::from_json(json)?),
@@ -165,6 +167,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
         echo = true;
     }
     let prompt = input.tokens(&model, || Tokenizer::of_model(&model))?;
+    // While standard input is read, Ctrl-C keeps its usual meaning.
+    interrupt::listen();
     let seed = arguments.seed.unwrap_or_else(|| {
         let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         time.map_or(0, |time| time.as_nanos() as u64) % 1_000_000
@@ -193,7 +197,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
 
     let started = Instant::now();
-    session.append(&prompt)?;
+    // A long prompt goes in in pieces, so that it can be interrupted. Only the first piece is padded to whole
+    // blocks, so it is the odd one.
+    let piece = PIECE_BLOCKS * model.config().block_length;
+    let (first, rest) = prompt.split_at(prompt.len() - (prompt.len() - 1) / piece * piece);
+    for piece in std::iter::once(first).chain(rest.chunks(piece)) {
+        interrupt::check()?;
+        session.append(piece)?;
+    }
     for token in &prompt {
         sampler.accept(*token);
     }

@@ -58,7 +58,7 @@ pub trait KeyValue: Copy + Default + Send + Sync + 'static {
 /// Floats of scratch for queries that see `slots` slots between them.
 pub fn score_floats(slots: usize) -> usize {
     // Each of the three runs may begin and end inside a block.
-    QUERIES * (slots + 6 * LANES).next_multiple_of(LANES)
+    slots.saturating_add(7 * LANES).saturating_mul(QUERIES)
 }
 
 fn check<E>(attention: &Attention<'_, E>, scores: &[f32], output: &[f32]) {

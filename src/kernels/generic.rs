@@ -214,12 +214,12 @@ pub(super) fn quantize(input: &[f32], output: &mut ColumnWriter) {
         } else {
             floats[..given.len()].copy_from_slice(given);
         }
-        let mut most = [0.0f32; LANES];
+        // Magnitudes compare like their bits, where NaN is largest: it ends up in the scale and is noticed.
+        let mut bits = [0u32; LANES];
         for lane in 0..LANES {
-            let (a, b) = (floats[lane].abs(), floats[lane + LANES].abs());
-            most[lane] = if a > b { a } else { b };
+            bits[lane] = floats[lane].abs().to_bits().max(floats[lane + LANES].abs().to_bits());
         }
-        let most = reduce(&most, |a, b| if a > b { a } else { b });
+        let most = f32::from_bits(bits.into_iter().fold(0, u32::max));
         let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
         let mut rounded = [0i32; 32];
         for (rounded, float) in rounded.iter_mut().zip(floats) {
@@ -268,7 +268,7 @@ fn sum_lanes(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 /// x = n ln 2 + r; the polynomial for e^r is that of the Cephes library (`expf`).
 #[inline(always)]
 fn exp<S: Simd>(x: f32) -> f32 {
-    let x = if x > -87.0 { x } else { -87.0 };
+    let x = if x < -87.0 { -87.0 } else { x };
     let shifted = fma::<S>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = fma::<S>(n, -0.693_359_4, x);
@@ -449,7 +449,8 @@ fn attend_some<S: Simd, E: Element, const N: usize>(
             for lane in 0..LANES {
                 let score = scores[n][lane];
                 let weight = exp::<S>(score - most[n]);
-                let weight = if score > f32::NEG_INFINITY { weight } else { 0.0 };
+                // A score that is not a number stays one, and is noticed in the end.
+                let weight = if score == f32::NEG_INFINITY { 0.0 } else { weight };
                 totals[n][lane] += weight;
                 scores[n][lane] = weight;
             }

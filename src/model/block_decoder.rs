@@ -39,7 +39,7 @@ impl BlockDecoder {
     /// Bytes of the buffers once a long text has passed that sees `blocks` blocks.
     pub(crate) fn bytes(config: &Config, blocks: usize) -> usize {
         let stack = &config.block_decoder;
-        Scratch::bytes(stack, BATCH, blocks) + 4 * BATCH * stack.hidden
+        Scratch::bytes(stack, BATCH, blocks).saturating_add(4 * BATCH * stack.hidden)
     }
 
     /// Runs blocks (`[blocks, block_length]` tokens, those of the spans one after the other) through the

@@ -117,7 +117,18 @@ pub struct Config {
     pub token_decoder: StackConfig,
 }
 
-const MAX_WIDTH: u64 = 1 << 17;
+/// Far above any model, and small enough that sizes cannot overflow.
+const MAX_WIDTH: usize = 1 << 17;
+const MAX_LAYERS: usize = 1024;
+const MAX_BLOCK: usize = 1024;
+const MAX_VOCABULARY: usize = 1 << 24;
+
+fn within(what: &str, value: usize, most: usize) -> Result<()> {
+    if (1..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::mismatch(what, value, format!("1 to {most}")))
+}
 
 impl Config {
     /// Position in the token decoder of the output that predicts a block's first token, plus one.
@@ -138,16 +149,16 @@ impl Config {
     /// # Errors
     /// If a key is missing, or its value is out of range or contradicts another.
     pub fn read(index: &Index) -> Result<Config> {
-        let integer = |key: &str, max: u64| index.integer(&format!("{ARCHITECTURE}.{key}"), 1..=max);
+        let integer = |key: &str, max: usize| index.integer(&format!("{ARCHITECTURE}.{key}"), 1..=max as u64);
         let text = |key: &str| index.text(&format!("{ARCHITECTURE}.{key}"));
         let stack = |name: &str| -> Result<StackConfig> {
             Ok(StackConfig {
-                layers: integer(&format!("{name}.block_count"), 1024)?,
+                layers: integer(&format!("{name}.block_count"), MAX_LAYERS)?,
                 hidden: integer(&format!("{name}.embedding_length"), MAX_WIDTH)?,
                 heads: integer(&format!("{name}.attention.head_count"), MAX_WIDTH)?,
                 feed_forward: integer(&format!("{name}.feed_forward_length"), 8 * MAX_WIDTH)?,
                 rotary: index
-                    .integer(&format!("{ARCHITECTURE}.{name}.rope.dimension_count"), 0..=MAX_WIDTH)?,
+                    .integer(&format!("{ARCHITECTURE}.{name}.rope.dimension_count"), 0..=MAX_WIDTH as u64)?,
                 rotary_base: index.float(&format!("{ARCHITECTURE}.{name}.rope.freq_base"))? as f32,
                 epsilon: index.float(&format!("{ARCHITECTURE}.{name}.attention.layer_norm_epsilon"))? as f32,
             })
@@ -156,8 +167,8 @@ impl Config {
         let projection = text("embedder.projection")?;
         let config = Config {
             name: index.text("general.name")?.to_string(),
-            block_length: integer("block_length", 1024)?,
-            vocabulary: integer("vocab_size", 1 << 24)?,
+            block_length: integer("block_length", MAX_BLOCK)?,
+            vocabulary: integer("vocab_size", MAX_VOCABULARY)?,
             trained_blocks: integer("context_blocks", 1 << 32)?,
             embedding: integer("embedder.embedding_length", MAX_WIDTH)?,
             projection: [Projection::Concat, Projection::Linear]
@@ -166,7 +177,7 @@ impl Config {
                 .ok_or_else(|| Error::mismatch("embedder.projection", projection, "concat or linear"))?,
             strategy: Strategy::from_name(strategy)
                 .ok_or_else(|| Error::mismatch("token_decoder.strategy", strategy, "prefix or summation"))?,
-            expansion: integer("token_decoder.expansion_ratio", 1024)?,
+            expansion: integer("token_decoder.expansion_ratio", MAX_BLOCK)?,
             block_decoder: stack("block_decoder")?,
             token_decoder: stack("token_decoder")?,
         };
@@ -181,6 +192,10 @@ impl Config {
     pub fn validate(&self) -> Result<()> {
         for (name, stack) in [("block decoder", &self.block_decoder), ("token decoder", &self.token_decoder)]
         {
+            within(&format!("{name}: layers"), stack.layers, MAX_LAYERS)?;
+            within(&format!("{name}: hidden size"), stack.hidden, MAX_WIDTH)?;
+            within(&format!("{name}: attention heads"), stack.heads, MAX_WIDTH)?;
+            within(&format!("{name}: feed-forward size"), stack.feed_forward, 8 * MAX_WIDTH)?;
             if !stack.hidden.is_multiple_of(stack.heads) {
                 return Err(Error::mismatch(
                     format!("{name}: attention heads"),
@@ -195,10 +210,19 @@ impl Config {
                     format!("an even number up to {}", stack.head_dim()),
                 ));
             }
-            if !(stack.epsilon > 0.0 && stack.rotary_base > 0.0) {
-                return Err(Error::format(format!("{name}: epsilon and rotary base must be positive")));
+            let usable = |value: f32| value > 0.0 && value.is_finite();
+            if !(usable(stack.epsilon) && usable(stack.rotary_base)) {
+                return Err(Error::mismatch(
+                    format!("{name}: epsilon and rotary base"),
+                    format!("{} and {}", stack.epsilon, stack.rotary_base),
+                    "positive floats",
+                ));
             }
         }
+        within("block length", self.block_length, MAX_BLOCK)?;
+        within("vocabulary", self.vocabulary, MAX_VOCABULARY)?;
+        within("embedder: width of the table", self.embedding, MAX_WIDTH)?;
+        within("token decoder: expansion ratio", self.expansion, MAX_BLOCK)?;
         let wide = self.block_length * self.embedding;
         if self.projection == Projection::Concat && wide != self.block_decoder.hidden {
             return Err(Error::mismatch(

@@ -100,10 +100,12 @@ impl Scratch {
     /// Bytes of the buffers once `columns` columns that see `positions` positions have passed.
     pub(super) fn bytes(config: &StackConfig, columns: usize, positions: usize) -> usize {
         let width = head_width(config.head_dim());
-        3 * Activations::bytes(config.hidden, columns, true)
+        let activations = 3 * Activations::bytes(config.hidden, columns, true)
             + Activations::bytes(config.feed_forward, columns, true)
-            + 12 * columns * config.hidden
-            + 4 * config.heads * (columns * width + score_floats(positions))
+            + 12 * columns * config.hidden;
+        activations.saturating_add(
+            (4 * config.heads).saturating_mul(score_floats(positions).saturating_add(columns * width)),
+        )
     }
 
     fn prepare(&mut self, weights: &StackWeights, columns: usize, spans: &[Span<'_>]) {

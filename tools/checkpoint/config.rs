@@ -7,7 +7,7 @@ use cinderblock::model::Strategy;
 use serde_yaml_ng::Value;
 
 /// No configuration is longer; it is read whole.
-const MAX_BYTES: u64 = 1 << 20;
+const MAX_BYTES: u64 = 32 << 10;
 
 /// What the configuration says; sizes that it repeats are compared with the tensors, which decide.
 pub struct TrainerConfig {
@@ -134,6 +134,18 @@ fn stack(document: &Section<'_>, name: &str) -> Result<StackSection> {
     })
 }
 
+/// Refuses YAML's anchors and aliases: no trainer writes them, and a few hundred bytes of them can stand for
+/// gigabytes.
+fn refuse_aliases(bytes: &[u8]) -> Result<()> {
+    for window in bytes.windows(3) {
+        let starts = b" \t\n[{,:-".contains(&window[0]);
+        if starts && b"&*".contains(&window[1]) && !window[2].is_ascii_whitespace() {
+            return Err(Error::unsupported("YAML anchors and aliases (& and *) are not supported"));
+        }
+    }
+    Ok(())
+}
+
 impl TrainerConfig {
     /// Reads `config.yaml`.
     pub fn read(path: &Path) -> Result<TrainerConfig> {
@@ -148,6 +160,7 @@ impl TrainerConfig {
     }
 
     fn parse(bytes: &[u8]) -> Result<TrainerConfig> {
+        refuse_aliases(bytes)?;
         let value: Value = serde_yaml_ng::from_slice(bytes)
             .map_err(|error| Error::format(format!("not valid YAML: {error}")))?;
         if !value.is_mapping() {

@@ -67,8 +67,9 @@ impl Checkpoint {
         }
         let trainer = TrainerConfig::read(&folder.join("config.yaml"))?;
         let tensors = Tensors::open(folder)?;
-        let config = Shapes { tensors: &tensors }.config(&trainer, &folder.join("config.yaml"))?;
-        config.validate().map_err(|error| error.in_file(folder))?;
+        let config_path = folder.join("config.yaml");
+        let config = Shapes { tensors: &tensors }.config(&trainer, &config_path)?;
+        config.validate().map_err(|error| error.in_file(&config_path))?;
         let tokenizer = read_tokenizer(&folder.join("tokenizer.json"), config.vocabulary)?;
         Ok(Checkpoint { config, tokenizer, tensors })
     }
@@ -153,7 +154,11 @@ fn read_tokenizer(path: &Path, vocabulary: usize) -> Result<Option<(String, Opti
     if !path.exists() {
         return Ok(None);
     }
-    let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, &error))?;
+    let io = |error: std::io::Error| Error::io(path, &error);
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
+        return Err(Error::mismatch("file type", "no regular file", "a tokenizer").in_file(path));
+    }
+    let text = std::fs::read_to_string(path).map_err(io)?;
     let tokenizer = Tokenizer::from_json(&text).map_err(|error| error.in_file(path))?;
     let end = tokenizer.end_token().filter(|&token| (token as usize) < vocabulary);
     Ok(Some((text, end)))

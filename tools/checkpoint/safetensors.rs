@@ -12,7 +12,7 @@ use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
 /// Headers of real models have a few hundred kilobytes.
-const MAX_HEADER: u64 = 8 << 20;
+const MAX_HEADER: u64 = 2 << 20;
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -160,9 +160,9 @@ fn read_header(path: &Path) -> Result<(File, u64, Metadata)> {
     let metadata: Metadata = serde_json::from_slice(&json)
         .map_err(|error| Error::format(format!("header is not valid: {error}")))?;
     // The crate checks that tensors cover the data without gaps, but not that the data is there.
-    let data = metadata.data_len() as u64;
-    if 8 + header + data != length {
-        return Err(Error::mismatch("size", format!("{length} bytes"), format!("{}", 8 + header + data)));
+    let expected = (8 + header).saturating_add(metadata.data_len() as u64);
+    if expected != length {
+        return Err(Error::mismatch("size", format!("{length} bytes"), expected));
     }
     for (name, info) in metadata.tensors() {
         let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |bits, &n| bits.checked_mul(n));
@@ -181,7 +181,11 @@ struct ShardIndex {
 
 fn read_index(path: &Path) -> Result<HashMap<String, String>> {
     let io = |error: std::io::Error| Error::io(path, &error);
-    let length = std::fs::metadata(path).map_err(io)?.len();
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    if !metadata.is_file() {
+        return Err(Error::mismatch("file type", "no regular file", "a shard index").in_file(path));
+    }
+    let length = metadata.len();
     if length > MAX_HEADER {
         return Err(Error::mismatch("index", format!("{length} bytes"), format!("at most {MAX_HEADER}"))
             .in_file(path));
