@@ -1,15 +1,16 @@
-//! The team: threads owned by rayon that stay together for a whole step of the model.
+//! The team: threads owned by rayon that stay together for the life of the team.
 //!
-//! A fork-join costs more than the product of a small matrix, so [`Team::region`] wakes the threads once and
-//! [`Crew::run`] then hands out work inside the region: the leader publishes a job as one atomic word, everyone
-//! takes chunks from a counter in that word, and the leader goes on when every chunk is *finished*. It never
-//! waits for a thread that took none, so a thread that the scheduler keeps away delays nobody. Waiting spins
-//! briefly, then yields, then parks: more threads than cores slow down gently, and an idle team costs nothing.
+//! A fork-join costs more than the product of a small matrix, so rayon starts the threads once and they wait
+//! for jobs themselves. The leader is the thread that calls: it publishes a job as one atomic word, everyone takes
+//! chunks from a counter in that word, and the leader goes on when every chunk is *finished*. It never waits for
+//! a thread that took none, so a thread that the scheduler keeps away delays nobody. Waiting spins briefly, then
+//! yields, then parks: more threads than cores slow down gently, and an idle team costs nothing. Nothing is
+//! allocated after the team has been made.
 
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -45,19 +46,19 @@ struct Shared {
 // by a thread that has taken a chunk of the job it belongs to; the word's release and acquire order the two.
 // The pointee is `Sync`, and `Crew::publish` does not return before the last chunk is finished.
 unsafe impl Sync for Shared {}
-// SAFETY: as above; the pointer is never dereferenced outside a region.
+// SAFETY: as above; the pointer is never dereferenced without a chunk.
 unsafe impl Send for Shared {}
 
 /// A fixed set of threads.
 pub struct Team {
-    /// `None` for a team of one, which runs on the caller's thread.
-    pool: Option<rayon::ThreadPool>,
-    shared: Shared,
+    /// The threads beside the caller's; `None` for a team of one. Dropped last, when they have been sent home.
+    _pool: Option<rayon::ThreadPool>,
+    shared: Arc<Shared>,
     threads: usize,
     region: Mutex<()>,
 }
 
-/// Proof that the team is awake; hands out work. Only the leader holds one.
+/// Proof that the team is at the caller's command; hands out work.
 pub struct Crew<'t> {
     shared: Option<&'t Shared>,
     threads: usize,
@@ -80,16 +81,7 @@ impl Team {
     /// If the operating system does not give the threads.
     pub fn new(threads: usize) -> Result<Team> {
         let threads = if threads == 0 { available() } else { threads };
-        let pool = if threads == 1 {
-            None
-        } else {
-            let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
-            let pool = builder.thread_name(|index| format!("cinderblock-{index}")).build();
-            Some(pool.map_err(|error| {
-                Error::new(ErrorKind::Resource, format!("cannot start {threads} threads: {error}"))
-            })?)
-        };
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             word: Line(AtomicU64::new(0)),
             finished: Line(AtomicUsize::new(0)),
             job: UnsafeCell::new(None),
@@ -98,46 +90,47 @@ impl Team {
             sleepers: AtomicUsize::new(0),
             lock: Mutex::new(()),
             wake: Condvar::new(),
+        });
+        let pool = if threads == 1 {
+            None
+        } else {
+            let builder = rayon::ThreadPoolBuilder::new().num_threads(threads - 1);
+            let pool = builder.thread_name(|index| format!("cinderblock-{index}")).build();
+            let pool = pool.map_err(|error| {
+                Error::new(ErrorKind::Resource, format!("cannot start {threads} threads: {error}"))
+            })?;
+            let followed = Arc::clone(&shared);
+            // A thread that starts late would allocate in the middle of somebody's step.
+            let arrived = Arc::new(Barrier::new(threads));
+            let arrival = Arc::clone(&arrived);
+            pool.spawn_broadcast(move |_| {
+                arrival.wait();
+                followed.follow();
+            });
+            arrived.wait();
+            Some(pool)
         };
-        Ok(Team { pool, shared, threads, region: Mutex::new(()) })
+        Ok(Team { _pool: pool, shared, threads, region: Mutex::new(()) })
     }
 
-    /// Number of threads.
+    /// Number of threads, the caller's included.
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// Runs `body` with the whole team awake. Regions of one team exclude each other and do not nest.
-    pub fn region<R: Send>(&self, body: impl FnOnce(&Crew) -> R + Send) -> R {
-        let Some(pool) = &self.pool else {
-            return body(&Crew { shared: None, threads: 1 });
-        };
+    /// Runs `body` on the caller's thread, as the leader of the team. Regions of one team exclude each other and
+    /// do not nest.
+    pub fn region<R>(&self, body: impl FnOnce(&Crew) -> R) -> R {
         let _region = lock(&self.region);
-        let shared = &self.shared;
-        shared.word.0.store(0, Ordering::Relaxed);
-        shared.closed.store(false, Ordering::SeqCst);
-        // rayon gives every thread the same `Fn`; the first to arrive takes the body and leads.
-        let body = Mutex::new(Some(body));
-        let results = pool.broadcast(|_| {
-            let taken = body.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let Some(body) = taken else {
-                shared.follow();
-                return None;
-            };
-            let _close = Close(shared);
-            Some(body(&Crew { shared: Some(shared), threads: self.threads }))
-        });
-        results.into_iter().flatten().next().expect("one thread of the broadcast leads")
+        let shared = (self.threads > 1).then_some(&*self.shared);
+        body(&Crew { shared, threads: self.threads })
     }
 }
 
-/// Sends the followers home, also when the leader's body panics.
-struct Close<'t>(&'t Shared);
-
-impl Drop for Close<'_> {
+impl Drop for Team {
     fn drop(&mut self) {
-        self.0.closed.store(true, Ordering::SeqCst);
-        self.0.notify();
+        self.shared.closed.store(true, Ordering::SeqCst);
+        self.shared.notify();
     }
 }
 

@@ -46,7 +46,7 @@ pub trait KeyValue: Copy + Default + Send + Sync + 'static {
         }
     }
 
-    /// `output[q]` = softmax(queries[q] . keys x scale) . values, over what each query sees.
+    /// `output = softmax(query . keys x scale) . values` for each query, over what it sees.
     ///
     /// `scores` is scratch; [`score_floats`] says how long.
     ///
