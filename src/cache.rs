@@ -7,6 +7,8 @@
 //! from. Keys lie in blocks of 16 slots, `[slots / 16, width, 16]`, so that the scores of 16 positions are one
 //! register; values are rows, `[slots, width]`.
 
+mod contents;
+
 use std::ops::Range;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -150,6 +152,19 @@ impl Cache {
     /// Positions seen so far, forgotten ones included.
     pub fn length(&self) -> u64 {
         self.geometry.length
+    }
+
+    /// Its shape.
+    pub(crate) fn shape(&self) -> &CacheShape {
+        &self.geometry.shape
+    }
+
+    /// The type of its elements.
+    pub(crate) fn kind(&self) -> CacheType {
+        match self.storage {
+            Storage::F32(..) => CacheType::F32,
+            Storage::F16(..) => CacheType::F16,
+        }
     }
 
     /// Forgets everything.

@@ -26,11 +26,13 @@ pub enum ErrorKind {
     Interrupted,
 }
 
-/// An error: its kind, the file it is about if there is one, and a line of detail.
+/// An error: its kind, the file and the thing in it (a tensor, a key, an argument) that it is about, where known,
+/// and a line of detail.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
     path: Option<PathBuf>,
+    subject: Option<String>,
     detail: String,
 }
 
@@ -40,7 +42,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error of `kind`; `detail` is one lower-case line without a full stop.
     pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
-        Error { kind, path: None, detail: detail.into() }
+        Error { kind, path: None, subject: None, detail: detail.into() }
     }
 
     /// A file whose bytes break its format.
@@ -54,7 +56,8 @@ impl Error {
         found: impl fmt::Display,
         expected: impl fmt::Display,
     ) -> Self {
-        Self::format(format!("{subject}: found {found}, expected {expected}"))
+        let subject = subject.to_string();
+        Self::format(format!("{subject}: found {found}, expected {expected}")).about(subject)
     }
 
     /// Something well-formed that is not implemented.
@@ -69,17 +72,29 @@ impl Error {
 
     /// A failed call to the operating system, on `path`.
     pub fn io(path: &Path, error: &std::io::Error) -> Self {
+        Self::io_text(error).in_file(path)
+    }
+
+    /// A failed call to the operating system, on a file without a name.
+    pub fn io_text(error: &std::io::Error) -> Self {
         let mut text = error.to_string();
         if let Some(end) = text.find(" (os error") {
             text.truncate(end);
         }
-        Self::new(ErrorKind::Io, text.to_lowercase()).in_file(path)
+        Self::new(ErrorKind::Io, text.to_lowercase())
     }
 
     /// Names the file that the error is about, unless an inner call has named one already.
     #[must_use]
     pub fn in_file(mut self, path: &Path) -> Self {
         self.path.get_or_insert_with(|| path.to_path_buf());
+        self
+    }
+
+    /// Names the tensor, key or argument that the error is about.
+    #[must_use]
+    pub fn about(mut self, subject: impl Into<String>) -> Self {
+        self.subject = Some(subject.into());
         self
     }
 
@@ -91,6 +106,11 @@ impl Error {
     /// The file that the error is about.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
+    }
+
+    /// The tensor, key or argument that the error is about.
+    pub fn subject(&self) -> Option<&str> {
+        self.subject.as_deref()
     }
 
     /// The line of detail, without the file's name.

@@ -6,8 +6,13 @@
 compile_error!("model files are little-endian and are mapped as they are");
 
 pub mod cache;
+#[cfg(feature = "capi")]
+pub mod capi;
 pub mod error;
+mod files;
+pub mod generator;
 pub mod gguf;
+pub mod interrupt;
 pub mod kernels;
 pub mod model;
 pub mod quant;
@@ -15,12 +20,15 @@ pub mod sampler;
 pub mod score;
 pub mod sequence;
 pub mod session;
+pub mod snapshot;
 pub mod threads;
 #[cfg(feature = "tokenizer")]
 pub mod tokenizer;
 
 pub use cache::CacheType;
 pub use error::{Error, ErrorKind, Result};
+pub use generator::{End, Generator};
+pub use interrupt::Interrupt;
 pub use model::Model;
 pub use sampler::{Sampler, SamplerOptions};
 pub use score::Scorer;

@@ -35,6 +35,9 @@ impl Default for SamplerOptions {
     }
 }
 
+/// More recent tokens than this are not remembered.
+pub(crate) const MAX_WINDOW: usize = 1 << 20;
+
 /// A sampler and its state: the random numbers and the recent tokens. All its memory is allocated when it is
 /// made.
 pub struct Sampler {
@@ -66,11 +69,34 @@ impl Sampler {
         check("repetition penalty", repetition_penalty, "more than 0", positive(repetition_penalty))?;
         Ok(Sampler {
             random: options.seed,
-            recent: Vec::with_capacity(options.repetition_window.min(1 << 20)),
+            recent: Vec::with_capacity(options.repetition_window.min(MAX_WINDOW)),
             next_recent: 0,
             candidates: Vec::with_capacity(vocabulary),
             options,
         })
+    }
+
+    /// What it was made with.
+    pub fn options(&self) -> &SamplerOptions {
+        &self.options
+    }
+
+    /// The state of the random numbers, the recent tokens, and which of them is the oldest once the window is
+    /// full.
+    pub(crate) fn state(&self) -> (u64, &[u32], usize) {
+        (self.random, &self.recent, self.next_recent)
+    }
+
+    /// Replaces what [`Sampler::state`] gives; `None` if no sampler with these options could have it.
+    pub(crate) fn restore(mut self, random: u64, recent: &[u32], oldest: usize) -> Option<Sampler> {
+        let window = self.options.repetition_window.min(MAX_WINDOW);
+        let full = recent.len() == window && window > 0;
+        if recent.len() > window || oldest >= if full { window } else { 1 } {
+            return None;
+        }
+        self.recent.extend_from_slice(recent);
+        (self.random, self.next_recent) = (random, oldest);
+        Some(self)
     }
 
     /// SplitMix64: its sequence is part of what a seed promises.
@@ -84,7 +110,7 @@ impl Sampler {
 
     /// Notes a token of the text, so that repeating it can be penalized.
     pub fn accept(&mut self, token: u32) {
-        let window = self.options.repetition_window.min(1 << 20);
+        let window = self.options.repetition_window.min(MAX_WINDOW);
         if window == 0 || self.options.repetition_penalty == 1.0 {
             return;
         }

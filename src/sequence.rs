@@ -7,10 +7,12 @@
 //! Sequences that advance together share every pass over the weights. Each column of a product is computed
 //! on its own, so a sequence's logits do not depend, to the bit, on what else is in the batch.
 
+use std::borrow::BorrowMut;
 use std::sync::Arc;
 
 use crate::cache::{Cache, CacheType};
 use crate::error::{Error, ErrorKind, Result};
+use crate::interrupt::Interrupt;
 use crate::model::{BATCH, BlockDecoder, Model, PAD_TOKEN, Span, TokenDecoder};
 use crate::quant::WeightType;
 use crate::threads::Team;
@@ -137,6 +139,23 @@ impl Sequence {
         self.opened = false;
     }
 
+    /// The block decoder's cache, the last block's context and the tokens of the open block: from these all else
+    /// can be computed again, to the bit.
+    pub(crate) fn state(&self) -> (&Cache, &[f32], &[u32]) {
+        (&self.blocks, &self.context, &self.open)
+    }
+
+    /// Replaces what [`Sequence::state`] gives. `fill` gets the cache and the context; `open` is less than a block.
+    pub(crate) fn restore(
+        &mut self,
+        open: impl Iterator<Item = u32>,
+        fill: impl FnOnce(&mut Cache, &mut [f32]),
+    ) {
+        self.clear();
+        self.open.extend(open.take(self.block_length - 1));
+        fill(&mut self.blocks, &mut self.context);
+    }
+
     fn is_empty(&self) -> bool {
         self.blocks.length() == 0
     }
@@ -165,6 +184,7 @@ pub struct Engine {
     /// Columns of each sequence in the pass that is under way.
     columns: Vec<usize>,
     logits: Vec<f32>,
+    interrupt: Interrupt,
 }
 
 impl Engine {
@@ -178,6 +198,7 @@ impl Engine {
             contexts: Vec::new(),
             columns: Vec::new(),
             logits: Vec::new(),
+            interrupt: Interrupt::default(),
             model: Arc::clone(model),
             team: Arc::clone(team),
         }
@@ -188,10 +209,16 @@ impl Engine {
         &self.model
     }
 
+    /// What stops [`Engine::append`] between two passes of a long text.
+    pub fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
+    }
+
     /// Adds a text to one sequence, in time proportional to its length.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary; then nothing was added.
+    /// If a token is not in the vocabulary; then nothing was added. `Interrupted` on request; then the blocks that
+    /// were done by then have been added.
     pub fn append(&mut self, sequence: &mut Sequence, tokens: &[u32]) -> Result<()> {
         self.model.check_tokens(tokens)?;
         if tokens.is_empty() {
@@ -207,11 +234,12 @@ impl Engine {
             return Ok(());
         }
         let (whole, open) = rest.split_at(rest.len() - rest.len() % length);
-        let (model, decoder) = (&self.model, &mut self.blocks);
-        self.team.region(|crew| {
+        let (model, decoder, interrupt) = (&self.model, &mut self.blocks, &self.interrupt);
+        let done = self.team.region(|crew| {
             let Sequence { blocks, context, open, .. } = sequence;
-            let mut run = |mut tokens: &[u32]| {
+            let mut run = |mut tokens: &[u32], check: &dyn Fn() -> Result<()>| {
                 while !tokens.is_empty() {
+                    check()?;
                     let columns = BATCH.min(tokens.len() / length).min(blocks.room());
                     let (batch, rest) = tokens.split_at(columns * length);
                     let stream = decoder.forward(crew, model, batch, &mut [Span::new(columns, blocks)]);
@@ -219,13 +247,16 @@ impl Engine {
                     context.copy_from_slice(&stream[last..]);
                     tokens = rest;
                 }
+                Ok(())
             };
-            run(open);
-            run(whole);
+            // The open block is part of the sequence already, so it is not interrupted.
+            run(open, &|| Ok(()))?;
+            run(whole, &|| interrupt.check())
         });
         sequence.open.clear();
-        sequence.open.extend(open);
         sequence.opened = false;
+        done?;
+        sequence.open.extend(open);
         Ok(())
     }
 
@@ -237,14 +268,14 @@ impl Engine {
     ///
     /// # Panics
     /// If there is not one token a sequence.
-    pub fn append_each(&mut self, sequences: &mut [Sequence], tokens: &[u32]) -> Result<()> {
+    pub fn append_each<S: BorrowMut<Sequence>>(&mut self, sequences: &mut [S], tokens: &[u32]) -> Result<()> {
         assert_eq!(sequences.len(), tokens.len());
         self.model.check_tokens(tokens)?;
-        if sequences.iter().any(Sequence::is_empty) {
+        if sequences.iter().any(|s| s.borrow().is_empty()) {
             return Err(empty());
         }
         self.completed.clear();
-        for (sequence, token) in sequences.iter_mut().zip(tokens) {
+        for (sequence, token) in sequences.iter_mut().map(S::borrow_mut).zip(tokens) {
             let completes = sequence.completes();
             sequence.open.push(*token);
             if completes {
@@ -258,13 +289,27 @@ impl Engine {
         let whole = |sequence: &&mut Sequence| sequence.open.len() == sequence.block_length;
         self.team.region(|crew| {
             let stream = if let [sequence] = &mut *sequences {
-                decoder.forward(crew, model, completed, &mut [Span::new(1, &mut sequence.blocks)])
+                decoder.forward(
+                    crew,
+                    model,
+                    completed,
+                    &mut [Span::new(1, &mut sequence.borrow_mut().blocks)],
+                )
             } else {
-                let spans = sequences.iter_mut().filter(whole).map(|s| Span::new(1, &mut s.blocks));
+                let spans = sequences
+                    .iter_mut()
+                    .map(S::borrow_mut)
+                    .filter(whole)
+                    .map(|s| Span::new(1, &mut s.blocks));
                 decoder.forward(crew, model, completed, &mut spans.collect::<Vec<_>>())
             };
             let columns = stream.chunks_exact(model.config().block_decoder.hidden);
-            sequences.iter_mut().filter(whole).zip(columns).for_each(|(s, column)| s.close(column));
+            sequences
+                .iter_mut()
+                .map(S::borrow_mut)
+                .filter(whole)
+                .zip(columns)
+                .for_each(|(s, column)| s.close(column));
         });
         Ok(())
     }
@@ -274,12 +319,13 @@ impl Engine {
     /// # Errors
     /// If a sequence is empty or has had no token since the last call, or logits are not finite, as damaged
     /// weights make them.
-    pub fn logits(&mut self, sequences: &mut [Sequence]) -> Result<&[f32]> {
-        if sequences.iter().any(Sequence::is_empty) {
+    pub fn logits<S: BorrowMut<Sequence>>(&mut self, sequences: &mut [S]) -> Result<&[f32]> {
+        let all = || sequences.iter().map(S::borrow);
+        if all().any(Sequence::is_empty) {
             return Err(empty());
         }
         let first = self.model.config().first_positions();
-        if sequences.iter().any(|s| s.opened && s.tokens.length() as usize == first + s.open.len()) {
+        if all().any(|s| s.opened && s.tokens.length() as usize == first + s.open.len()) {
             return Err(Error::argument("logits: expected a new token since they were last computed"));
         }
         let vocabulary = self.model.config().vocabulary;
@@ -291,11 +337,13 @@ impl Engine {
         let logits = &mut logits[..length];
         team.region(|crew| {
             contexts.clear();
-            sequences.iter().filter(|s| !s.opened).for_each(|s| contexts.extend(&s.context));
+            let closed = sequences.iter().map(S::borrow).filter(|s| !s.opened);
+            closed.for_each(|s| contexts.extend(&s.context));
             if !contexts.is_empty() {
                 let expanded = decoder.expand(crew, model, contexts);
-                let mut rows = expanded.chunks_exact(sequences[0].expanded.len());
-                for (sequence, row) in sequences.iter_mut().filter(|s| !s.opened).zip(&mut rows) {
+                let mut rows = expanded.chunks_exact(sequences[0].borrow().expanded.len());
+                let closed = sequences.iter_mut().map(S::borrow_mut).filter(|s| !s.opened);
+                for (sequence, row) in closed.zip(&mut rows) {
                     sequence.expanded.copy_from_slice(row);
                     sequence.tokens.clear();
                     sequence.opened = true;
@@ -303,15 +351,19 @@ impl Engine {
             }
             decoder.begin();
             columns.clear();
-            for s in &*sequences {
+            for s in sequences.iter().map(S::borrow) {
                 columns.push(decoder.push(model, &s.expanded, &s.open, s.tokens.length() as usize));
             }
             let last = |row: usize| columns[..=row].iter().sum::<usize>() - 1;
             if let [sequence] = &mut *sequences {
-                let span = Span::new(columns[0], &mut sequence.tokens);
+                let span = Span::new(columns[0], &mut sequence.borrow_mut().tokens);
                 decoder.logits(crew, model, &mut [span], last, logits);
             } else {
-                let spans = sequences.iter_mut().zip(&*columns).map(|(s, n)| Span::new(*n, &mut s.tokens));
+                let spans = sequences
+                    .iter_mut()
+                    .map(S::borrow_mut)
+                    .zip(&*columns)
+                    .map(|(s, n)| Span::new(*n, &mut s.tokens));
                 decoder.logits(crew, model, &mut spans.collect::<Vec<_>>(), last, logits);
             }
         });

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 use crate::model::Model;
 use crate::sequence::{Engine, Sequence, SessionOptions};
 use crate::threads::Team;
@@ -40,6 +41,22 @@ impl Session {
         self.sequence.length()
     }
 
+    /// What stops the work of this session from another thread.
+    pub fn interrupt(&self) -> &Interrupt {
+        self.engine.interrupt()
+    }
+
+    /// The sequence as it is.
+    pub(crate) fn sequence(&self) -> &Sequence {
+        &self.sequence
+    }
+
+    /// The sequence, to be replaced.
+    pub(crate) fn sequence_mut(&mut self) -> &mut Sequence {
+        self.current = false;
+        &mut self.sequence
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.sequence.clear();
@@ -49,11 +66,11 @@ impl Session {
     /// Adds tokens, in time proportional to their number. Only the first text is padded to whole blocks.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary; then nothing was added.
+    /// If a token is not in the vocabulary; then nothing was added. `Interrupted` on request; then the blocks that
+    /// were done by then have been added.
     pub fn append(&mut self, tokens: &[u32]) -> Result<()> {
-        self.engine.append(&mut self.sequence, tokens)?;
         self.current &= tokens.is_empty();
-        Ok(())
+        self.engine.append(&mut self.sequence, tokens)
     }
 
     /// The logits of the next token, `[vocabulary]`.
@@ -67,5 +84,57 @@ impl Session {
             self.current = true;
         }
         Ok(&self.logits)
+    }
+
+    /// Computes the logits of several sessions of one model in one pass; [`Session::logits`] then has them at hand.
+    ///
+    /// # Errors
+    /// As [`Session::logits`], and if the models differ.
+    pub fn compute_together(sessions: &mut [&mut Session]) -> Result<()> {
+        let mut pending: Vec<&mut Session> =
+            sessions.iter_mut().map(|s| &mut **s).filter(|s| !s.current).collect();
+        let Some((engine, mut sequences)) = Self::parts(&mut pending)? else { return Ok(()) };
+        let logits = engine.logits(&mut sequences)?.to_vec();
+        let vocabulary = engine.model().config().vocabulary;
+        for (session, row) in pending.iter_mut().zip(logits.chunks_exact(vocabulary)) {
+            session.logits.copy_from_slice(row);
+            session.current = true;
+        }
+        Ok(())
+    }
+
+    /// Adds one token to each of several sessions of one model, none of them empty; those whose block it completes
+    /// share one pass.
+    ///
+    /// # Errors
+    /// If the models differ, there is not one token a session, a token is not in the vocabulary or a session is
+    /// empty; then nothing was added.
+    pub fn append_each(sessions: &mut [&mut Session], tokens: &[u32]) -> Result<()> {
+        if sessions.len() != tokens.len() {
+            let (found, expected) = (tokens.len(), sessions.len());
+            return Err(Error::argument(format!(
+                "tokens: found {found}, expected one for each of {expected} sessions"
+            )));
+        }
+        let Some((engine, mut sequences)) = Self::parts(sessions)? else { return Ok(()) };
+        engine.append_each(&mut sequences, tokens)?;
+        sessions.iter_mut().for_each(|session| session.current = false);
+        Ok(())
+    }
+
+    /// The first session's engine, which does the work of all of them, and their sequences.
+    fn parts<'a>(
+        sessions: &'a mut [&mut Session],
+    ) -> Result<Option<(&'a mut Engine, Vec<&'a mut Sequence>)>> {
+        if let Some(first) = sessions.first()
+            && sessions.iter().any(|session| !Arc::ptr_eq(session.model(), first.model()))
+        {
+            return Err(Error::argument("sessions: found different models, expected one"));
+        }
+        let mut sessions = sessions.iter_mut();
+        let Some(first) = sessions.next() else { return Ok(None) };
+        let Session { engine, sequence, .. } = &mut **first;
+        let rest = sessions.map(|session| &mut session.sequence);
+        Ok(Some((engine, std::iter::once(sequence).chain(rest).collect())))
     }
 }

@@ -11,6 +11,7 @@ use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -51,8 +52,11 @@ unsafe impl Send for Shared {}
 
 /// A fixed set of threads.
 pub struct Team {
-    /// The threads beside the caller's; `None` for a team of one. Dropped last, when they have been sent home.
-    _pool: Option<rayon::ThreadPool>,
+    /// The threads beside the caller's; `None` for a team of one.
+    pool: Option<rayon::ThreadPool>,
+    handles: Vec<JoinHandle<()>>,
+    /// The process that started the threads: a forked child has none of them.
+    process: u32,
     shared: Arc<Shared>,
     threads: usize,
     region: Mutex<()>,
@@ -75,7 +79,7 @@ fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
 }
 
 impl Team {
-    /// A team of `threads`, or of [`available`] for 0. The threads end when the team is dropped.
+    /// A team of `threads`, or of [`available`] for 0. The threads have ended when the team has been dropped.
     ///
     /// # Errors
     /// If the operating system does not give the threads.
@@ -91,11 +95,18 @@ impl Team {
             lock: Mutex::new(()),
             wake: Condvar::new(),
         });
+        let mut handles = Vec::new();
         let pool = if threads == 1 {
             None
         } else {
             let builder = rayon::ThreadPoolBuilder::new().num_threads(threads - 1);
-            let pool = builder.thread_name(|index| format!("cinderblock-{index}")).build();
+            // Rayon does not wait for its threads when it lets them go; a library that is unloaded must.
+            let spawn = |thread: rayon::ThreadBuilder| {
+                let builder = std::thread::Builder::new().name(format!("cinderblock-{}", thread.index()));
+                handles.push(builder.spawn(|| thread.run())?);
+                Ok(())
+            };
+            let pool = builder.spawn_handler(spawn).build();
             let pool = pool.map_err(|error| {
                 Error::new(ErrorKind::Resource, format!("cannot start {threads} threads: {error}"))
             })?;
@@ -110,7 +121,7 @@ impl Team {
             arrived.wait();
             Some(pool)
         };
-        Ok(Team { _pool: pool, shared, threads, region: Mutex::new(()) })
+        Ok(Team { pool, handles, process: std::process::id(), shared, threads, region: Mutex::new(()) })
     }
 
     /// Number of threads, the caller's included.
@@ -129,8 +140,18 @@ impl Team {
 
 impl Drop for Team {
     fn drop(&mut self) {
+        if std::process::id() != self.process {
+            // Nobody is there to end, and a lock may have been copied while a thread of the parent held it.
+            std::mem::forget((self.pool.take(), std::mem::take(&mut self.handles)));
+            return;
+        }
         self.shared.closed.store(true, Ordering::SeqCst);
         self.shared.notify();
+        drop(self.pool.take());
+        for handle in self.handles.drain(..) {
+            // A thread that panicked has ended as well.
+            let _ = handle.join();
+        }
     }
 }
 

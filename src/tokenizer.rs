@@ -1,5 +1,6 @@
 //! Text to tokens and back, with the Hugging Face tokenizer that a model file carries.
 
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Error, Result};
@@ -63,8 +64,9 @@ impl Tokenizer {
 }
 
 /// Turns tokens into text as they come, and never splits a character: what does not yet end one is held back.
-pub struct TextStream<'t> {
-    tokenizer: &'t Tokenizer,
+/// It borrows its tokenizer, or shares it.
+pub struct TextStream<T: Deref<Target = Tokenizer>> {
+    tokenizer: T,
     /// Tokens before `shown` give the decoder its context; those after are not shown yet.
     tokens: Vec<u32>,
     shown: usize,
@@ -73,9 +75,9 @@ pub struct TextStream<'t> {
 /// A character of UTF-8 has at most 4 bytes; more tokens than that which end in no character never will.
 const MAX_HELD: usize = 4;
 
-impl<'t> TextStream<'t> {
+impl<T: Deref<Target = Tokenizer>> TextStream<T> {
     /// An empty stream.
-    pub fn new(tokenizer: &'t Tokenizer) -> Self {
+    pub fn new(tokenizer: T) -> Self {
         TextStream { tokenizer, tokens: Vec::new(), shown: 0 }
     }
 

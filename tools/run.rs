@@ -107,7 +107,7 @@ impl End {
 
 /// Shows text or, for a model without a tokenizer, ids.
 struct Display<'t> {
-    stream: Option<TextStream<'t>>,
+    stream: Option<TextStream<&'t Tokenizer>>,
     stops: StopMatcher,
     shown: String,
     quiet: bool,

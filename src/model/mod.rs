@@ -8,6 +8,8 @@ mod storage;
 mod token_decoder;
 mod weights;
 
+use std::fs::File;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,7 +21,7 @@ pub(crate) use stack::Span;
 pub use token_decoder::TokenDecoder;
 pub use weights::{CHECKSUMS_KEY, Matrix, ModelWeights, RECIPE_KEY, TYPES_KEY, Vector};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::Index;
 use crate::kernels::Kernels;
 use crate::quant::WeightType;
@@ -29,6 +31,9 @@ use storage::Storage;
 pub const TOKENIZER_KEY: &str = "tokenizer.huggingface.json";
 /// Key of the token that ends a text.
 pub const END_TOKEN_KEY: &str = "tokenizer.ggml.eos_token_id";
+
+/// Bytes that [`Model::verify_with`] compares between two calls of its callback.
+pub const PROGRESS_BYTES: usize = 1 << 22;
 
 /// A model that is ready to run. Cheap to share between sessions and threads.
 pub struct Model {
@@ -51,12 +56,21 @@ impl Model {
         Ok(Model { path: Some(path.to_path_buf()), ..model })
     }
 
+    /// Maps a model that is a part of an open file, such as an archive: `part` in bytes, from a multiple of 64;
+    /// `None` is the whole file. The file may be closed afterwards.
+    ///
+    /// # Errors
+    /// As [`Model::open`], and if the part is not inside the file or not aligned.
+    pub fn open_file(file: &File, part: Option<Range<u64>>) -> Result<Model> {
+        Self::from_storage(Storage::open_part(file, part)?)
+    }
+
     /// A model from the bytes of a file, which are copied.
     ///
     /// # Errors
-    /// As [`Model::open`].
+    /// As [`Model::open`], and if there is no memory for the copy.
     pub fn from_bytes(bytes: &[u8]) -> Result<Model> {
-        Self::from_storage(Storage::copy(bytes))
+        Self::from_storage(Storage::copy(bytes)?)
     }
 
     /// The same model with the kernels of another instruction set.
@@ -125,10 +139,36 @@ impl Model {
     /// # Errors
     /// The first tensor that differs.
     pub fn verify(&self) -> Result<()> {
+        self.verify_with(|_, _| ControlFlow::Continue(()))
+    }
+
+    /// As [`Model::verify`], calling `progress` with the bytes compared so far and all that will be: first
+    /// with none, at last with all, and at least once for every [`PROGRESS_BYTES`].
+    ///
+    /// # Errors
+    /// The first tensor that differs; `Interrupted` if `progress` breaks.
+    pub fn verify_with(&self, mut progress: impl FnMut(u64, u64) -> ControlFlow<()>) -> Result<()> {
         let index = self.index();
         let checksums = index.list(CHECKSUMS_KEY, index.tensors().len())?;
+        let total = index.tensors().iter().map(|info| info.bytes as u64).sum();
+        let mut done = 0;
+        let mut report = |bytes: usize| {
+            done += bytes as u64;
+            match progress(done, total) {
+                ControlFlow::Continue(()) => Ok(()),
+                ControlFlow::Break(()) => {
+                    Err(Error::new(ErrorKind::Interrupted, "verifying was interrupted"))
+                }
+            }
+        };
+        report(0)?;
         for (info, expected) in index.tensors().iter().zip(checksums.iter()) {
-            let found = crc32fast::hash(&self.storage[info.start..info.start + info.bytes]);
+            let mut hasher = crc32fast::Hasher::new();
+            for part in self.storage[info.start..info.start + info.bytes].chunks(PROGRESS_BYTES) {
+                hasher.update(part);
+                report(part.len())?;
+            }
+            let found = hasher.finalize();
             if expected.as_u64() != Some(u64::from(found)) {
                 let expected = expected.as_u64().unwrap_or_default();
                 let error = Error::mismatch(
@@ -143,6 +183,14 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    /// A number that identifies the model: FNV-1a over its file's header, which holds the checksum of every
+    /// tensor. It tells models apart; it does not withstand someone who forges it.
+    pub fn fingerprint(&self) -> u64 {
+        let header = &self.storage[..self.index().data_start() as usize];
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        header.iter().fold(0xcbf2_9ce4_8422_2325, step)
     }
 
     /// Checks that all tokens are in the vocabulary.

@@ -1,0 +1,313 @@
+//! Sessions: one sequence each, used by one thread at a time.
+
+use std::cell::UnsafeCell;
+use std::ffi::c_char;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::boundary::{call, quietly};
+use super::error::{CINDER_MISUSE, CINDER_POISONED, Failure, cinder_error, cinder_status};
+use super::model::{self, Shared, cinder_model};
+use super::options::{self, CINDER_LOG_ERROR, cinder_sampler_options, cinder_session_options};
+use super::pointer::{self, Place};
+use crate::error::{Error, ErrorKind};
+use crate::sequence::MemoryEstimate;
+use crate::{Generator, Interrupt, SessionOptions};
+
+/// A text and what is needed to continue it. It belongs to one thread at a time; only cinder_session_cancel may be
+/// called by any thread while another call is running. Two calls at once are refused with CINDER_MISUSE.
+pub struct cinder_session {
+    shared: Arc<Shared>,
+    interrupt: Interrupt,
+    /// The process that made it; a forked child may only free it.
+    process: u32,
+    /// Whether a call is using `generator`. Taking it is what makes the access exclusive.
+    busy: AtomicBool,
+    poisoned: AtomicBool,
+    /// Freed by a callback; the call that runs the callback does it when it ends.
+    doomed: AtomicBool,
+    generator: UnsafeCell<Generator>,
+}
+
+/// A session that the running call has to itself. A panic poisons it.
+pub(super) struct Held(*const cinder_session);
+
+impl Held {
+    /// Takes a session.
+    ///
+    /// # Safety
+    /// Null, or a session that is not freed by another thread while the result lives.
+    pub(super) unsafe fn new(session: *const cinder_session) -> Result<Held, Failure> {
+        // SAFETY: the caller's promise.
+        let Some(it) = (unsafe { pointer::shared(session) }) else {
+            return Err(Failure::argument("session", "found null, expected a session"));
+        };
+        let refuse = |status, problem| Err(Failure::handle(status, "session", problem));
+        if it.process != std::process::id() {
+            return refuse(
+                CINDER_MISUSE,
+                "made before a fork by the parent process, which keeps its threads",
+            );
+        }
+        if it.busy.swap(true, Ordering::Acquire) {
+            return refuse(CINDER_MISUSE, "another call is using it");
+        }
+        let held = Held(session);
+        if it.poisoned.load(Ordering::Relaxed) {
+            return refuse(CINDER_POISONED, "an earlier call met a defect in this library");
+        }
+        Ok(held)
+    }
+
+    fn session(&self) -> &cinder_session {
+        // SAFETY: alive, by the promise made to `new`.
+        unsafe { &*self.0 }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.session().shared
+    }
+}
+
+impl Deref for Held {
+    type Target = Generator;
+
+    fn deref(&self) -> &Generator {
+        // SAFETY: `busy` was taken by `new` and is given back by `drop`, so nobody else looks at it.
+        unsafe { &*self.session().generator.get() }
+    }
+}
+
+impl DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut Generator {
+        // SAFETY: as in `deref`.
+        unsafe { &mut *self.session().generator.get() }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let session = self.session();
+        if std::thread::panicking() {
+            session.poisoned.store(true, Ordering::Relaxed);
+            session.shared.log(CINDER_LOG_ERROR, "a defect in this library has poisoned a session");
+        }
+        if session.doomed.load(Ordering::Relaxed) {
+            // SAFETY: `cinder_session_free` was called inside a callback of this very call and left it to us.
+            drop(unsafe { pointer::owned(self.0.cast_mut()) });
+        } else {
+            session.busy.store(false, Ordering::Release);
+        }
+    }
+}
+
+/// Makes the handle of a session and stores it.
+pub(super) fn store(shared: &Arc<Shared>, generator: Generator, place: &Place<*mut cinder_session>) {
+    let session = cinder_session {
+        shared: Arc::clone(shared),
+        interrupt: generator.interrupt().clone(),
+        process: std::process::id(),
+        busy: AtomicBool::new(false),
+        poisoned: AtomicBool::new(false),
+        doomed: AtomicBool::new(false),
+        generator: UnsafeCell::new(generator),
+    };
+    place.set(Box::into_raw(Box::new(session)));
+}
+
+/// Refuses a session whose buffers there is no memory for; they grow later, where that could not be refused.
+pub(super) fn check_memory(shared: &Shared, options: &SessionOptions) -> Result<(), Failure> {
+    let scratch = MemoryEstimate::new(&shared.model, options).scratch;
+    let size = usize::try_from(scratch).unwrap_or(usize::MAX);
+    Vec::<u8>::new().try_reserve_exact(size).map_err(|_| {
+        Error::new(
+            ErrorKind::Resource,
+            format!("a session needs {scratch} bytes of buffers, which cannot be allocated"),
+        )
+        .into()
+    })
+}
+
+/// Starts an empty session. The first session of a model starts its threads, the last one to be freed ends them.
+///
+/// @param model Kept alive by the session.
+/// @param options Null for the defaults.
+/// @param session Gets the session on success, to be freed with cinder_session_free.
+/// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
+/// @return CINDER_OK, CINDER_ARGUMENT, or CINDER_RESOURCE if memory or threads are not to be had. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cinder_session_create(
+    model: *const cinder_model,
+    options: *const cinder_session_options,
+    session: *mut *mut cinder_session,
+    error: *mut *mut cinder_error,
+) -> cinder_status {
+    call(error, || {
+        // SAFETY: null or valid, as the header asks.
+        let (shared, options, place) = unsafe {
+            (model::shared(model)?, options::read(options, "options")?, pointer::place(session, "session")?)
+        };
+        let options = options.options()?;
+        check_memory(shared, &options)?;
+        let generator = Generator::new(&shared.model, &shared.team()?, &options)?;
+        store(shared, generator, &place);
+        Ok(())
+    })
+}
+
+/// Frees a session. Inside a callback of the session itself, it is freed when the call that runs the callback ends.
+///
+/// @param session May be null. No other thread may be using it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cinder_session_free(session: *mut cinder_session) {
+    quietly((), || {
+        // SAFETY: null or valid, as the header asks.
+        let Some(it) = (unsafe { pointer::shared(session) }) else { return };
+        if it.busy.swap(true, Ordering::Acquire) {
+            it.doomed.store(true, Ordering::Relaxed);
+            return;
+        }
+        // SAFETY: made by `store`, not freed, and no call is using it: `busy` was free.
+        drop(unsafe { pointer::owned(session) });
+    });
+}
+
+/// Adds text. Only the very first text of a session is filled up from the left to whole blocks.
+///
+/// @param text UTF-8; need not end with a null.
+/// @param size Bytes of text; 0 adds nothing.
+/// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
+/// @return CINDER_OK; CINDER_UNSUPPORTED if the model carries no tokenizer or this build has none;
+/// CINDER_INTERRUPTED if cancelled, then the blocks that were done have been added; CINDER_ARGUMENT, CINDER_FORMAT,
+/// CINDER_MISUSE, CINDER_POISONED, and then nothing was added. The session's thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cinder_session_append_text(
+    session: *mut cinder_session,
+    text: *const c_char,
+    size: usize,
+    error: *mut *mut cinder_error,
+) -> cinder_status {
+    call(error, || {
+        // SAFETY: null or valid, as the header asks.
+        let (mut held, text) = unsafe { (Held::new(session)?, pointer::utf8(text, size, "text")?) };
+        let tokens = super::text::encode(held.shared(), text)?;
+        Ok(held.append(&tokens)?)
+    })
+}
+
+/// Adds tokens.
+///
+/// @param tokens Ids, less than the vocabulary.
+/// @param count How many; 0 adds nothing.
+/// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
+/// @return CINDER_OK; CINDER_INTERRUPTED if cancelled, then the blocks that were done have been added;
+/// CINDER_ARGUMENT, CINDER_MISUSE, CINDER_POISONED, and then nothing was added. The session's thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cinder_session_append_tokens(
+    session: *mut cinder_session,
+    tokens: *const u32,
+    count: usize,
+    error: *mut *mut cinder_error,
+) -> cinder_status {
+    call(error, || {
+        // SAFETY: null or valid, as the header asks.
+        let (mut held, tokens) = unsafe { (Held::new(session)?, pointer::values(tokens, count, "tokens")?) };
+        Ok(held.append(tokens)?)
+    })
+}
+
+/// Tokens so far, those included that filled up the first block.
+///
+/// @param length Gets the number on success.
+/// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
+/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cinder_session_length(
+    session: *const cinder_session,
+    length: *mut u64,
+    error: *mut *mut cinder_error,
+) -> cinder_status {
+    call(error, || {
+        // SAFETY: null or valid, as the header asks.
+        let (held, place) = unsafe { (Held::new(session)?, pointer::place(length, "length")?) };
+        place.set(held.length());
+        Ok(())
+    })
+}
+
+/// Forgets the text; memory is kept. The sampler starts again from its seed; its options and the stop strings stay. A
+/// request to cancel is forgotten.
+///
+/// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
+/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cinder_session_reset(
+    session: *mut cinder_session,
+    error: *mut *mut cinder_error,
+) -> cinder_status {
+    call(error, || {
+        // SAFETY: null or valid, as the header asks.
+        Ok(unsafe { Held::new(session) }?.clear()?)
+    })
+}
+
+/// Asks the session to stop: the call that is running, or the next one that can be stopped, ends with
+/// CINDER_INTERRUPTED, and then the request is gone. What can be stopped: appending more than a block, decoding and
+/// generating. It takes at most one pass over the weights.
+///
+/// @param session May be null. Any thread, also while another call is running, but not while it is freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cinder_session_cancel(session: *const cinder_session) {
+    quietly((), || {
+        // SAFETY: null or valid, as the header asks.
+        if let Some(session) = unsafe { pointer::shared(session) } {
+            session.interrupt.trigger();
+        }
+    });
+}
+
+/// Samples differently from now on, starting from the seed. Tokens before count as not recent.
+///
+/// @param options Null for the defaults.
+/// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
+/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cinder_session_set_sampler(
+    session: *mut cinder_session,
+    options: *const cinder_sampler_options,
+    error: *mut *mut cinder_error,
+) -> cinder_status {
+    call(error, || {
+        // SAFETY: null or valid, as the header asks.
+        let (mut held, options) = unsafe { (Held::new(session)?, options::read(options, "options")?) };
+        Ok(held.set_sampler(options.options())?)
+    })
+}
+
+/// Ends generated text before any of these strings. They are copied.
+///
+/// @param stops UTF-8, each ending with a null; empty ones are ignored.
+/// @param count How many; 0 for none.
+/// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
+/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cinder_session_set_stops(
+    session: *mut cinder_session,
+    stops: *const *const c_char,
+    count: usize,
+    error: *mut *mut cinder_error,
+) -> cinder_status {
+    call(error, || {
+        // SAFETY: null or valid, as the header asks.
+        let (mut held, stops) = unsafe { (Held::new(session)?, pointer::values(stops, count, "stops")?) };
+        let copy = |stop: &*const c_char| {
+            // SAFETY: null or a string, as the header asks.
+            let stop = unsafe { pointer::string(*stop, "stops") }?;
+            let text = stop.to_str();
+            text.map(str::to_string).map_err(|_| Failure::argument("stops", "found bytes that are not UTF-8"))
+        };
+        held.set_stops(stops.iter().map(copy).collect::<Result<_, _>>()?);
+        Ok(())
+    })
+}
