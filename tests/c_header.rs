@@ -83,7 +83,7 @@ fn every_function_has_the_boundary() {
             let guarded = ["call(error, ", "quietly(", "open_with(", "initialize("];
             assert!(constant || guarded.iter().any(|guard| body.contains(guard)), "{name} catches no panic");
             let error = signature.contains("error: *mut *mut cinder_error");
-                let status = signature.contains("-> cinder_status") && name != "cinder_error_status";
+            let status = signature.contains("-> cinder_status") && name != "cinder_error_status";
             assert_eq!(error, status, "{name}: a status comes with an error");
         }
     }

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use cinderblock::Model;
-use cinderblock::model::ARCHITECTURE;
-use common::{Outcome, binary, case, quantize, run};
+use common::damage::{DAMAGE, File, le};
+use common::{Outcome, binary, case, run};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
@@ -150,40 +150,4 @@ impl Checkpoint {
         refused(name, &self.arguments(), expected);
         assert_eq!(self.leftovers(), [] as [PathBuf; 0], "{name}");
     }
-}
-
-/// A model file in memory, and the places in it that its header describes.
-struct File(Vec<u8>);
-
-impl File {
-    fn new(name: &str) -> File {
-        let (_folder, file) = quantize(&case(name), "q4");
-        File(fs::read(file).expect("model"))
-    }
-
-    /// First byte after a name in the header; the start of the file for no name. A leading dot stands for the
-    /// architecture.
-    fn after(&self, name: &str) -> usize {
-        if name.is_empty() {
-            return 0;
-        }
-        let name = if name.starts_with('.') { format!("{ARCHITECTURE}{name}") } else { name.to_string() };
-        let wanted = [&(name.len() as u64).to_le_bytes(), name.as_bytes()].concat();
-        let at = self.0.windows(wanted.len()).position(|bytes| bytes == wanted);
-        at.unwrap_or_else(|| panic!("{name} is not in the header")) + wanted.len()
-    }
-
-    fn patched(&self, at: usize, bytes: &[u8]) -> Vec<u8> {
-        let mut file = self.0.clone();
-        file[at..at + bytes.len()].copy_from_slice(bytes);
-        file
-    }
-
-    fn model(&self) -> Model {
-        Model::from_bytes(&self.0).expect("undamaged")
-    }
-}
-
-const fn le(value: u64) -> [u8; 8] {
-    value.to_le_bytes()
 }

@@ -1,6 +1,8 @@
 //! What the tests share: the reference cases, a quantizer, and a runner of the program with a time limit.
 #![allow(dead_code)]
 
+pub mod damage;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -1,0 +1,306 @@
+//! A saved session continues exactly where it was, and bytes that are not one are refused.
+
+mod common;
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use cinderblock::snapshot::Snapshot;
+use cinderblock::{
+    CacheType, ErrorKind, Generator, Model, Sampler, SamplerOptions, Session, SessionOptions, Team,
+};
+use common::{CASES, Golden, case, demo_model, quantize};
+use tempfile::TempDir;
+
+fn team() -> Arc<Team> {
+    Arc::new(Team::new(1).unwrap())
+}
+
+/// At every token, inside blocks and at their ends, before and after the cache rolls, for every variant of the
+/// architecture: the same logits, to the bit, now and later.
+#[test]
+fn a_loaded_session_continues_to_the_bit() {
+    let team = team();
+    for name in CASES {
+        let golden = Golden::read(name);
+        for (kind, cache_type) in [("q4", CacheType::F16), ("f32", CacheType::F32)] {
+            let (_folder, file) = quantize(&case(name), kind);
+            let model = Arc::new(Model::open(&file).unwrap());
+            for (cache_blocks, sink_blocks) in [(512, 4), (3, 1), (5, 0)] {
+                let options = SessionOptions { cache_blocks, sink_blocks, cache_type: Some(cache_type) };
+                let mut session = Session::new(&model, &team, &options).unwrap();
+                session.append(&golden.tokens[..3]).unwrap();
+                for (at, pair) in golden.tokens[3..].windows(2).enumerate() {
+                    // Sometimes the logits are known when the session is saved.
+                    if at % 3 == 0 {
+                        session.logits().unwrap();
+                    }
+                    let saved = Snapshot::save(&session, None).unwrap();
+                    let loaded = Snapshot::from_bytes(&model, saved.bytes()).unwrap();
+                    let (mut copy, sampler) = loaded.restore(&model, &team).unwrap();
+                    assert!(sampler.is_none() && copy.length() == session.length());
+                    assert!(Snapshot::save(&copy, None).unwrap().bytes() == saved.bytes());
+                    for token in pair {
+                        let what = || format!("{name} {kind} {cache_blocks} at {at}");
+                        assert!(copy.logits().unwrap() == session.logits().unwrap(), "{}", what());
+                        copy.append(&[*token]).unwrap();
+                        if token == &pair[0] {
+                            session.append(&[*token]).unwrap();
+                        } else {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// With penalty, seed and a cache that has rolled, a text goes on as if nothing had happened.
+#[test]
+fn a_text_goes_on_with_its_sampler() {
+    let model = Arc::new(Model::open(demo_model()).unwrap());
+    let team = team();
+    let options = SessionOptions { cache_blocks: 9, sink_blocks: 2, cache_type: None };
+    let mut generator = Generator::new(&model, &team, &options).unwrap();
+    let sampling =
+        SamplerOptions { repetition_penalty: 1.2, repetition_window: 16, seed: 5, ..Default::default() };
+    generator.set_sampler(sampling).unwrap();
+    generator.append(&[300, 301, 302, 303, 304]).unwrap();
+    let empty = Generator::new(&model, &team, &options).unwrap();
+    let loaded = Generator::load(&empty.save().unwrap(), &model, &team).unwrap();
+    assert_eq!(loaded.length(), 0);
+    for _ in 0..60 {
+        let snapshot = generator.save().unwrap();
+        assert_eq!(snapshot.bytes().len() as u64, generator.saved_bytes().unwrap());
+        let mut copy = Generator::load(&snapshot, &model, &team).unwrap();
+        let tokens = |generator: &mut Generator| [(); 3].map(|()| generator.next_token().unwrap());
+        let mut continued = Generator::load(&snapshot, &model, &team).unwrap();
+        assert_eq!(tokens(&mut copy), tokens(&mut continued));
+        generator.next_token().unwrap();
+    }
+}
+
+/// A small model with a session of it that has everything.
+fn saved(folder: &Path) -> (Arc<Model>, Vec<u8>) {
+    let (_folder, file) = quantize(&case("main"), "q4");
+    let path = folder.join("model.gguf");
+    fs::copy(file, &path).unwrap();
+    let model = Arc::new(Model::open(path).unwrap());
+    let options = SessionOptions { cache_blocks: 4, sink_blocks: 1, cache_type: None };
+    let mut session = Session::new(&model, &team(), &options).unwrap();
+    session.append(&(1..30).collect::<Vec<_>>()).unwrap();
+    session.append(&[7, 8]).unwrap();
+    let sampling = SamplerOptions { repetition_penalty: 1.2, repetition_window: 3, ..Default::default() };
+    let mut sampler = Sampler::new(sampling, model.config().vocabulary).unwrap();
+    (1..6).for_each(|token| sampler.accept(token));
+    (Arc::clone(&model), Snapshot::save(&session, Some(&sampler)).unwrap().bytes().to_vec())
+}
+
+/// Sets bytes and makes the checksum right again.
+fn forged(bytes: &[u8], at: usize, value: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[at..at + value.len()].copy_from_slice(value);
+    let end = bytes.len() - 4;
+    let checksum = crc32fast::hash(&bytes[..end]).to_le_bytes();
+    bytes[end..].copy_from_slice(&checksum);
+    bytes
+}
+
+#[test]
+fn a_damaged_session_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let (model, bytes) = saved(folder.path());
+    let refused = |bytes: &[u8], expected: &str| {
+        let error = Snapshot::from_bytes(&model, bytes).err().unwrap().to_string();
+        assert!(error.contains(expected), "{error}");
+        let path = folder.path().join("session");
+        fs::write(&path, bytes).unwrap();
+        let error = Snapshot::read(&model, &path).err().unwrap();
+        assert!(error.to_string().contains(expected) && error.path() == Some(&path), "{error}");
+    };
+    for length in 0..bytes.len() {
+        assert!(Snapshot::from_bytes(&model, &bytes[..length]).is_err());
+    }
+    for bit in 0..bytes.len() * 8 {
+        let mut bytes = bytes.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        assert!(Snapshot::from_bytes(&model, &bytes).is_err(), "bit {bit}");
+    }
+    refused(&bytes[..63], "63 bytes");
+    refused(&[&bytes[..], &[0]].concat(), "bytes, expected");
+    let cases: &[(usize, &[u8], &str)] = &[
+        (0, b"GGUF", "start of session file"),
+        (8, &[2], "session file version: found 2, expected 1"),
+        (12, &[7], "cache type: found 7"),
+        (16, &[0; 8], "model of the session"),
+        (24, &[0; 8], "model of the session"),
+        (32, &[1, 0, 0, 0], "cache blocks: found 1, expected more than the 1 pinned"),
+        (32, &[255; 8], "expected"),
+        (40, &[255; 8], "expected more than"),
+        (48, &[255; 8], "blocks of the session"),
+        (48, &[0; 8], "tokens of the open block: found 2, expected at most 0"),
+        (56, &[4], "tokens of the open block: found 4, expected at most 3"),
+        (60, &[255; 4], "recent tokens"),
+    ];
+    for (at, value, expected) in cases {
+        refused(&forged(&bytes, *at, value), expected);
+    }
+    // What only shows when it is used.
+    let sampler = bytes.len() - 4 - 3 * 4 - 64;
+    let context = 4 * model.config().block_decoder.hidden;
+    for (at, value) in [
+        (64 + context, [255; 8]),
+        (sampler, [0, 0, 0xc0, 0x7f, 0, 0, 0x80, 0x3f]),
+        (sampler + 48, [255; 8]),
+        (sampler + 48, [3, 0, 0, 0, 0, 0, 0, 0]),
+        (sampler + 56, [1; 8]),
+        (sampler + 64, [255; 8]),
+        (sampler + 24, [2, 0, 0, 0, 0, 0, 0, 0]),
+    ] {
+        let bytes = forged(&bytes, at, &value);
+        let snapshot = Snapshot::from_bytes(&model, &bytes[..]).unwrap();
+        assert!(snapshot.restore(&model, &team()).is_err(), "{at} {value:?}");
+    }
+    // The length of the session decides what is in the cache; the largest one works.
+    let snapshot = forged(&bytes, 48, &(1u64 << 48).to_le_bytes());
+    let (mut session, _) = Snapshot::from_bytes(&model, snapshot).unwrap().restore(&model, &team()).unwrap();
+    session.append(&[1, 2, 3, 4, 5]).unwrap();
+    let _ = session.logits();
+    // Numbers that are none are noticed.
+    let snapshot = forged(&bytes, 64, &f32::NAN.to_le_bytes());
+    let (mut session, _) = Snapshot::from_bytes(&model, snapshot).unwrap().restore(&model, &team()).unwrap();
+    assert_eq!(session.logits().unwrap_err().kind(), ErrorKind::Numeric);
+}
+
+#[test]
+fn a_session_belongs_to_its_model() {
+    let folder = TempDir::new().unwrap();
+    let (_, bytes) = saved(folder.path());
+    for (name, kind) in [("main", "q8"), ("block1", "q4")] {
+        let (_folder, file) = quantize(&case(name), kind);
+        let error = Snapshot::from_bytes(&Model::open(file).unwrap(), &bytes[..]).err().unwrap();
+        assert!(error.to_string().contains("model of the session"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_is_replaced_whole_or_not_at_all() {
+    let folder = TempDir::new().unwrap();
+    let (model, bytes) = saved(folder.path());
+    let snapshot = Snapshot::from_bytes(&model, &bytes[..]).unwrap();
+    let path = folder.path().join("session");
+    for _ in 0..2 {
+        snapshot.write(&path).unwrap();
+        assert!(Snapshot::read(&model, &path).unwrap().bytes() == bytes);
+    }
+    for wrong in
+        [folder.path().to_path_buf(), folder.path().join("none/session"), "/dev/null".into(), "".into()]
+    {
+        assert!(snapshot.write(&wrong).is_err(), "{wrong:?}");
+        assert!(Snapshot::read(&model, &wrong).is_err(), "{wrong:?}");
+    }
+    // A file that claims little and is long is not read.
+    let sparse = fs::File::create(&path).unwrap();
+    sparse.set_len(1 << 40).unwrap();
+    assert!(Snapshot::read(&model, &path).is_err());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        snapshot.write(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn a_request_to_stop_is_obeyed_once() {
+    let model = Arc::new(Model::open(demo_model()).unwrap());
+    let mut generator = Generator::new(&model, &team(), &SessionOptions::default()).unwrap();
+    let long = vec![300; 4096];
+    generator.append(&[300, 301]).unwrap();
+    let length = generator.length();
+    generator.interrupt().trigger();
+    assert_eq!(generator.append(&long).unwrap_err().kind(), ErrorKind::Interrupted);
+    // The block that the text completed was done; the rest was not begun.
+    let block = model.config().block_length as u64;
+    assert_eq!(generator.length(), length + block);
+    generator.append(&long).unwrap();
+    assert_eq!(generator.length(), length + block + 4096);
+    // From another thread, in the middle.
+    let interrupt = generator.interrupt().clone();
+    let other = std::thread::spawn(move || interrupt.trigger());
+    while generator.append(&long).is_ok() {}
+    other.join().unwrap();
+    assert_eq!(generator.length() % block, 0);
+    generator.next_token().unwrap();
+    generator.interrupt().trigger();
+    assert_eq!(generator.next_token().unwrap_err().kind(), ErrorKind::Interrupted);
+    generator.interrupt().trigger();
+    generator.clear().unwrap();
+    generator.append(&[300]).unwrap();
+    generator.next_token().unwrap();
+}
+
+/// Each of several generators gets the tokens that it would get alone.
+#[test]
+fn together_is_as_alone() {
+    let model = Arc::new(Model::open(demo_model()).unwrap());
+    let team = team();
+    let start = |seed: u32| {
+        let mut generator = Generator::new(&model, &team, &SessionOptions::default()).unwrap();
+        generator.set_sampler(SamplerOptions { seed: seed.into(), ..Default::default() }).unwrap();
+        generator.append(&[300 + seed, 301, 302, 303, 304][..=seed as usize % 5]).unwrap();
+        generator
+    };
+    let mut alone: Vec<Generator> = (0..5).map(start).collect();
+    let mut together: Vec<Generator> = (0..5).map(start).collect();
+    // One of them has its logits already.
+    together[2].logits().unwrap();
+    let mut tokens = Vec::new();
+    for _ in 0..13 {
+        Generator::next_tokens(&mut together.iter_mut().collect::<Vec<_>>(), &mut tokens).unwrap();
+        let expected: Vec<u32> = alone.iter_mut().map(|generator| generator.next_token().unwrap()).collect();
+        assert_eq!(tokens, expected);
+    }
+    let (mut empty, mut other) = (start(0), start(1));
+    empty.clear().unwrap();
+    let length = other.length();
+    assert!(Generator::next_tokens(&mut [&mut other, &mut empty], &mut tokens).is_err());
+    assert_eq!(other.length(), length);
+}
+
+#[test]
+fn generated_text_ends_where_it_should() {
+    use cinderblock::End;
+    use cinderblock::tokenizer::Tokenizer;
+    let model = Arc::new(Model::open(demo_model()).unwrap());
+    let tokenizer = Tokenizer::of_model(&model).unwrap();
+    let start = |stops: &[&str]| {
+        let mut generator = Generator::new(&model, &team(), &SessionOptions::default()).unwrap();
+        generator.set_sampler(SamplerOptions { temperature: 0.0, ..Default::default() }).unwrap();
+        generator.set_stops(stops.iter().map(|stop| stop.to_string()).collect());
+        generator.append(&tokenizer.encode("The old house").unwrap()).unwrap();
+        generator
+    };
+    let mut text = String::new();
+    let mut collect = |piece: &str| {
+        text.push_str(piece);
+        ControlFlow::Continue(())
+    };
+    assert_eq!(start(&[]).generate(&tokenizer, 30, true, &mut collect).unwrap(), (End::Length, 30));
+    let stop = text.chars().skip(20).take(4).collect::<String>();
+    let expected = text.split(&stop).next().unwrap().to_string();
+    let mut cut = String::new();
+    let (end, _) = start(&[&stop])
+        .generate(&tokenizer, 30, true, |piece| {
+            cut.push_str(piece);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!((end, cut), (End::Stop, expected));
+    let (end, count) = start(&[]).generate(&tokenizer, 30, true, |_| ControlFlow::Break(())).unwrap();
+    assert!(end == End::Caller && count < 30);
+}
