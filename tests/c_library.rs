@@ -285,6 +285,51 @@ fn valgrind_finds_nothing() {
     valgrind(&reload, &[library(), copy, demo_model()]);
 }
 
+/// The library and the program are instrumented, the standard library is not.
+#[test]
+fn thread_sanitizer_finds_nothing() {
+    if !has(&["clang"]) {
+        return;
+    }
+    let folder = TempDir::new().expect("temporary folder");
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let sysroot = words(run(Command::new("rustc").args(["--print", "sysroot"]))).concat();
+    let runtime = Path::new(&sysroot).join(format!("lib/rustlib/{target}/lib/librustc-stable_rt.tsan.a"));
+    if !runtime.exists() {
+        println!("skipped: {} is missing", runtime.display());
+        return;
+    }
+    let build = Path::new(env!("CARGO_TARGET_TMPDIR")).join("thread-sanitizer");
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(root()).args(["rustc", "--release", "--quiet", "--lib", "--no-default-features"]);
+    cargo.args(["--features", "capi,tokenizer", "--crate-type", "staticlib", "--target", &target]);
+    // The sanitizer is not a stable option of the compiler.
+    cargo.env("RUSTC_BOOTSTRAP", "1").env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_TARGET_DIR", &build);
+    cargo.env("RUSTFLAGS", "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer");
+    let output = cargo.output().expect("cargo");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let library = build.join(&target).join("release/libcinderblock.a");
+    for name in ["threads", "batch"] {
+        let (object, program) = (folder.path().join(format!("{name}.o")), folder.path().join(name));
+        let mut compile = Command::new("clang");
+        compile.args(C11).args(["-g", "-O1", "-fsanitize=thread", "-c", "-o"]).arg(&object);
+        compile.arg("-I").arg(root().join("include"));
+        run(compile.arg(root().join(format!("examples/c/{name}.c")))).success();
+        let mut link = Command::new("clang");
+        link.arg("-o").arg(&program).arg(&object).arg(&library);
+        link.arg("-Wl,--whole-archive").arg(&runtime).arg("-Wl,--no-whole-archive");
+        run(link.args(["-lm", "-lpthread", "-ldl", "-lresolv", "-lrt"])).success();
+        let suppressions = root().join("tests/c/thread_sanitizer.supp");
+        for _ in 0..3 {
+            let mut command = Command::new(&program);
+            command.arg(demo_model());
+            let outcome =
+                run(command.env("TSAN_OPTIONS", format!("suppressions={}", suppressions.display())));
+            assert_eq!(outcome.code, Some(0), "{name}: {}", outcome.stderr);
+        }
+    }
+}
+
 #[test]
 fn the_library_can_be_loaded_twice_and_unloaded() {
     if !has(&["gcc", "pkg-config"]) {
