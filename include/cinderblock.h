@@ -743,7 +743,8 @@ cinder_status cinder_session_reset(struct cinder_session *session,
  * CINDER_INTERRUPTED, and then the request is gone. What can be stopped: appending more than a block, decoding and
  * generating. It takes at most one pass over the weights.
  *
- * @param session May be null. Any thread, also while another call is running, but not while it is freed.
+ * @param session May be null. Any thread and any signal handler, also while another call is running, but not while
+ * it is freed.
  */
 void cinder_session_cancel(const struct cinder_session *session);
 

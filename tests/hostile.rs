@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use cinderblock::Model;
-use common::damage::{DAMAGE, File, le};
-use common::{Outcome, binary, case, run};
+use common::damage::{DAMAGE, File};
+use common::{Outcome, binary, case, quantize, run};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 

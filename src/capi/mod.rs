@@ -1,7 +1,7 @@
 //! The C library: `include/cinderblock.h` is made of this module, and `docs/embedding.md` explains it.
 //!
-//! A thin skin. Every function goes through [`boundary::call`] or [`boundary::quietly`], which turn a panic into a
-//! status; every pointer is looked at in one of the few functions of [`pointer`]. There is no state outside the handles
+//! A thin skin. Every function goes through `boundary::call` or `boundary::quietly`, which turn a panic into a
+//! status; every pointer is looked at in one of the few functions of `pointer`. There is no state outside the handles
 //! but the panic hook, which keeps panics inside a call silent.
 //!
 //! The functions are unsafe because C hands over pointers. What they rely on is the same for all of them and is written

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, c_char, c_void};
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::boundary::{call, quietly};
 use super::error::{self, Failure, cinder_error, cinder_status};
@@ -12,7 +12,6 @@ use super::options::{
 };
 use super::pointer;
 use crate::error::{Error, ErrorKind};
-use crate::model::TOKENIZER_KEY;
 use crate::sequence::MemoryEstimate;
 use crate::{Model, Team};
 
@@ -29,7 +28,7 @@ pub(super) struct Shared {
     /// The threads, while a session needs them, and the process that they belong to.
     team: Mutex<(u32, Weak<Team>)>,
     #[cfg(feature = "tokenizer")]
-    tokenizer: OnceLock<std::result::Result<crate::tokenizer::Tokenizer, (ErrorKind, String)>>,
+    tokenizer: std::sync::OnceLock<Result<crate::tokenizer::Tokenizer, (ErrorKind, String)>>,
     log: Log,
 }
 
@@ -87,7 +86,9 @@ impl Shared {
                 .map_err(|error| (error.kind(), error.detail().to_string()))
         };
         let result = self.tokenizer.get_or_init(read).as_ref();
-        result.map_err(|(kind, detail)| Error::new(*kind, detail.clone()).about(TOKENIZER_KEY).into())
+        result.map_err(|(kind, detail)| {
+            Error::new(*kind, detail.clone()).about(crate::model::TOKENIZER_KEY).into()
+        })
     }
 }
 
@@ -133,7 +134,7 @@ unsafe fn open_with(
             threads,
             team: Mutex::new((0, Weak::new())),
             #[cfg(feature = "tokenizer")]
-            tokenizer: OnceLock::new(),
+            tokenizer: std::sync::OnceLock::new(),
             log,
         };
         place.set(Box::into_raw(Box::new(cinder_model(Arc::new(shared)))));

@@ -256,15 +256,15 @@ pub unsafe extern "C" fn cinder_session_reset(
 /// CINDER_INTERRUPTED, and then the request is gone. What can be stopped: appending more than a block, decoding and
 /// generating. It takes at most one pass over the weights.
 ///
-/// @param session May be null. Any thread, also while another call is running, but not while it is freed.
+/// @param session May be null. Any thread and any signal handler, also while another call is running, but not while
+/// it is freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_cancel(session: *const cinder_session) {
-    quietly((), || {
-        // SAFETY: null or valid, as the header asks.
-        if let Some(session) = unsafe { pointer::shared(session) } {
-            session.interrupt.trigger();
-        }
-    });
+    // Without the boundary, because a signal handler may do no more than this, and nothing here can panic.
+    // SAFETY: null or valid, as the header asks.
+    if let Some(session) = unsafe { pointer::shared(session) } {
+        session.interrupt.trigger();
+    }
 }
 
 /// Samples differently from now on, starting from the seed. Tokens before count as not recent.
@@ -310,4 +310,48 @@ pub unsafe extern "C" fn cinder_session_set_stops(
         held.set_stops(stops.iter().map(copy).collect::<Result<_, _>>()?);
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::ptr::{null, null_mut};
+
+    use super::*;
+    use crate::capi::error::{CINDER_INTERNAL, CINDER_OK};
+    use crate::capi::generate::cinder_session_decode_token;
+    use crate::capi::model::{cinder_model_free, cinder_model_open_memory};
+
+    /// A panic poisons the session in which it happened and nothing else.
+    #[test]
+    fn a_panic_poisons_its_session() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/classics.q4.gguf");
+        let bytes = std::fs::read(file).unwrap();
+        let (mut model, mut sessions) = (null_mut(), [null_mut(); 2]);
+        // SAFETY: all pointers are null or to locals, and each handle is freed once, at the end.
+        unsafe {
+            let place = (&raw mut model, null_mut());
+            let status =
+                cinder_model_open_memory(bytes.as_ptr().cast(), bytes.len(), null(), place.0, place.1);
+            assert_eq!(status, CINDER_OK);
+            for session in &mut sessions {
+                assert_eq!(cinder_session_create(model, null(), session, null_mut()), CINDER_OK);
+                assert_eq!(cinder_session_append_tokens(*session, [5u32].as_ptr(), 1, null_mut()), CINDER_OK);
+            }
+            let status = call(null_mut(), || {
+                let held = Held::new(sessions[0])?;
+                // As if a product had found slices that do not fit, on all threads of the team.
+                let team = held.shared().team()?;
+                team.region(|crew| crew.run(64, |chunk| assert_ne!(chunk, 33)));
+                Ok(())
+            });
+            assert_eq!(status, CINDER_INTERNAL);
+            let mut token = 0;
+            let mut decode = |session| cinder_session_decode_token(session, &raw mut token, null_mut());
+            assert_eq!([decode(sessions[0]), decode(sessions[1])], [CINDER_POISONED, CINDER_OK]);
+            assert_eq!(cinder_session_reset(sessions[0], null_mut()), CINDER_POISONED);
+            sessions.into_iter().for_each(|session| cinder_session_free(session));
+            cinder_model_free(model);
+        }
+    }
 }
