@@ -69,8 +69,11 @@ impl Session {
     /// If a token is not in the vocabulary; then nothing was added. `Interrupted` on request; then the blocks that
     /// were done by then have been added.
     pub fn append(&mut self, tokens: &[u32]) -> Result<()> {
-        self.current &= tokens.is_empty();
-        self.engine.append(&mut self.sequence, tokens)
+        let before = self.length();
+        let result = self.engine.append(&mut self.sequence, tokens);
+        // Also a failed call may have added something.
+        self.current &= self.length() == before;
+        result
     }
 
     /// The logits of the next token, `[vocabulary]`.
