@@ -1,11 +1,14 @@
 //! The team: threads owned by rayon that stay together for the life of the team.
 //!
 //! A fork-join costs more than the product of a small matrix, so rayon starts the threads once and they wait
-//! for jobs themselves. The leader is the thread that calls: it publishes a job as one atomic word, everyone takes
-//! chunks from a counter in that word, and the leader goes on when every chunk is *finished*. It never waits for
-//! a thread that took none, so a thread that the scheduler keeps away delays nobody. Waiting spins briefly, then
-//! yields, then parks: more threads than cores slow down gently, and an idle team costs nothing. Nothing is
-//! allocated after the team has been made.
+//! for jobs themselves. The leader is the thread that calls: it publishes a job, everyone takes chunks of it, and
+//! the leader goes on when every chunk is *finished*. It never waits for a thread that took none, so a thread that
+//! the scheduler keeps away delays nobody. Waiting spins briefly, then yields, then parks: more threads than cores
+//! slow down gently, and an idle team costs nothing. Nothing is allocated after the team has been made.
+//!
+//! Each thread has a queue, an atomic word that counts through a range of consecutive chunks, and takes from
+//! the others' when its own is empty. Neighbouring chunks are neighbouring memory: two threads that take turns in
+//! one stream of weights defeat the prefetchers and read a third less a second than two streams do.
 
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -18,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// Rounds of waiting before the next, gentler way of waiting.
 const SPINS: u32 = 2000;
 const YIELDS: u32 = 20;
-/// Low half of the job word: next chunk. High half: number of chunks.
+/// Low half of a queue: next chunk. High half: the chunk behind its last.
 const NEXT: u64 = (1 << 32) - 1;
 /// More chunks than this would let late arrivals overflow the counter.
 const MAX_CHUNKS: usize = 1 << 30;
@@ -30,9 +33,11 @@ type Job = *const (dyn Fn(usize) + Sync);
 struct Line<T>(T);
 
 struct Shared {
-    /// Chunks of the current job in the high half, the next one to take in the low half.
-    word: Line<AtomicU64>,
-    /// Chunks of the current job that are finished.
+    /// One for each thread, the leader's first.
+    queues: Box<[Line<AtomicU64>]>,
+    /// Chunks of the current job.
+    chunks: AtomicUsize,
+    /// Those of them that are finished.
     finished: Line<AtomicUsize>,
     job: UnsafeCell<Option<Job>>,
     panicked: AtomicBool,
@@ -44,7 +49,7 @@ struct Shared {
 }
 
 // SAFETY: `job` is written only by the leader while no chunk is outstanding (`Crew::publish`) and read only
-// by a thread that has taken a chunk of the job it belongs to; the word's release and acquire order the two.
+// by a thread that has taken a chunk of the job it belongs to; the queue's release and acquire order the two.
 // The pointee is `Sync`, and `Crew::publish` does not return before the last chunk is finished.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; the pointer is never dereferenced without a chunk.
@@ -86,7 +91,8 @@ impl Team {
     pub fn new(threads: usize) -> Result<Team> {
         let threads = if threads == 0 { available() } else { threads };
         let shared = Arc::new(Shared {
-            word: Line(AtomicU64::new(0)),
+            queues: (0..threads).map(|_| Line(AtomicU64::new(0))).collect(),
+            chunks: AtomicUsize::new(0),
             finished: Line(AtomicUsize::new(0)),
             job: UnsafeCell::new(None),
             panicked: AtomicBool::new(false),
@@ -114,9 +120,9 @@ impl Team {
             // A thread that starts late would allocate in the middle of somebody's step.
             let arrived = Arc::new(Barrier::new(threads));
             let arrival = Arc::clone(&arrived);
-            pool.spawn_broadcast(move |_| {
+            pool.spawn_broadcast(move |context| {
                 arrival.wait();
-                followed.follow();
+                followed.follow(context.index() + 1);
             });
             arrived.wait();
             Some(pool)
@@ -184,35 +190,51 @@ impl Shared {
     }
 
     fn has_chunks(&self) -> bool {
-        let word = self.word.0.load(Ordering::Relaxed);
+        self.queues.iter().any(Line::has_chunks)
+    }
+
+    /// Takes chunks and runs them until none is left, those of queue `own` first.
+    fn work(&self, own: usize) {
+        let (before, after) = self.queues.split_at(own);
+        for queue in after.iter().chain(before) {
+            while let Some(chunk) = queue.take() {
+                // SAFETY: this thread has taken a chunk, so the leader is inside `Crew::publish` until the chunk
+                // is counted below: the pointer was stored before the queue that was acquired, and its pointee
+                // lives.
+                let job = unsafe { &*(*self.job.get()).expect("a job is stored before its queues") };
+                if catch_unwind(AssertUnwindSafe(|| job(chunk))).is_err() {
+                    self.panicked.store(true, Ordering::Relaxed);
+                }
+                // The count cannot change while this chunk is missing; afterwards it may.
+                let chunks = self.chunks.load(Ordering::Relaxed);
+                if self.finished.0.fetch_add(1, Ordering::AcqRel) + 1 == chunks {
+                    self.notify();
+                }
+            }
+        }
+    }
+
+    fn follow(&self, own: usize) {
+        while !self.closed.load(Ordering::SeqCst) {
+            self.work(own);
+            self.wait(|| self.has_chunks() || self.closed.load(Ordering::SeqCst));
+        }
+    }
+}
+
+impl Line<AtomicU64> {
+    fn has_chunks(&self) -> bool {
+        let word = self.0.load(Ordering::Relaxed);
         (word & NEXT) < word >> 32
     }
 
-    /// Takes chunks and runs them until none is left.
-    fn work(&self) {
-        while self.has_chunks() {
-            let word = self.word.0.fetch_add(1, Ordering::Acquire);
-            let (chunk, chunks) = ((word & NEXT) as usize, (word >> 32) as usize);
-            if chunk >= chunks {
-                return;
-            }
-            // SAFETY: this thread has taken a chunk, so the leader is inside `Crew::publish` until the chunk
-            // is counted below: the pointer was stored before the word that was acquired, and its pointee lives.
-            let job = unsafe { &*(*self.job.get()).expect("a job is stored before its word") };
-            if catch_unwind(AssertUnwindSafe(|| job(chunk))).is_err() {
-                self.panicked.store(true, Ordering::Relaxed);
-            }
-            if self.finished.0.fetch_add(1, Ordering::AcqRel) + 1 == chunks {
-                self.notify();
-            }
+    fn take(&self) -> Option<usize> {
+        // Late arrivals look before they count, so that they never count far beyond the end.
+        if !self.has_chunks() {
+            return None;
         }
-    }
-
-    fn follow(&self) {
-        while !self.closed.load(Ordering::SeqCst) {
-            self.work();
-            self.wait(|| self.has_chunks() || self.closed.load(Ordering::SeqCst));
-        }
+        let word = self.0.fetch_add(1, Ordering::Acquire);
+        ((word & NEXT) < word >> 32).then_some((word & NEXT) as usize)
     }
 }
 
@@ -241,9 +263,14 @@ impl Crew<'_> {
         unsafe {
             *shared.job.get() = Some(std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(job))
         };
-        shared.word.0.store((chunks as u64) << 32, Ordering::Release);
+        shared.chunks.store(chunks, Ordering::Relaxed);
+        let threads = shared.queues.len();
+        for (thread, queue) in shared.queues.iter().enumerate() {
+            let [start, end] = [thread, thread + 1].map(|edge| (edge * chunks / threads) as u64);
+            queue.0.store(end << 32 | start, Ordering::Release);
+        }
         shared.notify();
-        shared.work();
+        shared.work(0);
         shared.wait(|| shared.finished.0.load(Ordering::Acquire) == chunks);
         if shared.panicked.swap(false, Ordering::Relaxed) {
             resume_unwind(Box::new("a chunk of parallel work panicked"));
