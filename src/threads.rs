@@ -11,6 +11,8 @@
 //! one stream of weights defeat the prefetchers and read a third less a second than two streams do.
 
 use std::cell::UnsafeCell;
+use std::marker::PhantomData;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, PoisonError};
@@ -26,7 +28,8 @@ const NEXT: u64 = (1 << 32) - 1;
 /// More chunks than this would let late arrivals overflow the counter.
 const MAX_CHUNKS: usize = 1 << 30;
 
-type Job = *const (dyn Fn(usize) + Sync);
+/// Takes the thread, below the team's number of threads, and the chunk.
+type Job = *const (dyn Fn(usize, usize) + Sync);
 
 /// Keeps two words that different threads write in different cache lines.
 #[repr(align(128))]
@@ -202,7 +205,7 @@ impl Shared {
                 // is counted below: the pointer was stored before the queue that was acquired, and its pointee
                 // lives.
                 let job = unsafe { &*(*self.job.get()).expect("a job is stored before its queues") };
-                if catch_unwind(AssertUnwindSafe(|| job(chunk))).is_err() {
+                if catch_unwind(AssertUnwindSafe(|| job(own, chunk))).is_err() {
                     self.panicked.store(true, Ordering::Relaxed);
                 }
                 // The count cannot change while this chunk is missing; afterwards it may.
@@ -249,19 +252,50 @@ impl Crew<'_> {
     /// # Panics
     /// If a chunk panicked, after the others have finished.
     pub fn run(&self, chunks: usize, job: impl Fn(usize) + Sync) {
+        self.start(chunks, |_, chunk| job(chunk));
+    }
+
+    /// [`Crew::run`] for two kinds of chunks, in one phase.
+    pub fn run_both(
+        &self,
+        (first, first_job): (usize, impl Fn(usize) + Sync),
+        (second, second_job): (usize, impl Fn(usize) + Sync),
+    ) {
+        self.run(first + second, |chunk| match chunk.checked_sub(first) {
+            None => first_job(chunk),
+            Some(chunk) => second_job(chunk),
+        });
+    }
+
+    /// [`Crew::run`] with scratch that a thread has for itself while it runs a chunk.
+    ///
+    /// # Panics
+    /// If there is not scratch for each thread.
+    pub fn run_with<T: Send>(&self, scratch: &mut [T], chunks: usize, job: impl Fn(&mut T, usize) + Sync) {
+        assert!(scratch.len() >= self.threads, "scratch for {} of {} threads", scratch.len(), self.threads);
+        let scratch = Pieces::new(scratch);
+        self.start(chunks, |thread, chunk| {
+            // SAFETY: a thread runs one chunk at a time, and threads of a team have different numbers.
+            let own = unsafe { scratch.piece(thread..thread + 1) };
+            job(&mut own[0], chunk);
+        });
+    }
+
+    fn start(&self, chunks: usize, job: impl Fn(usize, usize) + Sync) {
         match self.shared {
             Some(shared) if chunks > 1 => Self::publish(shared, chunks, &job),
-            _ => (0..chunks).for_each(job),
+            _ => (0..chunks).for_each(|chunk| job(0, chunk)),
         }
     }
 
-    fn publish(shared: &Shared, chunks: usize, job: &(dyn Fn(usize) + Sync)) {
+    fn publish(shared: &Shared, chunks: usize, job: &(dyn Fn(usize, usize) + Sync)) {
         assert!(chunks <= MAX_CHUNKS, "{chunks} chunks in one job");
         shared.finished.0.store(0, Ordering::Relaxed);
         // SAFETY: the lifetime is erased. No chunk is outstanding (the previous call saw all of them finished),
         // so no thread reads `job`; and this call returns only when all chunks of the new job are finished.
         unsafe {
-            *shared.job.get() = Some(std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(job))
+            *shared.job.get() =
+                Some(std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), Job>(job))
         };
         shared.chunks.store(chunks, Ordering::Relaxed);
         let threads = shared.queues.len();
@@ -280,57 +314,50 @@ impl Crew<'_> {
     /// Splits `items` into pieces of `size` and calls `job` with each piece's index and the piece.
     pub fn split<T: Send>(&self, items: &mut [T], size: usize, job: impl Fn(usize, &mut [T]) + Sync) {
         let length = items.len();
-        let base = SendPointer(items.as_mut_ptr());
+        let items = Pieces::new(items);
         self.run(length.div_ceil(size), |chunk| {
             let start = chunk * size;
-            let base = &base;
-            // SAFETY: `run` hands out every chunk once, so the pieces are disjoint parts of `items`, which is
-            // borrowed mutably for the whole call; `T: Send` lets other threads have them.
-            let piece =
-                unsafe { std::slice::from_raw_parts_mut(base.0.add(start), size.min(length - start)) };
-            job(chunk, piece);
+            // SAFETY: `run` hands out every chunk once, and their pieces are disjoint.
+            job(chunk, unsafe { items.piece(start..length.min(start + size)) });
         });
     }
 }
 
-impl Crew<'_> {
-    /// Splits three slices into as many pieces, of sizes `size`, and calls `job` with each piece's index and the
-    /// three pieces.
+/// A slice whose disjoint pieces go to different threads.
+pub(crate) struct Pieces<'a, T> {
+    start: *mut T,
+    length: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a piece is a mutable borrow that another thread may have, as `T: Send` says; that the pieces are
+// disjoint is promised by the callers of `piece`.
+unsafe impl<T: Send> Sync for Pieces<'_, T> {}
+
+impl<'a, T> Pieces<'a, T> {
+    /// The slice is borrowed for as long as pieces of it live.
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Pieces { start: slice.as_mut_ptr(), length: slice.len(), slice: PhantomData }
+    }
+
+    /// A piece of the slice.
+    ///
+    /// # Safety
+    /// No element of the range may be in a piece that is still in use.
     ///
     /// # Panics
-    /// If a slice is not `pieces` times its size.
-    pub fn split_three<A: Send, B: Send, C: Send>(
-        &self,
-        pieces: usize,
-        (a, b, c): (&mut [A], &mut [B], &mut [C]),
-        job: impl Fn(usize, &mut [A], &mut [B], &mut [C]) + Sync,
-    ) {
-        let pieces_of = |length: usize| {
-            assert!(length.is_multiple_of(pieces), "{length} elements in {pieces} pieces");
-            length / pieces
-        };
-        let sizes = (pieces_of(a.len()), pieces_of(b.len()), pieces_of(c.len()));
-        let bases = (SendPointer(a.as_mut_ptr()), SendPointer(b.as_mut_ptr()), SendPointer(c.as_mut_ptr()));
-        self.run(pieces, |piece| {
-            let bases = &bases;
-            // SAFETY: `run` hands out every piece once, each slice is `pieces` times its size long, and all
-            // three are borrowed mutably for the whole call.
-            let (a, b, c) = unsafe {
-                (
-                    std::slice::from_raw_parts_mut(bases.0.0.add(piece * sizes.0), sizes.0),
-                    std::slice::from_raw_parts_mut(bases.1.0.add(piece * sizes.1), sizes.1),
-                    std::slice::from_raw_parts_mut(bases.2.0.add(piece * sizes.2), sizes.2),
-                )
-            };
-            job(piece, a, b, c);
-        });
+    /// If the range reaches beyond the slice.
+    #[allow(clippy::mut_from_ref, reason = "the caller promises that pieces do not overlap")]
+    pub(crate) unsafe fn piece(&self, range: Range<usize>) -> &mut [T] {
+        assert!(
+            range.start <= range.end && range.end <= self.length,
+            "{range:?} of {} elements",
+            self.length
+        );
+        // SAFETY: the range lies inside the slice, which is borrowed mutably for 'a; the caller promises the rest.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 }
-
-/// The base address of a slice whose disjoint pieces go to different threads.
-pub(crate) struct SendPointer<T>(pub(crate) *mut T);
-// SAFETY: only disjoint pieces are made of it, by callers that say why they are disjoint.
-unsafe impl<T: Send> Sync for SendPointer<T> {}
 
 #[cfg(test)]
 mod tests {

@@ -4,14 +4,18 @@
 //! broadcasts for one line of weights is then contiguous over the columns that share it. The last block is
 //! as wide as it has columns, so that a single column is a plain row.
 
+use std::ops::Range;
+
 use super::Kernels;
 use crate::quant::{GROUP, RECORD_COLUMNS};
-use crate::threads::{Crew, SendPointer};
+use crate::threads::{Crew, Pieces};
 
 /// Columns of a block.
 pub const BLOCK_COLUMNS: usize = 16;
 /// Consecutive inputs of a column that lie together.
 const QUAD: usize = 4;
+/// Groups that one chunk of work quantizes.
+const PIECE_GROUPS: usize = 32;
 
 /// Columns of activations `[columns, width]`, kept as floats and, if asked for, quantized.
 ///
@@ -72,7 +76,7 @@ impl ColumnWriter {
     #[inline(always)]
     pub(super) fn put(&mut self, group: usize, values: &[i8; GROUP], scale: f32, sum: i32) {
         assert!(group < self.groups);
-        // SAFETY: the group exists, and `Activations::fill` made the writer for one column of a block that
+        // SAFETY: the group exists, and `Target::write` made the writer for one column of a block that
         // has room for `groups` of them at this stride.
         unsafe {
             for (quad, bytes) in values.as_chunks::<QUAD>().0.iter().enumerate() {
@@ -142,7 +146,7 @@ impl Activations {
         }
     }
 
-    /// Room for the floats of `columns` columns, `[columns, width]`, to be followed by [`Activations::quantize`].
+    /// Room for the floats of `columns` columns, `[columns, width]`, to be quantized later.
     pub fn floats_mut(&mut self, columns: usize) -> &mut [f32] {
         self.columns = columns;
         grow(&mut self.floats, columns * self.width);
@@ -157,46 +161,116 @@ impl Activations {
         columns: usize,
         write: impl Fn(usize, &mut [f32]) + Sync,
     ) {
-        self.floats_mut(columns);
-        self.each(crew, kernels, write);
+        let target = self.target(columns);
+        crew.run(columns, |column| target.fill(kernels, column, |floats| write(column, floats)));
     }
 
-    /// Quantizes the columns that were written to [`Activations::floats_mut`].
-    pub fn quantize(&mut self, crew: &Crew, kernels: &Kernels) {
-        if self.quantized {
-            self.each(crew, kernels, |_, _| ());
-        }
-    }
-
-    fn each(&mut self, crew: &Crew, kernels: &Kernels, write: impl Fn(usize, &mut [f32]) + Sync) {
-        let (width, padded, groups, columns) = (self.width, self.padded, self.padded / GROUP, self.columns);
-        if !self.quantized {
-            return crew.split(&mut self.floats[..columns * width], width, write);
-        }
-        grow(&mut self.values, columns * padded);
-        grow(&mut self.scales, columns * groups);
-        self.starts.iter_mut().for_each(|starts| grow(starts, columns * groups));
-        let values = SendPointer(self.values.as_mut_ptr());
-        let scales = SendPointer(self.scales.as_mut_ptr());
-        let starts = self.starts.each_mut().map(|starts| SendPointer(starts.as_mut_ptr()));
-        crew.split(&mut self.floats[..columns * width], width, |column, floats| {
-            let (values, scales, starts) = (&values, &scales, &starts);
-            write(column, floats);
-            let first = column - column % BLOCK_COLUMNS;
-            let lane = column - first;
-            // SAFETY: the buffers were just grown to `columns` columns. A block of columns begins where plain
-            // rows would; this column's quads and groups begin at its lane, and no other column has that lane.
-            let mut writer = unsafe {
-                ColumnWriter {
-                    values: values.0.add(first * padded + lane * QUAD),
-                    scales: scales.0.add(first * groups + lane),
-                    starts: [0, 1].map(|kind| starts[kind].0.add(first * groups + lane)),
-                    groups,
-                    stride: BLOCK_COLUMNS.min(columns - first),
-                }
-            };
-            kernels.quantize(floats, &mut writer);
+    /// [`Activations::fill`] for two at once: `write(which, column, floats)` fills each column of each.
+    pub fn fill_both(
+        [first, second]: [&mut Activations; 2],
+        crew: &Crew,
+        kernels: &Kernels,
+        columns: usize,
+        write: impl Fn(usize, usize, &mut [f32]) + Sync,
+    ) {
+        let targets = [first.target(columns), second.target(columns)];
+        crew.run(2 * columns, |chunk| {
+            let (which, column) = (chunk / columns, chunk % columns);
+            targets[which].fill(kernels, column, |floats| write(which, column, floats));
         });
+    }
+
+    /// Quantizes the columns that were written to [`Activations::floats_mut`] of the two.
+    pub fn quantize_both([first, second]: [&mut Activations; 2], crew: &Crew, kernels: &Kernels) {
+        let targets = [first, second].map(|activations| activations.target(activations.columns));
+        let [first, second] = &targets;
+        crew.run_both(
+            (first.pieces(), |piece| first.quantize(kernels, piece)),
+            (second.pieces(), |piece| second.quantize(kernels, piece)),
+        );
+    }
+
+    fn target(&mut self, columns: usize) -> Target<'_> {
+        self.floats_mut(columns);
+        let (width, padded, groups) = (self.width, self.padded, self.padded / GROUP);
+        if self.quantized {
+            grow(&mut self.values, columns * padded);
+            grow(&mut self.scales, columns * groups);
+            self.starts.iter_mut().for_each(|starts| grow(starts, columns * groups));
+        }
+        Target {
+            width,
+            groups,
+            columns,
+            quantized: self.quantized,
+            floats: Pieces::new(&mut self.floats[..columns * width]),
+            values: self.values.as_mut_ptr(),
+            scales: self.scales.as_mut_ptr(),
+            starts: self.starts.each_mut().map(|starts| starts.as_mut_ptr()),
+        }
+    }
+}
+
+/// The buffers of activations while threads write to them.
+struct Target<'a> {
+    width: usize,
+    groups: usize,
+    columns: usize,
+    quantized: bool,
+    floats: Pieces<'a, f32>,
+    /// `[columns, groups * 32]`, in blocks.
+    values: *mut i8,
+    /// `[columns, groups]`, in blocks.
+    scales: *mut f32,
+    starts: [*mut i32; 2],
+}
+
+// SAFETY: the pointers are those of the vectors that `'a` borrows mutably, and are written to only for columns
+// and groups that one thread has: see `write`.
+unsafe impl Sync for Target<'_> {}
+
+impl Target<'_> {
+    /// Pieces of columns that can be quantized in parallel.
+    fn pieces(&self) -> usize {
+        if self.quantized { self.columns * self.groups.div_ceil(PIECE_GROUPS) } else { 0 }
+    }
+
+    fn quantize(&self, kernels: &Kernels, piece: usize) {
+        let pieces = self.groups.div_ceil(PIECE_GROUPS);
+        let first = piece % pieces * PIECE_GROUPS;
+        self.write(kernels, piece / pieces, first..self.groups.min(first + PIECE_GROUPS), |_| ());
+    }
+
+    fn fill(&self, kernels: &Kernels, column: usize, write: impl FnOnce(&mut [f32])) {
+        self.write(kernels, column, 0..self.groups, write);
+    }
+
+    /// Lets `write` set the floats of some groups of a column, and quantizes them. A chunk of parallel work calls
+    /// this for groups that no other chunk has.
+    fn write(&self, kernels: &Kernels, column: usize, groups: Range<usize>, write: impl FnOnce(&mut [f32])) {
+        let edge = |group: usize| column * self.width + self.width.min(group * GROUP);
+        // SAFETY: no other chunk has these groups.
+        let floats = unsafe { self.floats.piece(edge(groups.start)..edge(groups.end)) };
+        write(floats);
+        if !self.quantized {
+            return;
+        }
+        let block = column - column % BLOCK_COLUMNS;
+        let stride = BLOCK_COLUMNS.min(self.columns - block);
+        let lane = column - block;
+        let group = block * self.groups + groups.start * stride + lane;
+        // SAFETY: `target` grew the buffers to `columns` columns. A block of columns begins where plain rows
+        // would; this column's quads and groups begin at its lane, and no other column has that lane.
+        let mut writer = unsafe {
+            ColumnWriter {
+                values: self.values.add(group * GROUP - lane * (GROUP - QUAD)),
+                scales: self.scales.add(group),
+                starts: self.starts.map(|starts| starts.add(group)),
+                groups: groups.len(),
+                stride,
+            }
+        };
+        kernels.quantize(floats, &mut writer);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Activations, BLOCK_COLUMNS, Kernels};
 use crate::quant::{PANEL_ROWS, Weights};
-use crate::threads::{Crew, SendPointer};
+use crate::threads::{Crew, Pieces};
 
 /// Bytes of weights in a chunk of work: enough to hide taking it, few enough to share evenly.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -39,11 +39,11 @@ pub struct Product<'a> {
     pub output: &'a mut [f32],
 }
 
-/// A product with its output as an address, so that threads can write disjoint parts of it.
+/// A product whose output is shared, so that threads can write disjoint parts of it.
 struct Job<'a> {
     terms: &'a [Term<'a>],
     epilogue: Epilogue,
-    output: SendPointer<f32>,
+    output: Pieces<'a, f32>,
     rows: usize,
     columns: usize,
     panels_per_chunk: usize,
@@ -56,12 +56,13 @@ struct Job<'a> {
 /// If shapes disagree.
 pub fn multiply(crew: &Crew, kernels: &Kernels, first: Product<'_>, second: Option<Product<'_>>) {
     let first = Job::new(first);
-    let second = second.map(Job::new);
-    let chunks = first.chunks + second.as_ref().map_or(0, |job| job.chunks);
-    crew.run(chunks, |chunk| match &second {
-        Some(second) if chunk >= first.chunks => second.run(kernels, chunk - first.chunks),
-        _ => first.run(kernels, chunk),
-    });
+    let Some(second) = second.map(Job::new) else {
+        return crew.run(first.chunks, |chunk| first.run(kernels, chunk));
+    };
+    crew.run_both(
+        (first.chunks, |chunk| first.run(kernels, chunk)),
+        (second.chunks, |chunk| second.run(kernels, chunk)),
+    );
 }
 
 impl<'a> Job<'a> {
@@ -78,7 +79,7 @@ impl<'a> Job<'a> {
         Job {
             terms: product.terms,
             epilogue: product.epilogue,
-            output: SendPointer(product.output.as_mut_ptr()),
+            output: Pieces::new(product.output),
             rows,
             columns,
             panels_per_chunk,
@@ -112,30 +113,27 @@ impl<'a> Job<'a> {
     ) {
         let row = panel * PANEL_ROWS;
         let rows = PANEL_ROWS.min(self.rows - row);
-        let bias = if bias.is_empty() { bias } else { &bias[row..row + rows] };
-        for (c, values) in tile.iter_mut().enumerate() {
-            // SAFETY: `row + rows <= self.rows` and `column + c < self.columns`, so the piece lies inside the
-            // output, whose length `new` checked and which is borrowed mutably while the job lives. A panel
-            // belongs to one chunk and a chunk to one thread, so no other piece overlaps it.
-            let output = unsafe {
-                let start = (column + c) * self.rows + row;
-                std::slice::from_raw_parts_mut(self.output.0.add(start), rows)
-            };
-            let values = &mut values[..rows];
-            for (value, bias) in values.iter_mut().zip(bias) {
-                *value += bias;
+        if !bias.is_empty() {
+            let mut lanes = [0.0; PANEL_ROWS];
+            lanes[..rows].copy_from_slice(&bias[row..row + rows]);
+            for values in tile.iter_mut() {
+                values.iter_mut().zip(lanes).for_each(|(value, bias)| *value += bias);
             }
-            match self.epilogue {
-                Epilogue::Store => output.copy_from_slice(values),
-                Epilogue::Gelu => {
-                    kernels.gelu(values);
-                    output.copy_from_slice(values);
-                }
-                Epilogue::Accumulate => {
-                    for (output, value) in output.iter_mut().zip(values) {
-                        *output += *value;
-                    }
-                }
+        }
+        if self.epilogue == Epilogue::Gelu {
+            kernels.gelu(tile.as_flattened_mut());
+        }
+        for (c, values) in tile.iter().enumerate() {
+            let start = (column + c) * self.rows + row;
+            // SAFETY: a panel's rows belong to one chunk and a chunk to one thread, so no other piece that is in
+            // use has an element of this one.
+            let output = unsafe { self.output.piece(start..start + rows) };
+            let add = self.epilogue == Epilogue::Accumulate;
+            match output.as_mut_array::<PANEL_ROWS>() {
+                Some(output) if add => output.iter_mut().zip(values).for_each(|(o, value)| *o += value),
+                Some(output) => *output = *values,
+                None if add => output.iter_mut().zip(values).for_each(|(o, value)| *o += value),
+                None => output.copy_from_slice(&values[..rows]),
             }
         }
     }

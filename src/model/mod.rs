@@ -1,5 +1,6 @@
 //! A model: its configuration and weights, mapped from one file, and the mathematics of its three parts.
 
+mod attention;
 mod block_decoder;
 mod config;
 mod layout;
