@@ -221,17 +221,22 @@ pub(super) fn quantize(input: &[f32], output: &mut ColumnWriter) {
         }
         let most = f32::from_bits(bits.into_iter().fold(0, u32::max));
         let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
-        let mut rounded = [0i32; 32];
-        for (rounded, float) in rounded.iter_mut().zip(floats) {
-            let value = (float * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
-            *rounded = value.clamp(-127, 127);
-        }
-        let mut sum = 0i32;
+        // One register of lanes at a time: clamped integers keep their low bytes and add up without overflow.
         let mut values = [0i8; 32];
-        for (value, rounded) in values.iter_mut().zip(rounded) {
-            sum = sum.wrapping_add(rounded);
-            *value = rounded as i8;
+        let mut sums = [0i32; LANES];
+        for half in 0..2 {
+            let mut rounded = [0i32; LANES];
+            for lane in 0..LANES {
+                let float = floats[half * LANES + lane];
+                let value = (float * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+                rounded[lane] = value.clamp(-127, 127);
+                sums[lane] += rounded[lane];
+            }
+            for lane in 0..LANES {
+                values[half * LANES + lane] = rounded[lane] as i8;
+            }
         }
+        let sum = sums.into_iter().sum();
         output.put(group, &values, most / 127.0, sum);
     }
 }

@@ -80,7 +80,16 @@ macro_rules! panel_kernels {
                 let mut starts = starts.as_ptr().add(first);
                 let mut activation_scales = input.scales.as_ptr().add(first);
                 let mut record = panel.as_ptr();
+                let panel_bytes = input.groups / 2 * RECORD;
                 for _ in 0..input.groups / 2 {
+                    // With many columns a panel takes long enough for the next one to arrive meanwhile. With few
+                    // the memory is the limit and more requests only disturb it.
+                    if N >= 8 && first == 0 {
+                        let next = record.wrapping_add(panel_bytes);
+                        for line in 0..RECORD / 64 {
+                            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(line * 64).cast());
+                        }
+                    }
                     let mut lines = record.add(64);
                     for half in 0..2 {
                         let weight_scale = _mm512_cvtph_ps(_mm256_loadu_si256(record.add(half * 32).cast()));
