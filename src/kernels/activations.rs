@@ -67,25 +67,29 @@ pub(super) struct ColumnWriter {
 }
 
 impl ColumnWriter {
-    /// Groups of the column.
+    /// Groups that are still to be written.
     pub(super) fn groups(&self) -> usize {
         self.groups
     }
 
-    /// Writes a group.
+    /// Writes the next group.
     #[inline(always)]
-    pub(super) fn put(&mut self, group: usize, values: &[i8; GROUP], scale: f32, sum: i32) {
-        assert!(group < self.groups);
+    pub(super) fn put(&mut self, values: &[i8; GROUP], scale: f32, sum: i32) {
+        assert!(self.groups > 0);
+        self.groups -= 1;
         // SAFETY: the group exists, and `Target::write` made the writer for one column of a block that
-        // has room for `groups` of them at this stride.
+        // has room for `groups` of them at this stride. Past the last one the pointers are not used.
         unsafe {
-            for (quad, bytes) in values.as_chunks::<QUAD>().0.iter().enumerate() {
-                let at = (group * (GROUP / QUAD) + quad) * self.stride * QUAD;
-                self.values.add(at).cast::<[i8; QUAD]>().write_unaligned(*bytes);
+            for bytes in values.as_chunks::<QUAD>().0 {
+                self.values.cast::<[i8; QUAD]>().write_unaligned(*bytes);
+                self.values = self.values.wrapping_add(self.stride * QUAD);
             }
-            self.scales.add(group * self.stride).write(scale);
-            self.starts[0].add(group * self.stride).write(-8 * sum);
-            self.starts[1].add(group * self.stride).write(-128 * sum);
+            self.scales.write(scale);
+            self.scales = self.scales.wrapping_add(self.stride);
+            for (starts, zero_point) in self.starts.iter_mut().zip([8, 128]) {
+                starts.write(-zero_point * sum);
+                *starts = starts.wrapping_add(self.stride);
+            }
         }
     }
 }

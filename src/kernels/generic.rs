@@ -205,40 +205,40 @@ const ROUND: f32 = 12582912.0;
 /// input are 0.
 #[inline(always)]
 pub(super) fn quantize(input: &[f32], output: &mut ColumnWriter) {
-    for group in 0..output.groups() {
-        let first = (group * 32).min(input.len());
-        let mut floats = [0.0f32; 32];
-        let given = &input[first..input.len().min(first + 32)];
-        if let Some(whole) = given.as_array::<32>() {
-            floats = *whole;
-        } else {
-            floats[..given.len()].copy_from_slice(given);
-        }
-        // Magnitudes compare like their bits, where NaN is largest: it ends up in the scale and is noticed.
-        let mut bits = [0u32; LANES];
-        for lane in 0..LANES {
-            bits[lane] = floats[lane].abs().to_bits().max(floats[lane + LANES].abs().to_bits());
-        }
-        let most = f32::from_bits(bits.into_iter().fold(0, u32::max));
-        let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
-        // One register of lanes at a time: clamped integers keep their low bytes and add up without overflow.
-        let mut values = [0i8; 32];
-        let mut sums = [0i32; LANES];
-        for half in 0..2 {
-            let mut rounded = [0i32; LANES];
-            for lane in 0..LANES {
-                let float = floats[half * LANES + lane];
-                let value = (float * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
-                rounded[lane] = value.clamp(-127, 127);
-                sums[lane] += rounded[lane];
-            }
-            for lane in 0..LANES {
-                values[half * LANES + lane] = rounded[lane] as i8;
-            }
-        }
-        let sum = sums.into_iter().sum();
-        output.put(group, &values, most / 127.0, sum);
+    let (whole, rest) = input.as_chunks::<32>();
+    whole.iter().for_each(|floats| quantize_group(floats, output));
+    let mut floats = [0.0; 32];
+    floats[..rest.len()].copy_from_slice(rest);
+    while output.groups() > 0 {
+        quantize_group(&floats, output);
+        floats = [0.0; 32];
     }
+}
+
+#[inline(always)]
+fn quantize_group(floats: &[f32; 32], output: &mut ColumnWriter) {
+    // Magnitudes compare like their bits, where NaN is largest: it ends up in the scale and is noticed.
+    let bits = floats.iter().map(|float| float.abs().to_bits());
+    let most = f32::from_bits(bits.fold(0, u32::max));
+    let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
+    let mut rounded = [0i32; 32];
+    for (rounded, float) in rounded.iter_mut().zip(floats) {
+        let value = (float * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+        *rounded = value.clamp(-127, 127);
+    }
+    let mut values = [0i8; 32];
+    for (value, rounded) in values.iter_mut().zip(&rounded) {
+        *value = *rounded as i8;
+    }
+    // Two sums of halves, so that the loop is one of lanes.
+    let (halves, _) = rounded.as_chunks::<LANES>();
+    let mut sums = halves[0];
+    for (sum, value) in sums.iter_mut().zip(&halves[1]) {
+        *sum = sum.wrapping_add(*value);
+    }
+    // Whole in memory, or the compiler takes the quads out of the register byte by byte.
+    let values = std::hint::black_box(&values);
+    output.put(values, most / 127.0, sums.into_iter().fold(0, i32::wrapping_add));
 }
 
 /// LayerNorm with bias: `(x - mean) / sqrt(variance + epsilon) * weight + bias`.
