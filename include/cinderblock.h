@@ -59,6 +59,21 @@
 #define CINDER_LOG_INFO 2
 
 /**
+ * How a first text that does not fill whole blocks is laid out: as the model was trained.
+ */
+#define CINDER_ALIGN_AUTO 0
+
+/**
+ * The first block is filled up from the left.
+ */
+#define CINDER_ALIGN_LEFT 1
+
+/**
+ * The last block is left open.
+ */
+#define CINDER_ALIGN_TAIL 2
+
+/**
  * Type of the cache: the one that fits the model.
  */
 #define CINDER_CACHE_AUTO 0
@@ -92,6 +107,11 @@
  * The text ended because the callback asked for it.
  */
 #define CINDER_END_CALLER 3
+
+/**
+ * The text ended because its time was over.
+ */
+#define CINDER_END_TIME 4
 
 /**
  * Why a call failed. Made by the call, freed by the caller. It belongs to one thread at a time and depends on no
@@ -193,9 +213,9 @@ typedef struct cinder_session_options {
      */
     int32_t cache_type;
     /**
-     * 0.
+     * CINDER_ALIGN_AUTO, CINDER_ALIGN_LEFT or CINDER_ALIGN_TAIL.
      */
-    int32_t reserved;
+    int32_t alignment;
 } cinder_session_options;
 
 /**
@@ -237,6 +257,17 @@ typedef struct cinder_sampler_options {
 } cinder_sampler_options;
 
 /**
+ * Called with each generated token, before the text that it completes.
+ *
+ * @param token Its id.
+ * @param logprob The natural logarithm of the probability that the model gave it, before anything that the sampler
+ * does.
+ * @param user_data What the options say.
+ * @return 0 to go on; anything else ends the text with CINDER_END_CALLER.
+ */
+typedef int32_t (*cinder_token_fn)(uint32_t token, float logprob, void *user_data);
+
+/**
  * How text is generated. Prepare it with cinder_generate_options_init.
  */
 typedef struct cinder_generate_options {
@@ -256,6 +287,18 @@ typedef struct cinder_generate_options {
      * 0.
      */
     int32_t reserved;
+    /**
+     * No token is begun after so many milliseconds; 0 for no limit.
+     */
+    uint64_t time_limit_ms;
+    /**
+     * Gets each token with its log-probability, which costs a little time; may be null.
+     */
+    cinder_token_fn token;
+    /**
+     * Passed to token.
+     */
+    void *token_data;
 } cinder_generate_options;
 
 /**
@@ -689,7 +732,7 @@ cinder_status cinder_session_create(const struct cinder_model *model,
 void cinder_session_free(struct cinder_session *session);
 
 /**
- * Adds text. Only the very first text of a session is filled up from the left to whole blocks.
+ * Adds text. The session's alignment says what becomes of a first text that does not fill whole blocks.
  *
  * @param text UTF-8; need not end with a null.
  * @param size Bytes of text; 0 adds nothing.
@@ -740,8 +783,8 @@ cinder_status cinder_session_reset(struct cinder_session *session,
 
 /**
  * Asks the session to stop: the call that is running, or the next one that can be stopped, ends with
- * CINDER_INTERRUPTED, and then the request is gone. What can be stopped: appending more than a block, decoding and
- * generating. It takes at most one pass over the weights.
+ * CINDER_INTERRUPTED, and then the request is gone. What can be stopped: appending a whole block or more, logits,
+ * decoding and generating. It takes the time of a layer.
  *
  * @param session May be null. Any thread and any signal handler, also while another call is running, but not while
  * it is freed.
@@ -749,7 +792,7 @@ cinder_status cinder_session_reset(struct cinder_session *session,
 void cinder_session_cancel(const struct cinder_session *session);
 
 /**
- * Samples differently from now on, starting from the seed. Tokens before count as not recent.
+ * Samples differently from now on, starting from the seed.
  *
  * @param options Null for the defaults.
  * @param error Null, or gets an error on failure, to be freed with cinder_error_free.
@@ -758,6 +801,36 @@ void cinder_session_cancel(const struct cinder_session *session);
 cinder_status cinder_session_set_sampler(struct cinder_session *session,
                                          const struct cinder_sampler_options *options,
                                          struct cinder_error **error);
+
+/**
+ * Adds to the logits of some tokens before one is sampled, from now on; the sampler starts
+ * again from its seed.
+ *
+ * @param tokens Ids, less than the vocabulary.
+ * @param biases One for each token; negative infinity forbids it.
+ * @param count How many; 0 takes all back.
+ * @param error Null, or gets an error on failure, to be freed with cinder_error_free.
+ * @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+ */
+cinder_status cinder_session_set_logit_bias(struct cinder_session *session,
+                                            const uint32_t *tokens,
+                                            const float *biases,
+                                            size_t count,
+                                            struct cinder_error **error);
+
+/**
+ * Goes back to the first whole blocks of a session, as if nothing had been added since; but the sampler's random
+ * numbers go on.
+ *
+ * @param blocks Blocks to keep: 0, pinned ones, all of them, or as many as can be computed from what is remembered; a
+ * full cache can go back by at least 32.
+ * @param error Null, or gets an error on failure, to be freed with cinder_error_free.
+ * @return CINDER_OK; CINDER_ARGUMENT if that is forgotten or there are fewer blocks, then nothing has changed;
+ * CINDER_MISUSE, CINDER_POISONED. The session's thread.
+ */
+cinder_status cinder_session_rewind(struct cinder_session *session,
+                                    uint64_t blocks,
+                                    struct cinder_error **error);
 
 /**
  * Ends generated text before any of these strings. They are copied.
@@ -807,7 +880,8 @@ cinder_status cinder_session_decode_block(struct cinder_session *session,
  * @param capacity Logits that there is room for.
  * @param error Null, or gets an error on failure, to be freed with cinder_error_free.
  * @return CINDER_OK; CINDER_BUFFER if there is no room for all; CINDER_ARGUMENT if the session is empty;
- * CINDER_NUMERIC if the weights are damaged; CINDER_MISUSE, CINDER_POISONED. The session's thread.
+ * CINDER_NUMERIC if the weights are damaged; CINDER_INTERRUPTED if cancelled; CINDER_MISUSE, CINDER_POISONED. The
+ * session's thread.
  */
 cinder_status cinder_session_logits(struct cinder_session *session,
                                     float *logits,

@@ -87,6 +87,8 @@ pub(crate) struct Geometry {
     ring: usize,
     slots: usize,
     length: u64,
+    /// Later positions before this one are forgotten: their slots have been given away, or never filled.
+    oldest: u64,
 }
 
 /// Cached keys and values of one sequence.
@@ -146,7 +148,7 @@ impl Cache {
             let detail = format!("a cache of {blocks} blocks needs {bytes}, which cannot be allocated");
             return Err(Error::new(ErrorKind::Resource, detail));
         };
-        Ok(Cache { geometry: Geometry { shape, ring, slots, length: 0 }, storage })
+        Ok(Cache { geometry: Geometry { shape, ring, slots, length: 0, oldest: 0 }, storage })
     }
 
     /// Positions seen so far, forgotten ones included.
@@ -169,12 +171,29 @@ impl Cache {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.geometry.length = 0;
+        (self.geometry.length, self.geometry.oldest) = (0, 0);
     }
 
     /// Counts positions whose keys and values have been stored in every layer.
     pub(crate) fn advance(&mut self, positions: usize) {
+        self.spoil(positions);
         self.geometry.length += positions as u64;
+    }
+
+    /// Counts the slots of the next positions as overwritten, though the positions have not come to be.
+    pub(crate) fn spoil(&mut self, positions: usize) {
+        let geometry = &mut self.geometry;
+        let end = geometry.length + positions as u64;
+        geometry.oldest = geometry.oldest.max(end.saturating_sub(geometry.ring as u64));
+    }
+
+    /// Forgets the positions from `length` on.
+    pub(crate) fn rewind(&mut self, length: u64) {
+        let geometry = &mut self.geometry;
+        geometry.length = geometry.length.min(length);
+        if geometry.length <= geometry.shape.sinks as u64 {
+            geometry.oldest = 0;
+        }
     }
 
     /// How many positions can be stored next before a query at the first of them has looked.
@@ -201,6 +220,17 @@ impl Geometry {
     pub(crate) fn room(&self) -> usize {
         let unused = ((self.shape.sinks + self.ring) as u64).saturating_sub(self.length);
         (self.ring - self.shape.window + 1).max(usize::try_from(unused).unwrap_or(usize::MAX))
+    }
+
+    /// The smallest length, beside the pinned positions, whose last position still sees its whole window.
+    pub(crate) fn first_end(&self) -> u64 {
+        if self.oldest <= self.shape.sinks as u64 { 1 } else { self.oldest + self.shape.window as u64 }
+    }
+
+    /// Whether everything that the last of the first `length` positions sees is there.
+    pub(crate) fn whole(&self, length: u64) -> bool {
+        (1..=self.length).contains(&length)
+            && (length <= self.shape.sinks as u64 || length >= self.first_end())
     }
 
     /// Slots of a head.
@@ -284,6 +314,36 @@ mod tests {
                 let expected: Vec<u64> = (0..=last).filter(|&p| seen(p)).collect();
                 prop_assert_eq!(found, expected);
                 cache.advance((last - first + 1) as usize);
+            }
+        }
+    }
+
+    proptest! {
+        /// After any rewind that is allowed, the query of the last position that is left still sees its whole window.
+        #[test]
+        fn a_rewind_leaves_whole_windows(
+            sinks in 0usize..20, window in 1usize..60,
+            steps in proptest::collection::vec((1usize..50, 0u64..80), 1..20)
+        ) {
+            let mut cache = Cache::new(CacheType::F16, shape(sinks, window)).unwrap();
+            let mut held = vec![u64::MAX; cache.geometry().slots()];
+            for (step, back) in steps {
+                let geometry = *cache.geometry();
+                let first = geometry.length();
+                let count = step.min(geometry.room());
+                (first..first + count as u64).for_each(|position| held[geometry.slot(position)] = position);
+                // A pass that was interrupted has overwritten slots as well.
+                if back % 5 == 0 { cache.spoil(count) } else { cache.advance(count) }
+                let geometry = *cache.geometry();
+                let end = geometry.length().saturating_sub(back);
+                if !geometry.whole(end) {
+                    continue;
+                }
+                let seen = (0..(sinks as u64).min(end)).chain(geometry.window_start(end - 1)..end);
+                for position in seen {
+                    prop_assert_eq!(held[geometry.slot(position)], position);
+                }
+                cache.rewind(end);
             }
         }
     }

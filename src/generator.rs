@@ -1,12 +1,17 @@
-//! A session that writes: tokens are sampled, turned into whole characters, and ended by stop strings, by the
-//! model or by the caller.
+//! A session that writes: tokens are sampled, turned into whole characters, and ended by stop strings, by limits, by
+//! the model or by the caller.
 
 #[cfg(feature = "tokenizer")]
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
+#[cfg(feature = "tokenizer")]
+use std::time::Instant;
 
 use crate::error::Result;
 use crate::sampler::{Sampler, SamplerOptions};
+#[cfg(feature = "tokenizer")]
+use crate::score::negative_log_likelihood;
 use crate::sequence::SessionOptions;
 use crate::session::Session;
 use crate::snapshot::Snapshot;
@@ -26,6 +31,48 @@ pub enum End {
     Stop,
     /// The caller, who got a piece of text and wants no more.
     Caller,
+    /// The time that was given for it.
+    Time,
+}
+
+/// What ends a generated text, and what is told about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateOptions {
+    /// Tokens at most.
+    pub max_tokens: usize,
+    /// No token is begun after so much time.
+    pub time_limit: Option<Duration>,
+    /// Goes on past the token that ends a text.
+    pub ignore_end: bool,
+    /// Computes the log-probability of every token, and those of so many of the most likely ones.
+    pub logprobs: Option<usize>,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        GenerateOptions { max_tokens: 256, time_limit: None, ignore_end: false, logprobs: None }
+    }
+}
+
+/// A generated token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// The natural logarithm of the probability that the model gave it, before anything that the sampler does, if it
+    /// was asked for.
+    pub logprob: Option<f32>,
+    /// The most likely tokens with theirs, as many as were asked for, best first.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// What one token brings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// The token; none with the text that was held back until the end.
+    pub token: Option<Token>,
+    /// Whole characters that are certain to be part of the text; may be empty.
+    pub text: String,
 }
 
 /// A session with its sampler and its stop strings.
@@ -91,24 +138,72 @@ impl Generator {
     /// # Errors
     /// None that the options, which were checked before, could cause.
     pub fn clear(&mut self) -> Result<()> {
-        self.set_sampler(self.sampler.options().clone())?;
         self.session.clear();
+        self.set_sampler(self.sampler.options().clone())?;
         self.session.interrupt().clear();
         Ok(())
     }
 
-    /// Samples differently from now on, starting from the seed; recent tokens are forgotten.
+    /// Samples differently from now on, starting from the seed; recent tokens stay recent.
     ///
     /// # Errors
     /// If an option is out of range; then nothing has changed.
     pub fn set_sampler(&mut self, options: SamplerOptions) -> Result<()> {
         self.sampler = Sampler::new(options, self.model().config().vocabulary)?;
+        self.recall();
         Ok(())
+    }
+
+    /// How it samples.
+    pub fn sampler_options(&self) -> &SamplerOptions {
+        self.sampler.options()
     }
 
     /// Ends generated text before any of these strings; empty ones are ignored.
     pub fn set_stops(&mut self, stops: Vec<String>) {
         self.stops = stops;
+    }
+
+    /// Whole blocks so far.
+    pub fn blocks(&self) -> u64 {
+        self.session.blocks()
+    }
+
+    /// As [`Session::recent`].
+    pub fn recent(&self, most: usize) -> Vec<u32> {
+        self.session.recent(most)
+    }
+
+    /// What its cache is.
+    pub fn options(&self) -> SessionOptions {
+        self.session.options()
+    }
+
+    /// As [`Session::can_rewind`].
+    pub fn can_rewind(&self, blocks: u64) -> bool {
+        self.session.can_rewind(blocks)
+    }
+
+    /// As [`Session::common_prefix`].
+    pub fn common_prefix(&self, text: &[u32]) -> (u64, usize) {
+        self.session.common_prefix(text)
+    }
+
+    /// Goes back to the first `blocks` whole blocks, as if nothing had been added since; but the sampler's random
+    /// numbers go on.
+    ///
+    /// # Errors
+    /// As [`Session::rewind`].
+    pub fn rewind(&mut self, blocks: u64) -> Result<()> {
+        self.session.rewind(blocks)?;
+        self.recall();
+        Ok(())
+    }
+
+    /// Tells the sampler the recent tokens.
+    fn recall(&mut self) {
+        let recent = self.session.recent(self.sampler.options().repetition_window);
+        self.sampler.remember(&recent);
     }
 
     /// Adds tokens.
@@ -132,22 +227,28 @@ impl Generator {
     /// Samples a token and adds it.
     ///
     /// # Errors
-    /// If the session is empty or the logits are not finite; `Interrupted` on request.
+    /// If the session is empty or the logits are not finite; `Interrupted` on request. Then nothing has changed.
     pub fn next_token(&mut self) -> Result<u32> {
-        let token = self.sample()?;
-        self.append(&[token])?;
+        let (token, random) = self.sample()?;
+        self.add(token, random)?;
         Ok(token)
     }
 
-    fn sample(&mut self) -> Result<u32> {
+    /// A token, and the state of the sampler before it was drawn.
+    fn sample(&mut self) -> Result<(u32, u64)> {
         self.session.interrupt().check()?;
-        Ok(self.sampler.sample(self.session.logits()?))
+        let random = self.sampler.state().0;
+        Ok((self.sampler.sample(self.session.logits()?), random))
+    }
+
+    /// Adds a token that was sampled; if that fails, it will be sampled again.
+    fn add(&mut self, token: u32, random: u64) -> Result<()> {
+        self.append(&[token]).inspect_err(|_| self.sampler.undo(random))
     }
 
     /// Tokens until the open block is complete: at least 1, at most `block_length`.
     pub fn left_in_block(&self) -> usize {
-        let length = self.model().config().block_length;
-        length - (self.session.length() % length as u64) as usize
+        self.session.left_in_block()
     }
 
     /// Samples a token in each of several generators of one model and adds it; they share every pass over the
@@ -162,59 +263,95 @@ impl Generator {
         let mut sessions: Vec<&mut Session> = generators.iter_mut().map(|g| &mut g.session).collect();
         Session::compute_together(&mut sessions)?;
         tokens.clear();
+        let mut before = Vec::with_capacity(generators.len());
         for generator in generators.iter_mut() {
+            before.push(generator.sampler.state().0);
             tokens.push(generator.sampler.sample(generator.session.logits()?));
         }
         let mut sessions: Vec<&mut Session> = generators.iter_mut().map(|g| &mut g.session).collect();
-        Session::append_each(&mut sessions, tokens)?;
+        if let Err(error) = Session::append_each(&mut sessions, tokens) {
+            generators.iter_mut().zip(before).for_each(|(generator, random)| generator.sampler.undo(random));
+            return Err(error);
+        }
         generators.iter_mut().zip(&*tokens).for_each(|(g, token)| g.sampler.accept(*token));
         Ok(())
     }
 
-    /// Generates text and passes it on in pieces of whole characters until `each` breaks. Every token whose text
-    /// was looked at becomes part of the session, the one that ends the text does not. Gives the number of tokens
-    /// added.
+    /// Generates text and passes on what each token brings until `each` breaks. Every token whose text was looked at
+    /// becomes part of the session, the one that ends the text does not. Without a tokenizer, there is no text and no
+    /// stop string. Gives the number of tokens added.
     ///
     /// # Errors
     /// As [`Generator::next_token`], and if a token cannot be decoded; text that was held back is lost then.
     #[cfg(feature = "tokenizer")]
     pub fn generate(
         &mut self,
-        tokenizer: &Tokenizer,
-        most: usize,
-        ignore_end: bool,
-        mut each: impl FnMut(&str) -> ControlFlow<()>,
+        tokenizer: Option<&Tokenizer>,
+        options: &GenerateOptions,
+        mut each: impl FnMut(Step) -> ControlFlow<()>,
     ) -> Result<(End, usize)> {
-        let mut stream = TextStream::new(tokenizer);
+        let started = Instant::now();
+        let mut stream = tokenizer.map(TextStream::new);
         let mut matcher = StopMatcher::new(&self.stops);
-        let mut show = |text: &str| !text.is_empty() && each(text).is_break();
-        let end_token = self.model().end_token();
+        let end_token = self.model().end_token().filter(|_| !options.ignore_end);
         let mut count = 0;
-        let mut end = End::Length;
-        while count < most {
-            let token = self.sample()?;
-            if end_token == Some(token) && !ignore_end {
-                end = End::EndOfText;
-                break;
+        let end = loop {
+            if count == options.max_tokens {
+                break End::Length;
             }
-            self.append(&[token])?;
+            if options.time_limit.is_some_and(|limit| started.elapsed() >= limit) {
+                break End::Time;
+            }
+            let (id, random) = self.sample()?;
+            if end_token == Some(id) {
+                break End::EndOfText;
+            }
+            let token = self.token(id, options.logprobs)?;
+            self.add(id, random)?;
             count += 1;
-            let passed = matcher.push(&stream.push(token)?);
-            if show(&passed.text) {
+            let text = stream.as_mut().map_or(Ok(String::new()), |stream| stream.push(id))?;
+            let passed = matcher.push(&text);
+            if each(Step { token: Some(token), text: passed.text }).is_break() {
                 return Ok((End::Caller, count));
             }
             if passed.stopped {
                 return Ok((End::Stop, count));
             }
-        }
-        let rest = matcher.push(&stream.finish()?);
-        if show(&rest.text) {
+        };
+        let rest = stream.as_mut().map_or(Ok(String::new()), TextStream::finish)?;
+        let passed = matcher.push(&rest);
+        let held = if passed.stopped { String::new() } else { matcher.finish() };
+        let text = passed.text + &held;
+        if !text.is_empty() && each(Step { token: None, text }).is_break() {
             return Ok((End::Caller, count));
         }
-        if rest.stopped {
-            return Ok((End::Stop, count));
+        Ok((if passed.stopped { End::Stop } else { end }, count))
+    }
+
+    /// A sampled token with what is told about it.
+    #[cfg(feature = "tokenizer")]
+    fn token(&mut self, id: u32, logprobs: Option<usize>) -> Result<Token> {
+        let Some(most) = logprobs else { return Ok(Token { id, logprob: None, top: Vec::new() }) };
+        let logits = self.session.logits()?;
+        let best = (0..).zip(logits).max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(id, _)| id);
+        // The most likely token's likelihood gives that of all others.
+        let sum = negative_log_likelihood(logits, best);
+        let highest = logits[best as usize];
+        let logprob = |id: u32| (f64::from(logits[id as usize] - highest) - sum) as f32;
+        let mut top: Vec<u32> = (0..logits.len() as u32).collect();
+        let order = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+        if most < top.len() {
+            if most > 0 {
+                top.select_nth_unstable_by(most - 1, order);
+            }
+            top.truncate(most);
         }
-        Ok((if show(&matcher.finish()) { End::Caller } else { end }, count))
+        top.sort_unstable_by(order);
+        Ok(Token {
+            id,
+            logprob: Some(logprob(id)),
+            top: top.into_iter().map(|id| (id, logprob(id))).collect(),
+        })
     }
 }
 
@@ -226,6 +363,7 @@ impl End {
             End::EndOfText => "end of text",
             End::Stop => "stop",
             End::Caller => "caller",
+            End::Time => "time",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Logits to a token: repetition penalty, then temperature, top-k, top-p and min-p, then a draw.
+//! Logits to a token: repetition penalty and bias, then temperature, top-k, top-p and min-p, then a draw.
 
 use crate::error::{Error, Result};
 
@@ -19,6 +19,8 @@ pub struct SamplerOptions {
     pub repetition_window: usize,
     /// Seed of the draws.
     pub seed: u64,
+    /// Tokens and what is added to their logits; negative infinity forbids a token.
+    pub logit_bias: Vec<(u32, f32)>,
 }
 
 impl Default for SamplerOptions {
@@ -31,6 +33,7 @@ impl Default for SamplerOptions {
             repetition_penalty: 1.0,
             repetition_window: 64,
             seed: 0,
+            logit_bias: Vec::new(),
         }
     }
 }
@@ -52,7 +55,7 @@ impl Sampler {
     /// A sampler for a vocabulary.
     ///
     /// # Errors
-    /// If an option is out of range.
+    /// If an option is out of range, or no token is left that may be chosen.
     pub fn new(options: SamplerOptions, vocabulary: usize) -> Result<Sampler> {
         let check = |name: &str, value: f32, expected: &str, fine: bool| {
             if fine {
@@ -67,6 +70,7 @@ impl Sampler {
         check("top-p", top_p, "more than 0, up to 1", top_p > 0.0 && top_p <= 1.0)?;
         check("min-p", min_p, "0 to 1", (0.0..=1.0).contains(&min_p))?;
         check("repetition penalty", repetition_penalty, "more than 0", positive(repetition_penalty))?;
+        check_bias(&options.logit_bias, vocabulary)?;
         Ok(Sampler {
             random: options.seed,
             recent: Vec::with_capacity(options.repetition_window.min(MAX_WINDOW)),
@@ -97,6 +101,18 @@ impl Sampler {
         self.recent.extend_from_slice(recent);
         (self.random, self.next_recent) = (random, oldest);
         Some(self)
+    }
+
+    /// Takes the last draw back, if `random` was the state before it.
+    pub(crate) fn undo(&mut self, random: u64) {
+        self.random = random;
+    }
+
+    /// Replaces the recent tokens, oldest first.
+    pub(crate) fn remember(&mut self, tokens: &[u32]) {
+        self.recent.clear();
+        self.next_recent = 0;
+        tokens.iter().for_each(|token| self.accept(*token));
     }
 
     /// SplitMix64: its sequence is part of what a seed promises.
@@ -133,6 +149,9 @@ impl Sampler {
                 let given = logits[*token as usize];
                 *logit = if given > 0.0 { given / penalty } else { given * penalty };
             }
+        }
+        for (token, bias) in &self.options.logit_bias {
+            self.candidates[*token as usize].0 += bias;
         }
         let best = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
         let most = *self.candidates.iter().min_by(|a, b| best(a, b)).expect("a vocabulary is not empty");
@@ -172,6 +191,27 @@ impl Sampler {
         }
         self.candidates.last().map_or(most.1, |candidate| candidate.1)
     }
+}
+
+fn check_bias(biases: &[(u32, f32)], vocabulary: usize) -> Result<()> {
+    let mut forbidden = std::collections::BTreeSet::new();
+    for (token, bias) in biases {
+        if *token as usize >= vocabulary {
+            let detail = format!("bias: found token {token}, expected less than {vocabulary}");
+            return Err(Error::argument(detail));
+        }
+        if bias.is_nan() || *bias == f32::INFINITY {
+            let detail = format!("bias of token {token}: found {bias}, expected a number or -inf");
+            return Err(Error::argument(detail));
+        }
+        if *bias == f32::NEG_INFINITY {
+            forbidden.insert(*token);
+        }
+    }
+    if forbidden.len() >= vocabulary {
+        return Err(Error::argument("bias: found all tokens forbidden, expected one that is not"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -236,6 +276,23 @@ mod tests {
     }
 
     #[test]
+    fn a_bias_is_added_and_forbids() {
+        let logits = [4.0, 3.0, 2.5, -1.0];
+        let greedy = |bias: &[(u32, f32)]| {
+            let options =
+                SamplerOptions { temperature: 0.0, logit_bias: bias.to_vec(), ..Default::default() };
+            sampler(options).sample(&logits)
+        };
+        assert_eq!(greedy(&[(0, -2.0)]), 1);
+        assert_eq!(greedy(&[(3, 3.0), (3, 3.0)]), 3);
+        let bias = [(0, f32::NEG_INFINITY), (2, f32::NEG_INFINITY)];
+        assert_eq!(greedy(&bias), 1);
+        let options = SamplerOptions { logit_bias: bias.to_vec(), ..Default::default() };
+        let counts = counts(options, &logits);
+        assert!(counts[0] == 0 && counts[1] > 0 && counts[2] == 0 && counts[3] > 0, "{counts:?}");
+    }
+
+    #[test]
     fn options_out_of_range_are_refused() {
         for options in [
             SamplerOptions { temperature: -1.0, ..Default::default() },
@@ -243,6 +300,13 @@ mod tests {
             SamplerOptions { top_p: 0.0, ..Default::default() },
             SamplerOptions { min_p: 2.0, ..Default::default() },
             SamplerOptions { repetition_penalty: 0.0, ..Default::default() },
+            SamplerOptions { logit_bias: vec![(4, 0.0)], ..Default::default() },
+            SamplerOptions { logit_bias: vec![(0, f32::NAN)], ..Default::default() },
+            SamplerOptions { logit_bias: vec![(0, f32::INFINITY)], ..Default::default() },
+            SamplerOptions {
+                logit_bias: (0..4).map(|token| (token, f32::NEG_INFINITY)).collect(),
+                ..Default::default()
+            },
         ] {
             assert!(Sampler::new(options, 4).is_err());
         }

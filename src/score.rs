@@ -64,13 +64,15 @@ impl Scorer {
             left = rest;
             contexts.clear();
             contexts.extend_from_slice(
-                team.region(|crew| blocks.forward(crew, model, batch, &mut [Span::new(columns, cache)])),
+                team.region(|crew| {
+                    blocks.forward(crew, model, batch, &mut [Span::new(columns, cache)], None)
+                })?,
             );
             for contexts in contexts.chunks(SLAB * hidden) {
                 let targets = &padded[done..done + contexts.len() / hidden * length];
                 done += targets.len();
                 logits.resize(targets.len() * config.vocabulary, 0.0);
-                team.region(|crew| teacher_forced(crew, model, decoder, slab, contexts, targets, logits));
+                team.region(|crew| teacher_forced(crew, model, decoder, slab, contexts, targets, logits))?;
                 check_finite(logits)?;
                 for (target, logits) in targets.iter().zip(logits.chunks_exact(config.vocabulary)) {
                     each(*target, logits)?;
@@ -91,7 +93,7 @@ fn teacher_forced(
     contexts: &[f32],
     tokens: &[u32],
     logits: &mut [f32],
-) {
+) -> Result<()> {
     let config = model.config();
     let (length, positions) = (config.block_length, config.token_positions());
     let expanded = decoder.expand(crew, model, contexts).to_vec();
@@ -110,7 +112,7 @@ fn teacher_forced(
         .collect();
     let skipped = config.first_positions() - 1;
     let column = |row: usize| row / length * positions + skipped + row % length;
-    decoder.logits(crew, model, &mut spans, column, logits);
+    decoder.logits(crew, model, &mut spans, column, logits, None)
 }
 
 /// Negative log-likelihood of `target` under softmax of `logits`, in f64.

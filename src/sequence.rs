@@ -1,7 +1,7 @@
 //! One sequence of tokens and the engine that advances any number of them together.
 //!
-//! Only the very first text of a sequence is padded on the left to whole blocks. What is appended later
-//! continues inside the open block: whole blocks go through the block decoder alone, and the tokens of the
+//! A sequence's [`Alignment`] says what becomes of a first text that does not fill whole blocks. What is appended
+//! later continues inside the open block: whole blocks go through the block decoder alone, and the tokens of the
 //! last, partial block are forced through the token decoder when its logits are asked for.
 //!
 //! Sequences that advance together share every pass over the weights. Each column of a product is computed
@@ -12,13 +12,14 @@ use std::sync::Arc;
 
 use crate::cache::{Cache, CacheType};
 use crate::error::{Error, ErrorKind, Result};
+use crate::history::{self, History};
 use crate::interrupt::Interrupt;
-use crate::model::{BATCH, BlockDecoder, Model, PAD_TOKEN, Span, TokenDecoder};
+use crate::model::{Alignment, BATCH, BlockDecoder, Model, PAD_TOKEN, Span, TokenDecoder};
 use crate::quant::WeightType;
 use crate::threads::Team;
 
 /// What a sequence is given.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SessionOptions {
     /// Blocks that the cache holds, pinned ones included.
     pub cache_blocks: usize,
@@ -26,11 +27,13 @@ pub struct SessionOptions {
     pub sink_blocks: usize,
     /// Type of the cache; `None` is f32 for a model of f32 weights and f16 for any other.
     pub cache_type: Option<CacheType>,
+    /// How a first text is laid out in blocks; `None` is as the model was trained.
+    pub alignment: Option<Alignment>,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        SessionOptions { cache_blocks: 512, sink_blocks: 4, cache_type: None }
+        SessionOptions { cache_blocks: 512, sink_blocks: 4, cache_type: None, alignment: None }
     }
 }
 
@@ -40,6 +43,14 @@ impl SessionOptions {
         let exact =
             model.weights().block_decoder.layers.iter().all(|l| l.qkv.weight.kind() == WeightType::F32);
         self.cache_type.unwrap_or(if exact { CacheType::F32 } else { CacheType::F16 })
+    }
+
+    /// The same options with so many more first blocks pinned that a prompt of `tokens` is never forgotten, the block
+    /// included in which it ends.
+    #[must_use]
+    pub fn pin_prompt(self, model: &Model, tokens: usize) -> SessionOptions {
+        let blocks = tokens.div_ceil(model.config().block_length);
+        SessionOptions { sink_blocks: self.sink_blocks.max(blocks), ..self }
     }
 
     /// The block decoder's cache of a sequence.
@@ -83,8 +94,10 @@ impl MemoryEstimate {
         MemoryEstimate {
             weights: model.file_bytes() as u64,
             cache: shape.bytes(kind).unwrap_or(usize::MAX) as u64,
-            // Logits, and the sampler's candidates.
-            scratch: buffers.saturating_add(12 * config.vocabulary) as u64,
+            // Tokens and digests of the cached blocks; logits, and the sampler's candidates.
+            scratch: buffers
+                .saturating_add(history::bytes(options.cache_blocks, config.block_length))
+                .saturating_add(12 * config.vocabulary) as u64,
             cache_blocks: options.cache_blocks,
         }
     }
@@ -98,6 +111,10 @@ impl MemoryEstimate {
 /// A sequence: its caches and its open block.
 pub struct Sequence {
     blocks: Cache,
+    /// The tokens of the blocks that the cache holds.
+    history: History,
+    /// Digest of all whole blocks.
+    digest: u64,
     tokens: Cache,
     /// Tokens of the open block; never a whole block.
     open: Vec<u32>,
@@ -107,6 +124,7 @@ pub struct Sequence {
     expanded: Vec<f32>,
     opened: bool,
     block_length: usize,
+    alignment: Alignment,
 }
 
 impl Sequence {
@@ -116,14 +134,22 @@ impl Sequence {
     /// If an option is out of range or the cache cannot be allocated.
     pub fn new(model: &Model, options: &SessionOptions) -> Result<Sequence> {
         let config = model.config();
+        let blocks = options.cache(model)?;
+        let slots = blocks.geometry().slots();
+        let history = History::new(slots, config.block_length).ok_or_else(|| {
+            Error::new(ErrorKind::Resource, format!("no memory for the tokens of {slots} blocks"))
+        })?;
         Ok(Sequence {
-            blocks: options.cache(model)?,
+            blocks,
+            history,
+            digest: history::EMPTY,
             tokens: Cache::new(CacheType::F32, TokenDecoder::cache_shape(config))?,
             open: Vec::with_capacity(config.block_length),
             context: vec![0.0; config.block_decoder.hidden],
             expanded: vec![0.0; config.expansion * config.token_decoder.hidden],
             opened: false,
             block_length: config.block_length,
+            alignment: options.alignment.unwrap_or(config.alignment),
         })
     }
 
@@ -135,29 +161,129 @@ impl Sequence {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.blocks.clear();
+        self.digest = history::EMPTY;
         self.open.clear();
         self.opened = false;
     }
 
-    /// The block decoder's cache, the last block's context and the tokens of the open block: from these all else
-    /// can be computed again, to the bit.
-    pub(crate) fn state(&self) -> (&Cache, &[f32], &[u32]) {
-        (&self.blocks, &self.context, &self.open)
+    /// The options with which it was made; all of them are said.
+    pub fn options(&self) -> SessionOptions {
+        let shape = self.blocks.shape();
+        SessionOptions {
+            cache_blocks: shape.sinks + shape.window,
+            sink_blocks: shape.sinks,
+            cache_type: Some(self.blocks.kind()),
+            alignment: Some(self.alignment),
+        }
     }
 
-    /// Replaces what [`Sequence::state`] gives. `fill` gets the cache and the context; `open` is less than a block.
-    pub(crate) fn restore(
+    /// Whole blocks so far.
+    pub fn blocks(&self) -> u64 {
+        self.blocks.length()
+    }
+
+    /// Tokens until the open block is complete: at least 1, at most a block.
+    pub fn left_in_block(&self) -> usize {
+        // A first text that is shorter than a block will be filled up to one.
+        self.block_length - if self.blocks() == 0 { 0 } else { self.open.len() }
+    }
+
+    /// Whether [`Engine::rewind`] can go back to so many whole blocks: to none, to pinned ones, to all of them, and to
+    /// those whose last one saw nothing that is forgotten by now.
+    pub fn can_rewind(&self, blocks: u64) -> bool {
+        blocks == 0 || blocks == self.blocks() || self.blocks.geometry().whole(blocks)
+    }
+
+    /// How many of the first tokens of a text, as a first text is laid out in blocks, are whole blocks that this
+    /// sequence begins with and can be rewound to: the blocks, and the tokens of `text` in them.
+    pub fn common_prefix(&self, text: &[u32]) -> (u64, usize) {
+        let padding = self.padding(text.len());
+        let mut digest = history::EMPTY;
+        let mut common = (0, 0);
+        let mut block = vec![PAD_TOKEN; self.block_length];
+        for position in 0..self.blocks().min(((padding + text.len()) / self.block_length) as u64) {
+            let start = position as usize * self.block_length;
+            for (index, token) in block.iter_mut().enumerate() {
+                *token = (start + index).checked_sub(padding).map_or(PAD_TOKEN, |index| text[index]);
+            }
+            digest = history::extend(digest, &block);
+            let end = position + 1;
+            let own = |position| self.history.digest(self.blocks.geometry().slot(position));
+            let own = if end == self.blocks() { self.digest } else { own(position) };
+            if own == digest && self.can_rewind(end) {
+                common = (end, end as usize * self.block_length - padding);
+            }
+        }
+        common
+    }
+
+    /// The last tokens, up to `most` of those that are still known, oldest first.
+    pub fn recent(&self, most: usize) -> Vec<u32> {
+        let geometry = self.blocks.geometry();
+        let blocks = (most.div_ceil(self.block_length) as u64).min(self.blocks());
+        let known = (self.blocks() - blocks).max(geometry.window_start(self.blocks()).min(self.blocks()));
+        let closed = (known..self.blocks()).flat_map(|position| self.history.tokens(geometry.slot(position)));
+        let mut all: Vec<u32> = closed.chain(&self.open).copied().collect();
+        if known == 0 {
+            // What filled up the first block is not part of the text.
+            let padding = all.iter().take(self.block_length).take_while(|token| **token == PAD_TOKEN).count();
+            all.drain(..padding);
+        }
+        all.split_off(all.len().saturating_sub(most))
+    }
+
+    /// The block decoder's cache, the last block's context, the tokens of the open block and the digest of all whole
+    /// blocks: from these all else can be computed again, to the bit.
+    pub(crate) fn state(&self) -> (&Cache, &[f32], &[u32], u64) {
+        (&self.blocks, &self.context, &self.open, self.digest)
+    }
+
+    /// The tokens of each block that the cache remembers, and the digest of the text up to its end.
+    pub(crate) fn remembered(&self) -> impl Iterator<Item = (&[u32], u64)> {
+        let geometry = self.blocks.geometry();
+        let slots = geometry.remembered().map(|position| geometry.slot(position));
+        slots.map(|slot| (self.history.tokens(slot), self.history.digest(slot)))
+    }
+
+    /// Replaces what [`Sequence::state`] and [`Sequence::remembered`] give. `fill` gets the cache and the context;
+    /// `open` is less than a block.
+    pub(crate) fn restore<'t>(
         &mut self,
-        open: impl Iterator<Item = u32>,
+        (open, digest): (&[u32], u64),
+        remembered: impl Iterator<Item = (&'t [u32], u64)>,
         fill: impl FnOnce(&mut Cache, &mut [f32]),
     ) {
         self.clear();
-        self.open.extend(open.take(self.block_length - 1));
+        self.open.extend_from_slice(open);
+        self.digest = digest;
         fill(&mut self.blocks, &mut self.context);
+        let geometry = self.blocks.geometry();
+        for (position, (tokens, digest)) in geometry.remembered().zip(remembered) {
+            self.history.set(geometry.slot(position), tokens, digest);
+        }
     }
 
     fn is_empty(&self) -> bool {
-        self.blocks.length() == 0
+        self.blocks() == 0 && self.open.is_empty()
+    }
+
+    /// Tokens that fill up a first text.
+    fn padding(&self, tokens: usize) -> usize {
+        match self.alignment {
+            Alignment::Left => tokens.next_multiple_of(self.block_length) - tokens,
+            Alignment::Tail => 0,
+        }
+    }
+
+    /// Notes the tokens of blocks that have been added to the cache.
+    fn note(&mut self, tokens: &[u32]) {
+        let geometry = self.blocks.geometry();
+        let mut position = geometry.length() - (tokens.len() / self.block_length) as u64;
+        for block in tokens.chunks_exact(self.block_length) {
+            self.digest = history::extend(self.digest, block);
+            self.history.set(geometry.slot(position), block, self.digest);
+            position += 1;
+        }
     }
 
     /// Whether the next token completes the open block.
@@ -168,6 +294,9 @@ impl Sequence {
     /// Notes that the open block has become part of the context.
     fn close(&mut self, stream: &[f32]) {
         self.context.copy_from_slice(stream);
+        let open = std::mem::take(&mut self.open);
+        self.note(&open);
+        self.open = open;
         self.open.clear();
         self.opened = false;
     }
@@ -217,46 +346,92 @@ impl Engine {
     /// Adds a text to one sequence, in time proportional to its length.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary; then nothing was added. `Interrupted` on request; then the blocks that
-    /// were done by then have been added.
+    /// If a token is not in the vocabulary; then nothing was added. `Interrupted` on request, within a layer; then the
+    /// blocks that were done by then have been added.
     pub fn append(&mut self, sequence: &mut Sequence, tokens: &[u32]) -> Result<()> {
         self.model.check_tokens(tokens)?;
         if tokens.is_empty() {
             return Ok(());
         }
-        let length = sequence.block_length;
-        if sequence.is_empty() && sequence.open.is_empty() {
-            sequence.open.resize(tokens.len().next_multiple_of(length) - tokens.len(), PAD_TOKEN);
+        let before = sequence.open.len();
+        if sequence.is_empty() {
+            sequence.open.resize(sequence.padding(tokens.len()), PAD_TOKEN);
         }
+        let length = sequence.block_length;
         let (fill, rest) = tokens.split_at((length - sequence.open.len()).min(tokens.len()));
         sequence.open.extend(fill);
         if sequence.open.len() < length {
             return Ok(());
         }
+        if let Err(error) = self.close(sequence) {
+            sequence.open.truncate(before);
+            return Err(error);
+        }
         let (whole, open) = rest.split_at(rest.len() - rest.len() % length);
-        let (model, decoder, interrupt) = (&self.model, &mut self.blocks, &self.interrupt);
-        let done = self.team.region(|crew| {
-            let Sequence { blocks, context, open, .. } = sequence;
-            let mut run = |mut tokens: &[u32], check: &dyn Fn() -> Result<()>| {
-                while !tokens.is_empty() {
-                    check()?;
-                    let columns = BATCH.min(tokens.len() / length).min(blocks.room());
-                    let (batch, rest) = tokens.split_at(columns * length);
-                    let stream = decoder.forward(crew, model, batch, &mut [Span::new(columns, blocks)]);
-                    let last = stream.len() - context.len();
-                    context.copy_from_slice(&stream[last..]);
-                    tokens = rest;
-                }
-                Ok(())
-            };
-            // The open block is part of the sequence already, so it is not interrupted.
-            run(open, &|| Ok(()))?;
-            run(whole, &|| interrupt.check())
-        });
+        self.append_blocks(sequence, whole, true)?;
+        sequence.open.extend(open);
+        Ok(())
+    }
+
+    /// Runs the open block, which is whole, through the block decoder.
+    fn close(&mut self, sequence: &mut Sequence) -> Result<()> {
+        let open = std::mem::take(&mut sequence.open);
+        let done = self.append_blocks(sequence, &open, true);
+        sequence.open = open;
+        if done.is_ok() {
+            sequence.open.clear();
+        }
+        done
+    }
+
+    /// Adds whole blocks to a sequence whose open block is empty or held by the caller.
+    fn append_blocks(&mut self, sequence: &mut Sequence, mut tokens: &[u32], stoppable: bool) -> Result<()> {
+        let Engine { model, team, blocks: decoder, interrupt, .. } = self;
+        let interrupt = stoppable.then_some(&*interrupt);
+        team.region(|crew| {
+            while !tokens.is_empty() {
+                let columns = BATCH.min(tokens.len() / sequence.block_length).min(sequence.blocks.room());
+                let (batch, rest) = tokens.split_at(columns * sequence.block_length);
+                let spans = &mut [Span::new(columns, &mut sequence.blocks)];
+                let stream = decoder.forward(crew, model, batch, spans, interrupt)?;
+                let last = stream.len() - sequence.context.len();
+                sequence.context.copy_from_slice(&stream[last..]);
+                sequence.opened = false;
+                sequence.note(batch);
+                tokens = rest;
+            }
+            Ok(())
+        })
+    }
+
+    /// Goes back to a sequence's first `blocks` whole blocks, as if nothing had been added since.
+    ///
+    /// # Errors
+    /// If [`Sequence::can_rewind`] says no; then nothing has changed. A full cache can go back by at least 32 blocks,
+    /// however small it is.
+    pub fn rewind(&mut self, sequence: &mut Sequence, blocks: u64) -> Result<()> {
+        if !sequence.can_rewind(blocks) {
+            let last = sequence.blocks();
+            let first = sequence.blocks.geometry().first_end().min(last);
+            return Err(Error::argument(format!(
+                "rewind: found block {blocks}, expected 0, a pinned one, or one from {first} to {last}"
+            )));
+        }
+        if blocks == 0 {
+            sequence.clear();
+        }
         sequence.open.clear();
         sequence.opened = false;
-        done?;
-        sequence.open.extend(open);
+        if blocks < sequence.blocks() {
+            // The last block's context is not kept; its tokens give it again.
+            let slot = sequence.blocks.geometry().slot(blocks - 1);
+            let digest = sequence.history.digest(slot);
+            let tokens = sequence.history.tokens(slot).to_vec();
+            sequence.blocks.rewind(blocks - 1);
+            self.append_blocks(sequence, &tokens, false)?;
+            sequence.digest = digest;
+            sequence.history.set(slot, &tokens, digest);
+        }
         Ok(())
     }
 
@@ -264,7 +439,7 @@ impl Engine {
     /// one pass of the block decoder.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary or a sequence is empty; then nothing was added.
+    /// If a token is not in the vocabulary or a sequence is empty, or `Interrupted` on request; then nothing was added.
     ///
     /// # Panics
     /// If there is not one token a sequence.
@@ -286,22 +461,19 @@ impl Engine {
             return Ok(());
         }
         let (model, decoder, completed) = (&self.model, &mut self.blocks, &self.completed);
+        let interrupt = Some(&self.interrupt);
         let whole = |sequence: &&mut Sequence| sequence.open.len() == sequence.block_length;
-        self.team.region(|crew| {
+        let done = self.team.region(|crew| {
             let stream = if let [sequence] = &mut *sequences {
-                decoder.forward(
-                    crew,
-                    model,
-                    completed,
-                    &mut [Span::new(1, &mut sequence.borrow_mut().blocks)],
-                )
+                let span = Span::new(1, &mut sequence.borrow_mut().blocks);
+                decoder.forward(crew, model, completed, &mut [span], interrupt)?
             } else {
                 let spans = sequences
                     .iter_mut()
                     .map(S::borrow_mut)
                     .filter(whole)
                     .map(|s| Span::new(1, &mut s.blocks));
-                decoder.forward(crew, model, completed, &mut spans.collect::<Vec<_>>())
+                decoder.forward(crew, model, completed, &mut spans.collect::<Vec<_>>(), interrupt)?
             };
             let columns = stream.chunks_exact(model.config().block_decoder.hidden);
             sequences
@@ -310,15 +482,22 @@ impl Engine {
                 .filter(whole)
                 .zip(columns)
                 .for_each(|(s, column)| s.close(column));
+            Ok(())
         });
-        Ok(())
+        if done.is_err() {
+            sequences.iter_mut().map(S::borrow_mut).for_each(|s| {
+                s.open.pop();
+            });
+        }
+        done
     }
 
-    /// The logits of the next token of each sequence, `[sequences, vocabulary]`. Call it once for each token.
+    /// The logits of the next token of each sequence, `[sequences, vocabulary]`. Call it once for each token. A text
+    /// that is still shorter than a block is filled up from the left.
     ///
     /// # Errors
     /// If a sequence is empty or has had no token since the last call, or logits are not finite, as damaged
-    /// weights make them.
+    /// weights make them; `Interrupted` on request.
     pub fn logits<S: BorrowMut<Sequence>>(&mut self, sequences: &mut [S]) -> Result<&[f32]> {
         let all = || sequences.iter().map(S::borrow);
         if all().any(Sequence::is_empty) {
@@ -328,12 +507,21 @@ impl Engine {
         if all().any(|s| s.opened && s.tokens.length() as usize == first + s.open.len()) {
             return Err(Error::argument("logits: expected a new token since they were last computed"));
         }
+        for sequence in sequences.iter_mut().map(S::borrow_mut).filter(|s| s.blocks() == 0) {
+            let padding = sequence.block_length - sequence.open.len();
+            sequence.open.splice(..0, std::iter::repeat_n(PAD_TOKEN, padding));
+            if let Err(error) = self.close(sequence) {
+                sequence.open.drain(..padding);
+                return Err(error);
+            }
+        }
         let vocabulary = self.model.config().vocabulary;
         let length = sequences.len() * vocabulary;
         if self.logits.len() < length {
             self.logits.resize(length, 0.0);
         }
-        let Engine { model, team, tokens: decoder, contexts, columns, logits, .. } = self;
+        let Engine { model, team, tokens: decoder, contexts, columns, logits, interrupt, .. } = self;
+        let interrupt = Some(&*interrupt);
         let logits = &mut logits[..length];
         team.region(|crew| {
             contexts.clear();
@@ -357,16 +545,16 @@ impl Engine {
             let last = |row: usize| columns[..=row].iter().sum::<usize>() - 1;
             if let [sequence] = &mut *sequences {
                 let span = Span::new(columns[0], &mut sequence.borrow_mut().tokens);
-                decoder.logits(crew, model, &mut [span], last, logits);
+                decoder.logits(crew, model, &mut [span], last, logits, interrupt)
             } else {
                 let spans = sequences
                     .iter_mut()
                     .map(S::borrow_mut)
                     .zip(&*columns)
                     .map(|(s, n)| Span::new(*n, &mut s.tokens));
-                decoder.logits(crew, model, &mut spans.collect::<Vec<_>>(), last, logits);
+                decoder.logits(crew, model, &mut spans.collect::<Vec<_>>(), last, logits, interrupt)
             }
-        });
+        })?;
         check_finite(logits)?;
         Ok(logits)
     }

@@ -41,6 +41,37 @@ impl Session {
         self.sequence.length()
     }
 
+    /// What its cache is; all of it is said.
+    pub fn options(&self) -> SessionOptions {
+        self.sequence.options()
+    }
+
+    /// Whole blocks so far.
+    pub fn blocks(&self) -> u64 {
+        self.sequence.blocks()
+    }
+
+    /// Tokens until the open block is complete: at least 1, at most a block.
+    pub fn left_in_block(&self) -> usize {
+        self.sequence.left_in_block()
+    }
+
+    /// Whether [`Session::rewind`] can go back to so many whole blocks.
+    pub fn can_rewind(&self, blocks: u64) -> bool {
+        self.sequence.can_rewind(blocks)
+    }
+
+    /// The last tokens, up to `most` of those that are still known, oldest first.
+    pub fn recent(&self, most: usize) -> Vec<u32> {
+        self.sequence.recent(most)
+    }
+
+    /// How much of a text this session begins with and can be rewound to: whole blocks, and the tokens of `text` in
+    /// them.
+    pub fn common_prefix(&self, text: &[u32]) -> (u64, usize) {
+        self.sequence.common_prefix(text)
+    }
+
     /// What stops the work of this session from another thread.
     pub fn interrupt(&self) -> &Interrupt {
         self.engine.interrupt()
@@ -63,7 +94,18 @@ impl Session {
         self.current = false;
     }
 
-    /// Adds tokens, in time proportional to their number. Only the first text is padded to whole blocks.
+    /// Goes back to the first `blocks` whole blocks, as if nothing had been added since.
+    ///
+    /// # Errors
+    /// As [`Engine::rewind`].
+    pub fn rewind(&mut self, blocks: u64) -> Result<()> {
+        self.engine.rewind(&mut self.sequence, blocks)?;
+        self.current = false;
+        Ok(())
+    }
+
+    /// Adds tokens, in time proportional to their number. The session's alignment says what becomes of a first text
+    /// that does not fill whole blocks.
     ///
     /// # Errors
     /// If a token is not in the vocabulary; then nothing was added. `Interrupted` on request; then the blocks that

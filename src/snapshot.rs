@@ -1,7 +1,8 @@
 //! The state of a session as bytes: versioned, bound to its model, checked before anything is believed.
 //!
-//! Little-endian: the header of 64 bytes, the context of the last block (f32), the tokens of the open block (u32),
-//! what the cache remembers ([`crate::cache`]), the sampler if there is one, and the CRC-32 of all that.
+//! Little-endian: the header of 72 bytes, the digest of all blocks and the context of the last one (f32), the tokens of
+//! the open block (u32), what the cache remembers ([`crate::cache`]) and the tokens of those blocks, the sampler if
+//! there is one, and the CRC-32 of all that.
 //! `docs/format.md` has the layout. A session that was loaded gives the logits that the saved one would have
 //! given, to the bit on the same instruction set. What the token decoder has seen of the open block is not kept: it is
 //! computed again from the block's tokens.
@@ -16,7 +17,8 @@ use std::sync::Arc;
 use crate::cache::{Cache, CacheShape, CacheType};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files;
-use crate::model::{BlockDecoder, Model};
+use crate::history;
+use crate::model::{Alignment, BlockDecoder, Model};
 use crate::sampler::{MAX_WINDOW, Sampler, SamplerOptions};
 use crate::sequence::SessionOptions;
 use crate::session::Session;
@@ -24,13 +26,14 @@ use crate::threads::Team;
 
 const MAGIC: &[u8; 8] = b"CINDERSN";
 /// The only version that is read and written.
-pub const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 64;
+pub const VERSION: u32 = 2;
+const HEADER_BYTES: usize = 72;
 /// Bytes of a sampler without its recent tokens.
 const SAMPLER_BYTES: usize = 64;
 /// More positions than anything will ever see, and small enough that counting them cannot overflow.
 const MAX_BLOCKS: u64 = 1 << 48;
 const CACHE_TYPES: [(u32, CacheType); 2] = [(0, CacheType::F32), (1, CacheType::F16)];
+const ALIGNMENTS: [(u32, Alignment); 2] = [(0, Alignment::Left), (1, Alignment::Tail)];
 
 /// A saved session.
 pub struct Snapshot<'b> {
@@ -52,6 +55,29 @@ struct Header {
     open: usize,
     /// Recent tokens of the sampler, if there is one.
     recent: Option<usize>,
+    alignment: Alignment,
+    /// Biased tokens of the sampler.
+    biased: usize,
+}
+
+/// Bytes of the parts behind the header.
+struct Parts {
+    context: usize,
+    open: usize,
+    cache: usize,
+    history: usize,
+    sampler: usize,
+}
+
+/// The value of a code.
+fn decode<T: Copy>(table: &[(u32, T)], code: u32, what: &str, expected: &str) -> Result<T> {
+    let entry = table.iter().find(|entry| entry.0 == code);
+    entry.map(|entry| entry.1).ok_or_else(|| Error::mismatch(what, code, expected))
+}
+
+/// The code of a value.
+fn code<T: PartialEq>(table: &[(u32, T)], value: &T) -> u32 {
+    table.iter().find(|entry| entry.1 == *value).map_or(u32::MAX, |entry| entry.0)
 }
 
 /// Takes little-endian numbers from bytes that are known to be enough.
@@ -106,10 +132,9 @@ impl Header {
         if version != VERSION {
             return Err(Error::mismatch("session file version", version, VERSION));
         }
-        let code = cursor.u32();
-        let kind = CACHE_TYPES.iter().find(|kind| kind.0 == code);
+        let cache_type = decode(&CACHE_TYPES, cursor.u32(), "cache type", "0 (f32) or 1 (f16)")?;
         let header = Header {
-            cache_type: kind.ok_or_else(|| Error::mismatch("cache type", code, "0 (f32) or 1 (f16)"))?.1,
+            cache_type,
             fingerprint: cursor.u64(),
             model_bytes: cursor.u64(),
             cache_blocks: cursor.size("cache blocks")?,
@@ -117,6 +142,8 @@ impl Header {
             length: cursor.u64(),
             open: cursor.u32() as usize,
             recent: cursor.u32().checked_sub(1).map(|count| count as usize),
+            alignment: decode(&ALIGNMENTS, cursor.u32(), "alignment", "0 (left) or 1 (tail)")?,
+            biased: cursor.u32() as usize,
         };
         let identity = (model.fingerprint(), model.file_bytes() as u64);
         if (header.fingerprint, header.model_bytes) != identity {
@@ -127,8 +154,8 @@ impl Header {
             ));
         }
         let most = model.config().block_length - 1;
-        // Only a text's first block is filled up from the left, so no sequence begins with an open block.
-        let most = if header.length == 0 { 0 } else { most };
+        // A first block that is filled up from the left is whole at once.
+        let most = if header.length == 0 && header.alignment == Alignment::Left { 0 } else { most };
         if header.length > MAX_BLOCKS {
             return Err(Error::mismatch(
                 "blocks of the session",
@@ -146,35 +173,42 @@ impl Header {
                 format!("at most {MAX_WINDOW}"),
             ));
         }
+        let most = if header.recent.is_some() { model.config().vocabulary } else { 0 };
+        if header.biased > most {
+            return Err(Error::mismatch("biased tokens", header.biased, format!("at most {most}")));
+        }
         Ok(header)
     }
 
     fn of(session: &Session, sampler: Option<&Sampler>) -> Header {
-        let (cache, _, open) = session.sequence().state();
-        let shape = cache.shape();
+        let (cache, _, open, _) = session.sequence().state();
+        let options = session.options();
         Header {
             cache_type: cache.kind(),
             fingerprint: session.model().fingerprint(),
             model_bytes: session.model().file_bytes() as u64,
-            cache_blocks: shape.sinks + shape.window,
-            sink_blocks: shape.sinks,
+            cache_blocks: options.cache_blocks,
+            sink_blocks: options.sink_blocks,
             length: cache.length(),
             open: open.len(),
             recent: sampler.map(|sampler| sampler.state().1.len()),
+            alignment: options.alignment.unwrap_or(Alignment::Left),
+            biased: sampler.map_or(0, |sampler| sampler.options().logit_bias.len()),
         }
     }
 
     fn write(&self, output: &mut Vec<u8>) {
-        let code = CACHE_TYPES.iter().find(|kind| kind.1 == self.cache_type).map_or(u32::MAX, |kind| kind.0);
         output.extend(MAGIC);
         output.extend(VERSION.to_le_bytes());
-        output.extend(code.to_le_bytes());
+        output.extend(code(&CACHE_TYPES, &self.cache_type).to_le_bytes());
         let sizes = [self.cache_blocks as u64, self.sink_blocks as u64];
         for number in [self.fingerprint, self.model_bytes, sizes[0], sizes[1], self.length] {
             output.extend(number.to_le_bytes());
         }
         output.extend((self.open as u32).to_le_bytes());
         output.extend((self.recent.map_or(0, |count| count + 1) as u32).to_le_bytes());
+        output.extend(code(&ALIGNMENTS, &self.alignment).to_le_bytes());
+        output.extend((self.biased as u32).to_le_bytes());
     }
 
     fn shape(&self, model: &Model) -> Result<CacheShape> {
@@ -186,23 +220,33 @@ impl Header {
         Ok(BlockDecoder::cache_shape(model.config(), self.sink_blocks, window))
     }
 
-    /// Bytes of context, open block, cache, sampler.
-    fn parts(&self, model: &Model) -> Result<[u64; 4]> {
+    fn parts(&self, model: &Model) -> Result<Parts> {
         let shape = self.shape(model)?;
         let positions = Cache::remembered(&shape, self.length);
-        let position = Cache::position_bytes(&shape, self.cache_type) as u64;
-        let cache = positions.checked_mul(position).filter(|&bytes| bytes < 1 << 62);
-        Ok([
-            if self.length == 0 { 0 } else { 4 * model.config().block_decoder.hidden as u64 },
-            4 * self.open as u64,
-            cache.ok_or_else(|| Error::format("session file: its cache overflows"))?,
-            self.recent.map_or(0, |recent| (SAMPLER_BYTES + 4 * recent) as u64),
-        ])
+        let bytes = |position: usize| {
+            let bytes = positions.checked_mul(position as u64).filter(|&bytes| bytes < 1 << 60);
+            bytes.and_then(|bytes| usize::try_from(bytes).ok())
+        };
+        let cache = bytes(Cache::position_bytes(&shape, self.cache_type));
+        let history = bytes(history::bytes(1, model.config().block_length));
+        let (Some(cache), Some(history)) = (cache, history) else {
+            return Err(Error::format("session file: its cache overflows"));
+        };
+        let context = 8 + 4 * model.config().block_decoder.hidden;
+        let sampler = |recent| SAMPLER_BYTES + 4 * recent + 8 * self.biased;
+        Ok(Parts {
+            context: if self.length == 0 { 0 } else { context },
+            open: 4 * self.open,
+            cache,
+            history,
+            sampler: self.recent.map_or(0, sampler),
+        })
     }
 
     /// Bytes of the whole file, the header and the checksum included.
     fn total(&self, model: &Model) -> Result<u64> {
-        Ok(self.parts(model)?.iter().sum::<u64>() + HEADER_BYTES as u64 + 4)
+        let Parts { context, open, cache, history, sampler } = self.parts(model)?;
+        Ok([HEADER_BYTES, context, open, cache, history, sampler, 4].iter().map(|&bytes| bytes as u64).sum())
     }
 }
 
@@ -221,12 +265,17 @@ impl<'b> Snapshot<'b> {
             return Err(Error::new(ErrorKind::Resource, detail));
         }
         header.write(&mut bytes);
-        let (cache, context, open) = session.sequence().state();
+        let (cache, context, open, digest) = session.sequence().state();
         if header.length > 0 {
+            bytes.extend(digest.to_le_bytes());
             bytes.extend_from_slice(bytemuck::cast_slice(context));
         }
         bytes.extend_from_slice(bytemuck::cast_slice(open));
         cache.write(&mut bytes);
+        for (tokens, digest) in session.sequence().remembered() {
+            bytes.extend_from_slice(bytemuck::cast_slice(tokens));
+            bytes.extend(digest.to_le_bytes());
+        }
         if let Some(sampler) = sampler {
             write_sampler(sampler, &mut bytes);
         }
@@ -303,6 +352,7 @@ impl<'b> Snapshot<'b> {
             cache_blocks: self.header.cache_blocks,
             sink_blocks: self.header.sink_blocks,
             cache_type: Some(self.header.cache_type),
+            alignment: Some(self.header.alignment),
         }
     }
 
@@ -311,17 +361,26 @@ impl<'b> Snapshot<'b> {
     /// # Errors
     /// If a token is not in the vocabulary, the sampler contradicts itself, or the cache cannot be allocated.
     pub fn restore(&self, model: &Arc<Model>, team: &Arc<Team>) -> Result<(Session, Option<Sampler>)> {
-        let [context, open, cache, _] = self.header.parts(model)?.map(|bytes| bytes as usize);
+        let parts = self.header.parts(model)?;
         let mut cursor = Cursor(&self.bytes[HEADER_BYTES..]);
-        let context = cursor.take(context);
-        let open: Vec<u32> = numbers(cursor.take(open));
-        let cache = cursor.take(cache);
+        let mut context = Cursor(cursor.take(parts.context));
+        let digest = if parts.context == 0 { history::EMPTY } else { context.u64() };
+        let open: Vec<u32> = numbers(cursor.take(parts.open));
+        let cache = cursor.take(parts.cache);
+        let block = model.config().block_length;
+        let remembered: Vec<(Vec<u32>, u64)> = cursor
+            .take(parts.history)
+            .chunks_exact(history::bytes(1, block))
+            .map(|bytes| (numbers(&bytes[..4 * block]), Cursor(&bytes[4 * block..]).u64()))
+            .collect();
         model.check_tokens(&open)?;
-        let sampler =
-            self.header.recent.map(|recent| read_sampler(&mut cursor, recent, model)).transpose()?;
+        remembered.iter().try_for_each(|(tokens, _)| model.check_tokens(tokens))?;
+        let Header { recent, biased, .. } = self.header;
+        let sampler = recent.map(|recent| read_sampler(&mut cursor, (recent, biased), model)).transpose()?;
         let mut session = Session::new(model, team, &self.options())?;
-        session.sequence_mut().restore(open.into_iter(), |blocks, stream| {
-            bytemuck::cast_slice_mut::<f32, u8>(stream)[..context.len()].copy_from_slice(context);
+        let remembered = remembered.iter().map(|(tokens, digest)| (&tokens[..], *digest));
+        session.sequence_mut().restore((&open, digest), remembered, |blocks, stream| {
+            bytemuck::cast_slice_mut::<f32, u8>(stream)[..context.0.len()].copy_from_slice(context.0);
             blocks.read(self.header.length, cache);
         });
         Ok((session, sampler))
@@ -343,11 +402,15 @@ fn write_sampler(sampler: &Sampler, output: &mut Vec<u8>) {
         output.extend(number.to_le_bytes());
     }
     output.extend_from_slice(bytemuck::cast_slice(recent));
+    for (token, bias) in &options.logit_bias {
+        output.extend(token.to_le_bytes());
+        output.extend(bias.to_le_bytes());
+    }
 }
 
-fn read_sampler(cursor: &mut Cursor, recent: usize, model: &Model) -> Result<Sampler> {
+fn read_sampler(cursor: &mut Cursor, (recent, biased): (usize, usize), model: &Model) -> Result<Sampler> {
     let [temperature, top_p, min_p, repetition_penalty] = std::array::from_fn(|_| cursor.f32());
-    let options = SamplerOptions {
+    let mut options = SamplerOptions {
         temperature,
         top_p,
         min_p,
@@ -355,10 +418,12 @@ fn read_sampler(cursor: &mut Cursor, recent: usize, model: &Model) -> Result<Sam
         top_k: cursor.size("top-k")?,
         repetition_window: cursor.size("repetition window")?,
         seed: cursor.u64(),
+        logit_bias: Vec::new(),
     };
     let (random, oldest, reserved) = (cursor.u64(), cursor.size("oldest recent token")?, cursor.u64());
     let recent = numbers(cursor.take(4 * recent));
     model.check_tokens(&recent)?;
+    options.logit_bias = (0..biased).map(|_| (cursor.u32(), cursor.f32())).collect();
     let sampler = Sampler::new(options, model.config().vocabulary)?.restore(random, &recent, oldest);
     sampler
         .filter(|_| reserved == 0)

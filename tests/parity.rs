@@ -10,7 +10,7 @@ use cinderblock::{Model, Sampler, SamplerOptions, Scorer, Session, SessionOption
 use common::{CASES, Golden, case, cinderblock, ids, quantize, read_npy};
 
 fn whole_text(tokens: &[u32]) -> SessionOptions {
-    SessionOptions { cache_blocks: tokens.len(), sink_blocks: 0, cache_type: None }
+    SessionOptions { cache_blocks: tokens.len(), sink_blocks: 0, ..Default::default() }
 }
 
 fn greedy(model: &Arc<Model>, team: &Arc<Team>, prompt: &[u32], new: usize) -> Vec<u32> {

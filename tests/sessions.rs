@@ -24,7 +24,7 @@ fn pieces_do_not_matter() {
             let model = Arc::new(Model::open(&file).unwrap());
             let length = model.config().block_length;
             for (cache_blocks, sink_blocks) in [(512, 4), (3, 1), (5, 0), (2, 1)] {
-                let options = SessionOptions { cache_blocks, sink_blocks, cache_type: None };
+                let options = SessionOptions { cache_blocks, sink_blocks, ..Default::default() };
                 let mut whole = Session::new(&model, &team, &options).unwrap();
                 let mut pieces = Session::new(&model, &team, &options).unwrap();
                 let mut at = 0;
@@ -79,7 +79,8 @@ fn bad_requests_change_nothing() {
     let (_folder, file) = quantize(&case("main"), "q4");
     let model = Arc::new(Model::open(&file).unwrap());
     let team = Arc::new(Team::new(1).unwrap());
-    let options = |cache_blocks, sink_blocks| SessionOptions { cache_blocks, sink_blocks, cache_type: None };
+    let options =
+        |cache_blocks, sink_blocks| SessionOptions { cache_blocks, sink_blocks, ..Default::default() };
     assert!(Session::new(&model, &team, &options(4, 4)).is_err());
     assert!(Session::new(&model, &team, &options(0, 0)).is_err());
     assert!(Session::new(&model, &team, &options(usize::MAX, 0)).is_err());
@@ -104,7 +105,7 @@ proptest! {
         let model = Arc::new(Model::open(&file).unwrap());
         let team = Arc::new(Team::new(1).unwrap());
         let run = |kind| {
-            let options = SessionOptions { cache_blocks, sink_blocks: sinks, cache_type: Some(kind) };
+            let options = SessionOptions { cache_blocks, sink_blocks: sinks, cache_type: Some(kind), ..Default::default() };
             let mut session = Session::new(&model, &team, &options).unwrap();
             session.append(&golden.tokens[..count]).unwrap();
             logits(&mut session)

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use cinderblock::snapshot::Snapshot;
 use cinderblock::{
-    CacheType, ErrorKind, Generator, Model, Sampler, SamplerOptions, Session, SessionOptions, Team,
+    CacheType, ErrorKind, GenerateOptions, Generator, Model, Sampler, SamplerOptions, Session,
+    SessionOptions, Step, Team,
 };
 use common::{CASES, Golden, case, demo_model, quantize};
 use tempfile::TempDir;
@@ -29,7 +30,12 @@ fn a_loaded_session_continues_to_the_bit() {
             let (_folder, file) = quantize(&case(name), kind);
             let model = Arc::new(Model::open(&file).unwrap());
             for (cache_blocks, sink_blocks) in [(512, 4), (3, 1), (5, 0)] {
-                let options = SessionOptions { cache_blocks, sink_blocks, cache_type: Some(cache_type) };
+                let options = SessionOptions {
+                    cache_blocks,
+                    sink_blocks,
+                    cache_type: Some(cache_type),
+                    ..Default::default()
+                };
                 let mut session = Session::new(&model, &team, &options).unwrap();
                 session.append(&golden.tokens[..3]).unwrap();
                 for (at, pair) in golden.tokens[3..].windows(2).enumerate() {
@@ -63,7 +69,7 @@ fn a_loaded_session_continues_to_the_bit() {
 fn a_text_goes_on_with_its_sampler() {
     let model = Arc::new(Model::open(demo_model()).unwrap());
     let team = team();
-    let options = SessionOptions { cache_blocks: 9, sink_blocks: 2, cache_type: None };
+    let options = SessionOptions { cache_blocks: 9, sink_blocks: 2, ..Default::default() };
     let mut generator = Generator::new(&model, &team, &options).unwrap();
     let sampling =
         SamplerOptions { repetition_penalty: 1.2, repetition_window: 16, seed: 5, ..Default::default() };
@@ -89,11 +95,16 @@ fn saved(folder: &Path) -> (Arc<Model>, Vec<u8>) {
     let path = folder.join("model.gguf");
     fs::copy(file, &path).unwrap();
     let model = Arc::new(Model::open(path).unwrap());
-    let options = SessionOptions { cache_blocks: 4, sink_blocks: 1, cache_type: None };
+    let options = SessionOptions { cache_blocks: 4, sink_blocks: 1, ..Default::default() };
     let mut session = Session::new(&model, &team(), &options).unwrap();
     session.append(&(1..30).collect::<Vec<_>>()).unwrap();
     session.append(&[7, 8]).unwrap();
-    let sampling = SamplerOptions { repetition_penalty: 1.2, repetition_window: 3, ..Default::default() };
+    let sampling = SamplerOptions {
+        repetition_penalty: 1.2,
+        repetition_window: 3,
+        logit_bias: vec![(9, -2.5)],
+        ..Default::default()
+    };
     let mut sampler = Sampler::new(sampling, model.config().vocabulary).unwrap();
     (1..6).for_each(|token| sampler.accept(token));
     (Arc::clone(&model), Snapshot::save(&session, Some(&sampler)).unwrap().bytes().to_vec())
@@ -129,11 +140,11 @@ fn a_damaged_session_is_refused() {
         bytes[bit / 8] ^= 1 << (bit % 8);
         assert!(Snapshot::from_bytes(&model, &bytes).is_err(), "bit {bit}");
     }
-    refused(&bytes[..63], "63 bytes");
+    refused(&bytes[..71], "71 bytes");
     refused(&[&bytes[..], &[0]].concat(), "bytes, expected");
     let cases: &[(usize, &[u8], &str)] = &[
         (0, b"GGUF", "start of session file"),
-        (8, &[2], "session file version: found 2, expected 1"),
+        (8, &[1], "session file version: found 1, expected 2"),
         (12, &[7], "cache type: found 7"),
         (16, &[0; 8], "model of the session"),
         (24, &[0; 8], "model of the session"),
@@ -144,15 +155,19 @@ fn a_damaged_session_is_refused() {
         (48, &[0; 8], "tokens of the open block: found 2, expected at most 0"),
         (56, &[4], "tokens of the open block: found 4, expected at most 3"),
         (60, &[255; 4], "recent tokens"),
+        (64, &[2], "alignment: found 2, expected 0 (left) or 1 (tail)"),
+        (68, &[255; 4], "biased tokens: found 4294967295, expected at most 260"),
     ];
     for (at, value, expected) in cases {
         refused(&forged(&bytes, *at, value), expected);
     }
     // What only shows when it is used.
-    let sampler = bytes.len() - 4 - 3 * 4 - 64;
-    let context = 4 * model.config().block_decoder.hidden;
+    let sampler = bytes.len() - 4 - 8 - 3 * 4 - 64;
+    let context = 8 + 4 * model.config().block_decoder.hidden;
     for (at, value) in [
-        (64 + context, [255; 8]),
+        (72 + context, [255; 8]),
+        (sampler - 24, [255; 8]),
+        (sampler + 76, [255; 8]),
         (sampler, [0, 0, 0xc0, 0x7f, 0, 0, 0x80, 0x3f]),
         (sampler + 48, [255; 8]),
         (sampler + 48, [3, 0, 0, 0, 0, 0, 0, 0]),
@@ -170,7 +185,7 @@ fn a_damaged_session_is_refused() {
     session.append(&[1, 2, 3, 4, 5]).unwrap();
     let _ = session.logits();
     // Numbers that are none are noticed.
-    let snapshot = forged(&bytes, 64, &f32::NAN.to_le_bytes());
+    let snapshot = forged(&bytes, 80, &f32::NAN.to_le_bytes());
     let (mut session, _) = Snapshot::from_bytes(&model, snapshot).unwrap().restore(&model, &team()).unwrap();
     assert_eq!(session.logits().unwrap_err().kind(), ErrorKind::Numeric);
 }
@@ -224,11 +239,10 @@ fn a_request_to_stop_is_obeyed_once() {
     let length = generator.length();
     generator.interrupt().trigger();
     assert_eq!(generator.append(&long).unwrap_err().kind(), ErrorKind::Interrupted);
-    // The block that the text completed was done; the rest was not begun.
     let block = model.config().block_length as u64;
-    assert_eq!(generator.length(), length + block);
+    assert_eq!(generator.length(), length);
     generator.append(&long).unwrap();
-    assert_eq!(generator.length(), length + block + 4096);
+    assert_eq!(generator.length(), length + 4096);
     // From another thread, in the middle.
     let interrupt = generator.interrupt().clone();
     let other = std::thread::spawn(move || interrupt.trigger());
@@ -286,21 +300,22 @@ fn generated_text_ends_where_it_should() {
         generator
     };
     let mut text = String::new();
-    let mut collect = |piece: &str| {
-        text.push_str(piece);
+    let options = GenerateOptions { max_tokens: 30, ignore_end: true, ..Default::default() };
+    let mut collect = |step: Step| {
+        text.push_str(&step.text);
         ControlFlow::Continue(())
     };
-    assert_eq!(start(&[]).generate(&tokenizer, 30, true, &mut collect).unwrap(), (End::Length, 30));
+    assert_eq!(start(&[]).generate(Some(&tokenizer), &options, &mut collect).unwrap(), (End::Length, 30));
     let stop = text.chars().skip(20).take(4).collect::<String>();
     let expected = text.split(&stop).next().unwrap().to_string();
     let mut cut = String::new();
     let (end, _) = start(&[&stop])
-        .generate(&tokenizer, 30, true, |piece| {
-            cut.push_str(piece);
+        .generate(Some(&tokenizer), &options, |step| {
+            cut.push_str(&step.text);
             ControlFlow::Continue(())
         })
         .unwrap();
     assert_eq!((end, cut), (End::Stop, expected));
-    let (end, count) = start(&[]).generate(&tokenizer, 30, true, |_| ControlFlow::Break(())).unwrap();
+    let (end, count) = start(&[]).generate(Some(&tokenizer), &options, |_| ControlFlow::Break(())).unwrap();
     assert!(end == End::Caller && count < 30);
 }

@@ -83,6 +83,7 @@ impl CacheArguments {
             cache_blocks: self.cache_blocks.unwrap_or(default.cache_blocks),
             sink_blocks: self.sink_blocks.unwrap_or(default.sink_blocks),
             cache_type: self.cache_type.as_ref().map(kind).or(default.cache_type),
+            ..default
         }
     }
 }

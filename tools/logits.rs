@@ -64,7 +64,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             config.block_length
         )));
     }
-    let default = SessionOptions { cache_blocks: blocks, sink_blocks: 0, cache_type: None };
+    let default = SessionOptions { cache_blocks: blocks, sink_blocks: 0, ..Default::default() };
     let mut scorer = Scorer::new(&model, &arguments.model.team()?, &arguments.cache.options(default))?;
 
     let path = &arguments.output;

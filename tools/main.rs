@@ -4,6 +4,7 @@ mod arguments;
 mod bench;
 mod checkpoint;
 mod inspect;
+mod interactive;
 mod interrupt;
 mod logits;
 mod memory;
@@ -12,6 +13,7 @@ mod perplexity;
 mod plot;
 mod quantize;
 mod run;
+mod sampling;
 mod synthesize;
 mod tokenize;
 

@@ -84,7 +84,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let default = SessionOptions {
         cache_blocks: arguments.context_blocks.min(whole / length),
         sink_blocks: 0,
-        cache_type: None,
+        ..SessionOptions::default()
     };
     let team = arguments.model.team()?;
     let mut scorer = Scorer::new(&model, &team, &arguments.cache.options(default))?;

@@ -1,23 +1,33 @@
-//! `run`: a prompt to text, as it is decoded.
+//! `run`: a prompt to text, as it is decoded; without a prompt on a terminal, line after line.
 
+use std::io::{IsTerminal, Read};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cinderblock::error::{Error, Result};
-use cinderblock::tokenizer::{StopMatcher, TextStream, Tokenizer};
-use cinderblock::{Sampler, SamplerOptions, Session, SessionOptions};
+use cinderblock::error::{Error, ErrorKind, Result};
+use cinderblock::snapshot::Snapshot;
+use cinderblock::tokenizer::Tokenizer;
+use cinderblock::{Alignment, End, GenerateOptions, Generator, Model, SessionOptions, Step, Team, Token};
 use serde_json::json;
 
 use crate::arguments::{CacheArguments, InputArguments, ModelArguments};
-use crate::{interrupt, memory, output};
+use crate::sampling::SamplingArguments;
+use crate::{interactive, interrupt, memory, output};
 
 /// Continue a prompt
 ///
-/// Without a prompt, the demo model tells a story.
+/// Without a prompt, text that is piped in is the prompt; on a terminal, you are asked for one, line after
+/// line (/help tells more). Where there is neither, the demo model tells a story.
 ///
 /// Examples:
 ///   cinderblock run -p "The old house" -n 200
 ///   cinderblock run -m model.gguf -f prompt.txt --temp 0 --stop "\n\n"
 ///   cinderblock run -m model.gguf --tokens 5,6,7 -n 16 --json
+///   fortune | cinderblock run --save tale.session
+///   cinderblock run --load tale.session --save tale.session
+///   cinderblock run -f rules.txt --pin-prompt --prompt-cache rules.session -i
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Arguments {
@@ -31,33 +41,12 @@ pub struct Arguments {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
 
-    /// Temperature; 0 takes the most likely token
-    #[arg(long, visible_alias = "temperature", value_name = "T", default_value_t = 0.8)]
-    temp: f32,
+    /// Begin no token after so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    time_limit: Option<Duration>,
 
-    /// Keep the K most likely tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    top_k: usize,
-
-    /// Keep the most likely tokens that together reach probability P
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
-    top_p: f32,
-
-    /// Keep tokens at least P times as probable as the most likely one
-    #[arg(long, value_name = "P", default_value_t = 0.05)]
-    min_p: f32,
-
-    /// Make recent tokens less likely; 1 does not
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    repetition_penalty: f32,
-
-    /// How many of the last tokens are recent
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    repetition_window: usize,
-
-    /// Seed; the same one gives the same text [default: the time]
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
+    #[command(flatten)]
+    sampling: SamplingArguments,
 
     /// End before this text (\n, \t and \\ are understood); may be repeated
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -75,211 +64,288 @@ pub struct Arguments {
     #[arg(long)]
     json: bool,
 
+    /// With --json, give the log-probability of every token and of the K most likely ones
+    #[arg(long, value_name = "K", requires = "json")]
+    logprobs: Option<usize>,
+
+    /// After the prompt, ask for more, line after line
+    #[arg(short, long, conflicts_with = "json")]
+    interactive: bool,
+
+    /// Go on with a saved session; the prompt, if there is one, is added to it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["cache_blocks", "sink_blocks", "cache_type", "align", "pin_prompt", "prompt_cache"])]
+    load: Option<PathBuf>,
+
+    /// Save the session at the end
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+
+    /// Keep the state behind the prompt in a file, and reuse as much of it as the prompt begins with
+    #[arg(long, value_name = "FILE")]
+    prompt_cache: Option<PathBuf>,
+
+    /// Never forget the prompt
+    #[arg(long)]
+    pin_prompt: bool,
+
+    /// How a prompt is laid out in blocks: left fills its first block up, tail leaves its last block
+    /// open [default: as the model was trained]
+    #[arg(long, value_name = "HOW", value_parser = Alignment::ALL.map(Alignment::name))]
+    align: Option<String>,
+
     #[command(flatten)]
     cache: CacheArguments,
 }
 
-/// Blocks of a prompt between looks at whether the user has asked to stop.
-const PIECE_BLOCKS: usize = 512;
+fn parse_seconds(text: &str) -> std::result::Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| "expected a number of seconds".to_string())
+}
 
 /// What begins a story when nothing else does.
-const OPENING: &str = "The old man lit his lamp, and began to tell us of the night when";
+pub const OPENING: &str = "The old man lit his lamp, and began to tell us of the night when";
 
-/// Why generation ended.
-#[derive(Clone, Copy, PartialEq)]
-enum End {
-    Length,
-    Eos,
-    Stop,
-    Interrupted,
+/// Where the prompt comes from.
+enum Source {
+    /// The arguments.
+    Given,
+    /// Standard input, which has been read.
+    Piped(String),
+    /// A person at a terminal.
+    Lines,
+    /// Nowhere: a saved session goes on, or a story begins.
+    Nothing,
 }
 
-impl End {
-    fn name(self) -> &'static str {
-        match self {
-            End::Length => "length",
-            End::Eos => "end of text",
-            End::Stop => "stop",
-            End::Interrupted => "interrupted",
+impl Source {
+    fn find(arguments: &Arguments, tokenizer: bool) -> Result<Source> {
+        if arguments.input.is_given() {
+            return Ok(Source::Given);
         }
+        let terminal = std::io::stdin().is_terminal();
+        if arguments.interactive || (terminal && std::io::stdout().is_terminal() && !arguments.json) {
+            return Ok(Source::Lines);
+        }
+        if terminal || !tokenizer {
+            return Ok(Source::Nothing);
+        }
+        let mut bytes = Vec::new();
+        let name = Path::new("standard input");
+        std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| Error::io(name, &error))?;
+        let mut text = String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            Error::mismatch("text", format!("a byte at {at} that is not UTF-8"), "UTF-8").in_file(name)
+        })?;
+        // What `echo` adds is not meant.
+        let end = text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text).len());
+        text.truncate(end.unwrap_or(text.len()));
+        Ok(if text.is_empty() { Source::Nothing } else { Source::Piped(text) })
     }
 }
 
-/// Shows text or, for a model without a tokenizer, ids.
-struct Display<'t> {
-    stream: Option<TextStream<&'t Tokenizer>>,
-    stops: StopMatcher,
-    shown: String,
-    quiet: bool,
+/// A session, and how it generates.
+pub struct Run {
+    pub model: Arc<Model>,
+    pub team: Arc<Team>,
+    pub tokenizer: Option<Tokenizer>,
+    pub generator: Generator,
+    pub options: GenerateOptions,
+    pub stops: Vec<String>,
 }
 
-impl Display<'_> {
-    fn show(&mut self, text: &str) -> Result<()> {
-        self.shown.push_str(text);
-        if self.quiet || text.is_empty() { Ok(()) } else { output::print(text) }
-    }
+/// What came of generating.
+pub struct Outcome {
+    /// `None` if it was interrupted.
+    pub end: Option<End>,
+    pub tokens: Vec<Token>,
+    pub text: String,
+    pub time: Duration,
+}
 
-    /// Adds a token; tells whether a stop string was reached.
-    fn push(&mut self, token: u32, index: usize) -> Result<bool> {
-        let Some(stream) = &mut self.stream else {
-            let separator = if index == 0 { "" } else { "," };
-            return if self.quiet {
-                Ok(false)
-            } else {
-                output::print(&format!("{separator}{token}")).map(|()| false)
-            };
-        };
-        let passed = self.stops.push(&stream.push(token)?);
-        self.show(&passed.text)?;
-        Ok(passed.stopped)
+impl Outcome {
+    fn name(&self) -> &'static str {
+        self.end.map_or("interrupted", End::name)
     }
+}
 
-    /// Shows what was held back, unless a stop string cut it off.
-    fn finish(&mut self, stopped: bool) -> Result<()> {
-        if let Some(stream) = self.stream.as_mut().filter(|_| !stopped) {
-            let rest = self.stops.push(&stream.finish()?);
-            self.show(&rest.text)?;
-            let held = self.stops.finish();
-            if !rest.stopped {
-                self.show(&held)?;
+impl Run {
+    /// Generates and, unless it is to be quiet, shows text or, for a model without a tokenizer, ids.
+    pub fn generate(&mut self, quiet: bool) -> Result<Outcome> {
+        let (mut tokens, mut text): (Vec<Token>, _) = (Vec::new(), String::new());
+        let mut shown = Ok(());
+        let ids = self.tokenizer.is_none();
+        let started = Instant::now();
+        let each = |step: Step| {
+            let separator = if tokens.is_empty() { "" } else { "," };
+            if !quiet {
+                shown = match &step.token {
+                    Some(token) if ids => output::print(&format!("{separator}{}", token.id)),
+                    _ if step.text.is_empty() => Ok(()),
+                    _ => output::print(&step.text),
+                };
             }
+            tokens.extend(step.token);
+            text.push_str(&step.text);
+            if shown.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let end = match self.generator.generate(self.tokenizer.as_ref(), &self.options, each) {
+            Ok((end, _)) => Some(end),
+            Err(error) if error.kind() == ErrorKind::Interrupted => None,
+            Err(error) => return Err(error),
+        };
+        shown?;
+        let time = started.elapsed();
+        if !quiet {
+            output::print("\n")?;
         }
-        if self.quiet { Ok(()) } else { output::print("\n") }
+        Ok(Outcome { end, tokens, text, time })
     }
+}
+
+/// Reads a prompt cache that fits the options: a generator that has the longest common prefix with the prompt, and the
+/// number of tokens in it.
+fn cached(
+    path: &Path,
+    (model, team): (&Arc<Model>, &Arc<Team>),
+    options: &SessionOptions,
+    prompt: &[u32],
+) -> Result<Option<(Generator, usize)>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    // A file that is not a prompt cache of this model is refused, so that it is not overwritten.
+    let snapshot = Snapshot::read(model, path)?;
+    let wanted = SessionOptions {
+        cache_type: Some(options.cache_type_for(model)),
+        alignment: options.alignment.or(Some(model.config().alignment)),
+        ..options.clone()
+    };
+    if snapshot.options() != wanted {
+        return Ok(None);
+    }
+    let in_file = |error: Error| error.in_file(path);
+    let mut generator = Generator::load(&snapshot, model, team).map_err(in_file)?;
+    let (blocks, tokens) = generator.common_prefix(prompt);
+    generator.rewind(blocks)?;
+    Ok(Some((generator, tokens)))
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
     let model = arguments.model.open()?;
-    let tokenizer = match model.tokenizer_json() {
-        Some(json) => Some(Tokenizer::from_json(json)?),
-        None => None,
-    };
+    let tokenizer = model.tokenizer_json().map(Tokenizer::from_json).transpose()?;
     if tokenizer.is_none() && !arguments.stop.is_empty() {
         return Err(Error::unsupported("the model carries no tokenizer, which --stop needs"));
     }
-    let mut input = arguments.input;
-    let mut echo = arguments.echo;
-    if !input.is_given() {
-        if tokenizer.is_none() {
-            return Err(Error::argument("the model carries no tokenizer: give the prompt with --tokens"));
-        }
-        input.prompt = Some(OPENING.to_string());
-        echo = true;
+    let source = Source::find(&arguments, tokenizer.is_some())?;
+    let interactive = arguments.interactive || matches!(source, Source::Lines);
+    let nothing = matches!(source, Source::Nothing) && arguments.load.is_none();
+    if tokenizer.is_none() && (interactive || nothing) {
+        return Err(Error::argument("the model carries no tokenizer: give the prompt with --tokens"));
     }
-    let prompt = input.tokens(&model, || Tokenizer::of_model(&model))?;
-    // While standard input is read, Ctrl-C keeps its usual meaning.
-    interrupt::listen();
-    let seed = arguments.seed.unwrap_or_else(|| {
-        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        time.map_or(0, |time| time.as_nanos() as u64) % 1_000_000
-    });
-    let options = SamplerOptions {
-        temperature: arguments.temp,
-        top_k: arguments.top_k,
-        top_p: arguments.top_p,
-        min_p: arguments.min_p,
-        repetition_penalty: arguments.repetition_penalty,
-        repetition_window: arguments.repetition_window,
-        seed,
+    let Arguments { mut input, mut echo, cache, .. } = arguments;
+    match source {
+        Source::Piped(text) => input.prompt = Some(text),
+        Source::Nothing if nothing => (input.prompt, echo) = (Some(OPENING.to_string()), true),
+        _ => {}
+    }
+    let prompt = match input.is_given() {
+        true => input.tokens(&model, || Tokenizer::of_model(&model))?,
+        false => Vec::new(),
     };
-    let mut sampler = Sampler::new(options, model.config().vocabulary)?;
     let team = arguments.model.team()?;
-    let mut session = Session::new(&model, &team, &arguments.cache.options(SessionOptions::default()))?;
-    let stops: Vec<String> = arguments.stop.iter().map(|stop| unescape(stop)).collect();
-    let mut display = Display {
-        stream: tokenizer.as_ref().map(TextStream::new),
-        stops: StopMatcher::new(&stops),
-        shown: String::new(),
-        quiet: arguments.json,
+
+    let mut options = cache.options(SessionOptions::default());
+    options.alignment = arguments.align.as_deref().and_then(Alignment::from_name);
+    if arguments.pin_prompt {
+        options = options.pin_prompt(&model, prompt.len());
+    }
+    let place = (&model, &team);
+    let found = arguments.prompt_cache.as_deref().map(|path| cached(path, place, &options, &prompt));
+    let (mut generator, reused) = match (&arguments.load, found.transpose()?.flatten()) {
+        (Some(path), _) => {
+            let snapshot = Snapshot::read(&model, path)?;
+            let generator = Generator::load(&snapshot, &model, &team);
+            (generator.map_err(|error| error.in_file(path))?, 0)
+        }
+        (None, Some(found)) => found,
+        (None, None) => (Generator::new(&model, &team, &options)?, 0),
     };
+    match arguments.load {
+        None => generator.set_sampler(arguments.sampling.options())?,
+        // A saved sampler goes on where it was, unless it is to be another one.
+        Some(_) if arguments.sampling.is_given() => {
+            generator.set_sampler(arguments.sampling.over(generator.sampler_options()))?;
+        }
+        Some(_) => {}
+    }
+    let stops: Vec<String> = arguments.stop.iter().map(|stop| unescape(stop)).collect();
+    generator.set_stops(stops.clone());
+    // While standard input was read, Ctrl-C kept its usual meaning.
+    interrupt::listen_for(generator.interrupt());
     if let Some(text) = input.text()?.filter(|_| echo && !arguments.json) {
         output::print(&text)?;
     }
 
     let started = Instant::now();
-    // A long prompt goes in in pieces, so that it can be interrupted. Only the first piece is padded to whole
-    // blocks, so it is the odd one.
-    let piece = PIECE_BLOCKS * model.config().block_length;
-    let (first, rest) = prompt.split_at(prompt.len() - (prompt.len() - 1) / piece * piece);
-    for piece in std::iter::once(first).chain(rest.chunks(piece)) {
-        interrupt::check()?;
-        session.append(piece)?;
-    }
-    for token in &prompt {
-        sampler.accept(*token);
-    }
+    generator.append(&prompt[reused..])?;
     let prompt_time = started.elapsed();
-    let started = Instant::now();
-    let mut tokens: Vec<u32> = Vec::new();
-    let mut end = End::Length;
-    while tokens.len() < arguments.max_tokens {
-        if interrupt::asked() {
-            end = End::Interrupted;
-            break;
-        }
-        let token = sampler.sample(session.logits()?);
-        if model.end_token() == Some(token) && !arguments.ignore_end {
-            end = End::Eos;
-            break;
-        }
-        tokens.push(token);
-        sampler.accept(token);
-        if display.push(token, tokens.len() - 1)? {
-            end = End::Stop;
-            break;
-        }
-        if tokens.len() < arguments.max_tokens {
-            session.append(&[token])?;
-        }
+    if let Some(path) = arguments.prompt_cache.as_deref().filter(|_| reused < prompt.len()) {
+        generator.save()?.write(path)?;
     }
-    let decode_time = started.elapsed();
-    display.finish(end == End::Stop)?;
+    let options = GenerateOptions {
+        max_tokens: arguments.max_tokens,
+        time_limit: arguments.time_limit,
+        ignore_end: arguments.ignore_end,
+        logprobs: arguments.logprobs,
+    };
+    let mut run = Run { model, team, tokenizer, generator, options, stops };
+    if interactive {
+        interactive::run(&mut run)?;
+        return arguments.save.map_or(Ok(()), |path| run.generator.save()?.write(&path));
+    }
+    let outcome = run.generate(arguments.json)?;
+    if let Some(path) = &arguments.save {
+        run.generator.save()?.write(path)?;
+    }
 
-    let report = Report { prompt: prompt.len(), generated: tokens.len(), prompt_time, decode_time, seed };
+    let generated = outcome.tokens.len();
+    let seed = run.generator.sampler_options().seed;
+    let (prompt_rate, decode_rate) =
+        (output::rate(prompt.len() - reused, prompt_time), output::rate(generated, outcome.time));
     if arguments.json {
-        let text = tokenizer.is_some().then_some(&display.shown);
-        output::print_json(&json!({
-            "tokens": tokens,
-            "text": text,
-            "prompt_tokens": report.prompt,
-            "generated_tokens": report.generated,
-            "end": end.name(),
+        let ids: Vec<u32> = outcome.tokens.iter().map(|token| token.id).collect();
+        let mut report = json!({
+            "tokens": ids,
+            "text": run.tokenizer.is_some().then_some(&outcome.text),
+            "prompt_tokens": prompt.len(),
+            "reused_tokens": reused,
+            "generated_tokens": generated,
+            "session_tokens": run.generator.length(),
+            "end": outcome.name(),
             "seed": seed,
             "prompt_seconds": prompt_time.as_secs_f64(),
-            "decode_seconds": decode_time.as_secs_f64(),
-            "prompt_tok_s": output::rate(report.prompt, prompt_time),
-            "decode_tok_s": output::rate(report.generated, decode_time),
+            "decode_seconds": outcome.time.as_secs_f64(),
+            "prompt_tok_s": prompt_rate,
+            "decode_tok_s": decode_rate,
             "peak_memory_bytes": memory::peak(),
-            "isa": model.kernels().isa().name(),
-            "threads": team.threads(),
-        }))?;
+            "isa": run.model.kernels().isa().name(),
+            "threads": run.team.threads(),
+        });
+        if arguments.logprobs.is_some() {
+            let one = |token: &Token| json!({"logprob": token.logprob, "top": token.top});
+            report["logprobs"] = outcome.tokens.iter().map(one).collect();
+        }
+        output::print_json(&report)?;
     }
-    output::message(&report.line(end));
-    if end == End::Interrupted { std::process::exit(130) } else { Ok(()) }
-}
-
-struct Report {
-    prompt: usize,
-    generated: usize,
-    prompt_time: Duration,
-    decode_time: Duration,
-    seed: u64,
-}
-
-impl Report {
-    fn line(&self, end: End) -> String {
-        let memory =
-            memory::peak().map_or(String::new(), |bytes| format!(" | memory {}", output::bytes(bytes)));
-        format!(
-            "prompt {} tokens, {:.0} tok/s | generated {} tokens, {:.1} tok/s{memory} | seed {} | ended by {}",
-            self.prompt,
-            output::rate(self.prompt, self.prompt_time),
-            self.generated,
-            output::rate(self.generated, self.decode_time),
-            self.seed,
-            end.name(),
-        )
-    }
+    let memory = memory::peak().map_or(String::new(), |bytes| format!(" | memory {}", output::bytes(bytes)));
+    let reused = if reused == 0 { String::new() } else { format!(" ({reused} reused)") };
+    output::message(&format!(
+        "prompt {} tokens{reused}, {prompt_rate:.0} tok/s | generated {generated} tokens, {decode_rate:.1} \
+         tok/s{memory} | seed {seed} | ended by {}",
+        prompt.len(),
+        outcome.name(),
+    ));
+    if outcome.end.is_none() { std::process::exit(130) } else { Ok(()) }
 }
 
 /// Shells do not make it easy to pass a line break.

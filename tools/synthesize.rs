@@ -6,8 +6,8 @@ use std::time::Instant;
 use cinderblock::error::Result;
 use cinderblock::gguf::Writer;
 use cinderblock::model::{
-    CHECKSUMS_KEY, Config, Projection, RECIPE_KEY, Role, StackConfig, Strategy, TYPES_KEY, TensorSpec,
-    tensors,
+    Alignment, CHECKSUMS_KEY, Config, Projection, RECIPE_KEY, Role, StackConfig, Strategy, TYPES_KEY,
+    TensorSpec, tensors,
 };
 use cinderblock::quant::WeightType;
 use half::{bf16, f16};
@@ -81,6 +81,7 @@ impl Preset {
             embedding: self.hidden / 4,
             projection: Projection::Concat,
             strategy: Strategy::Prefix,
+            alignment: Alignment::Tail,
             expansion: 2,
             block_decoder: stack.clone(),
             token_decoder: stack,

@@ -9,7 +9,7 @@ use super::{Cache, CacheShape, CacheType, Geometry, Storage};
 use crate::kernels::LANES;
 
 impl Cache {
-    /// How many positions a cache of `shape` remembers after `length` of them.
+    /// How many positions a cache of `shape` remembers for later queries after `length` of them.
     pub(crate) fn remembered(shape: &CacheShape, length: u64) -> u64 {
         // The next query is at `length` and is itself one of its window.
         let window = shape.window as u64 - 1;
@@ -35,6 +35,7 @@ impl Cache {
     /// If `bytes` are not as many as [`Cache::remembered`] and [`Cache::position_bytes`] say.
     pub(crate) fn read(&mut self, length: u64, bytes: &[u8]) {
         self.geometry.length = length;
+        self.geometry.oldest = self.geometry.window_start(length);
         match &mut self.storage {
             Storage::F32(keys, values) => read(&self.geometry, keys, values, bytes),
             Storage::F16(keys, values) => read(&self.geometry, keys, values, bytes),
@@ -42,10 +43,12 @@ impl Cache {
     }
 }
 
-/// The remembered positions, oldest first.
-fn positions(geometry: &Geometry) -> impl Iterator<Item = u64> {
-    let length = geometry.length;
-    (0..length.min(geometry.shape.sinks as u64)).chain(geometry.window_start(length)..length)
+impl Geometry {
+    /// The remembered positions, oldest first.
+    pub(crate) fn remembered(&self) -> impl Iterator<Item = u64> + use<> {
+        let length = self.length;
+        (0..length.min(self.shape.sinks as u64)).chain(self.window_start(length)..length)
+    }
 }
 
 /// Where the keys and values of a head begin and what a position's place in them is: the key's elements are
@@ -61,7 +64,7 @@ fn places(geometry: &Geometry, slot: usize) -> impl Iterator<Item = (usize, usiz
 
 fn write<E: Pod>(geometry: &Geometry, keys: &[E], values: &[E], output: &mut Vec<u8>) {
     let width = geometry.shape.width;
-    for position in positions(geometry) {
+    for position in geometry.remembered() {
         for (key, value) in places(geometry, geometry.slot(position)) {
             for element in keys[key..].iter().step_by(LANES).take(width) {
                 output.extend_from_slice(bytemuck::bytes_of(element));
@@ -75,7 +78,7 @@ fn read<E: Pod>(geometry: &Geometry, keys: &mut [E], values: &mut [E], bytes: &[
     let width = geometry.shape.width;
     let mut elements = bytes.chunks_exact(size_of::<E>()).map(bytemuck::pod_read_unaligned::<E>);
     let mut next = || elements.next().expect("the length was checked");
-    for position in positions(geometry) {
+    for position in geometry.remembered() {
         for (key, value) in places(geometry, geometry.slot(position)) {
             keys[key..].iter_mut().step_by(LANES).take(width).for_each(|element| *element = next());
             values[value..value + width].iter_mut().for_each(|element| *element = next());

@@ -28,6 +28,8 @@ pub const CINDER_END_OF_TEXT: i32 = 1;
 pub const CINDER_END_STOP: i32 = 2;
 /// The text ended because the callback asked for it.
 pub const CINDER_END_CALLER: i32 = 3;
+/// The text ended because its time was over.
+pub const CINDER_END_TIME: i32 = 4;
 
 /// Samples the next token and adds it to the session.
 ///
@@ -85,7 +87,8 @@ pub unsafe extern "C" fn cinder_session_decode_block(
 /// @param capacity Logits that there is room for.
 /// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
 /// @return CINDER_OK; CINDER_BUFFER if there is no room for all; CINDER_ARGUMENT if the session is empty;
-/// CINDER_NUMERIC if the weights are damaged; CINDER_MISUSE, CINDER_POISONED. The session's thread.
+/// CINDER_NUMERIC if the weights are damaged; CINDER_INTERRUPTED if cancelled; CINDER_MISUSE, CINDER_POISONED. The
+/// session's thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_logits(
     session: *mut cinder_session,
@@ -147,25 +150,33 @@ fn run(
 ) -> Result<cinder_generation, super::error::Failure> {
     use std::ops::ControlFlow;
 
-    use crate::End;
+    use crate::{End, Step};
 
     let shared = std::sync::Arc::clone(held.shared());
     let mut piece = Vec::new();
-    let each = |text: &str| {
-        let Some(function) = function else { return ControlFlow::Continue(()) };
-        piece.clear();
-        piece.extend_from_slice(text.as_bytes());
-        piece.push(0);
-        // SAFETY: the host's function, with the host's data and text that lives during the call.
-        let answer = unsafe { function(piece.as_ptr().cast(), text.len(), user_data) };
+    let each = |step: Step| {
+        let mut answer = 0;
+        if let (Some(function), Some(token)) = (options.token, step.token) {
+            let logprob = token.logprob.unwrap_or(f32::NAN);
+            // SAFETY: the host's function, with the host's data.
+            answer = unsafe { function(token.id, logprob, options.token_data) };
+        }
+        if let (Some(function), 0, false) = (function, answer, step.text.is_empty()) {
+            piece.clear();
+            piece.extend_from_slice(step.text.as_bytes());
+            piece.push(0);
+            // SAFETY: the host's function, with the host's data and text that lives during the call.
+            answer = unsafe { function(piece.as_ptr().cast(), step.text.len(), user_data) };
+        }
         if answer == 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
-    let (end, tokens) = held.generate(shared.tokenizer()?, options.most()?, options.ignore_end != 0, each)?;
+    let (end, tokens) = held.generate(Some(shared.tokenizer()?), &options.options()?, each)?;
     let end = match end {
         End::Length => CINDER_END_LENGTH,
         End::EndOfText => CINDER_END_OF_TEXT,
         End::Stop => CINDER_END_STOP,
         End::Caller => CINDER_END_CALLER,
+        End::Time => CINDER_END_TIME,
     };
     Ok(cinder_generation { size: size_of::<cinder_generation>(), tokens: tokens as u64, end, reserved: 0 })
 }

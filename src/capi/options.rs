@@ -1,13 +1,14 @@
 //! Structs that begin with their size, so that programs and libraries of different age understand each other.
 
 use std::ffi::c_void;
+use std::time::Duration;
 
 use super::boundary::quietly;
 use super::error::Failure;
-use crate::SessionOptions;
 use crate::cache::CacheType;
 use crate::sampler::SamplerOptions;
 use crate::sequence::MemoryEstimate;
+use crate::{Alignment, GenerateOptions, SessionOptions};
 
 /// Called while a model is opened: with 0 bytes first, with all of them at last.
 ///
@@ -30,6 +31,23 @@ pub type cinder_log_fn =
 pub const CINDER_LOG_ERROR: i32 = 1;
 /// Level of a line for a log: what the library does.
 pub const CINDER_LOG_INFO: i32 = 2;
+
+/// Called with each generated token, before the text that it completes.
+///
+/// @param token Its id.
+/// @param logprob The natural logarithm of the probability that the model gave it, before anything that the sampler
+/// does.
+/// @param user_data What the options say.
+/// @return 0 to go on; anything else ends the text with CINDER_END_CALLER.
+pub type cinder_token_fn =
+    Option<unsafe extern "C" fn(token: u32, logprob: f32, user_data: *mut c_void) -> i32>;
+
+/// How a first text that does not fill whole blocks is laid out: as the model was trained.
+pub const CINDER_ALIGN_AUTO: i32 = 0;
+/// The first block is filled up from the left.
+pub const CINDER_ALIGN_LEFT: i32 = 1;
+/// The last block is left open.
+pub const CINDER_ALIGN_TAIL: i32 = 2;
 
 /// Type of the cache: the one that fits the model.
 pub const CINDER_CACHE_AUTO: i32 = 0;
@@ -72,8 +90,8 @@ pub struct cinder_session_options {
     pub sink_blocks: u64,
     /// CINDER_CACHE_AUTO, CINDER_CACHE_F32 or CINDER_CACHE_F16.
     pub cache_type: i32,
-    /// 0.
-    pub reserved: i32,
+    /// CINDER_ALIGN_AUTO, CINDER_ALIGN_LEFT or CINDER_ALIGN_TAIL.
+    pub alignment: i32,
 }
 
 /// How a token is chosen. Prepare it with cinder_sampler_options_init, which gives plain sampling.
@@ -110,6 +128,12 @@ pub struct cinder_generate_options {
     pub ignore_end: i32,
     /// 0.
     pub reserved: i32,
+    /// No token is begun after so many milliseconds; 0 for no limit.
+    pub time_limit_ms: u64,
+    /// Gets each token with its log-probability, which costs a little time; may be null.
+    pub token: cinder_token_fn,
+    /// Passed to token.
+    pub token_data: *mut c_void,
 }
 
 /// What came of generating. Set size before the call; the library writes no more than that.
@@ -199,7 +223,7 @@ const _: () = assert!(
         || size_of::<cinder_model_options>() == 48
             && size_of::<cinder_session_options>() == 32
             && size_of::<cinder_sampler_options>() == 40
-            && size_of::<cinder_generate_options>() == 24
+            && size_of::<cinder_generate_options>() == 48
             && size_of::<cinder_generation>() == 24
             && size_of::<cinder_model_info>() == 64
             && size_of::<cinder_memory_estimate>() == 40
@@ -211,7 +235,8 @@ sized!(
 );
 sized!(
     cinder_session_options, cache_blocks: SessionOptions::default().cache_blocks as u64,
-    sink_blocks: SessionOptions::default().sink_blocks as u64, cache_type: CINDER_CACHE_AUTO, reserved: 0
+    sink_blocks: SessionOptions::default().sink_blocks as u64, cache_type: CINDER_CACHE_AUTO,
+    alignment: CINDER_ALIGN_AUTO
 );
 sized!(
     cinder_sampler_options, seed: SamplerOptions::default().seed,
@@ -220,7 +245,10 @@ sized!(
     top_k: SamplerOptions::default().top_k as u32,
     repetition_window: SamplerOptions::default().repetition_window as u32
 );
-sized!(cinder_generate_options, max_tokens: 256, ignore_end: 0, reserved: 0);
+sized!(
+    cinder_generate_options, max_tokens: 256, ignore_end: 0, reserved: 0, time_limit_ms: 0, token: None,
+    token_data: std::ptr::null_mut()
+);
 sized!(cinder_generation, tokens: 0, end: 0, reserved: 0);
 sized!(
     cinder_model_info, file_bytes: 0, fingerprint: 0, trained_blocks: 0, vocabulary: 0, block_length: 0,
@@ -384,23 +412,30 @@ fn size(value: u64, name: &'static str) -> Result<usize, Failure> {
 
 impl cinder_session_options {
     pub(super) fn options(&self) -> Result<SessionOptions, Failure> {
-        reserved(self.reserved)?;
         let cache_type = match self.cache_type {
             CINDER_CACHE_AUTO => None,
             CINDER_CACHE_F32 => Some(CacheType::F32),
             CINDER_CACHE_F16 => Some(CacheType::F16),
             other => return Err(Failure::argument("cache_type", format!("found {other}, expected 0 to 2"))),
         };
+        let alignment = match self.alignment {
+            CINDER_ALIGN_AUTO => None,
+            CINDER_ALIGN_LEFT => Some(Alignment::Left),
+            CINDER_ALIGN_TAIL => Some(Alignment::Tail),
+            other => return Err(Failure::argument("alignment", format!("found {other}, expected 0 to 2"))),
+        };
         Ok(SessionOptions {
             cache_blocks: size(self.cache_blocks, "cache_blocks")?,
             sink_blocks: size(self.sink_blocks, "sink_blocks")?,
             cache_type,
+            alignment,
         })
     }
 }
 
 impl cinder_sampler_options {
-    pub(super) fn options(&self) -> SamplerOptions {
+    /// `logit_bias` is set with a function of its own.
+    pub(super) fn options(&self, logit_bias: Vec<(u32, f32)>) -> SamplerOptions {
         SamplerOptions {
             temperature: self.temperature,
             top_k: self.top_k as usize,
@@ -409,15 +444,21 @@ impl cinder_sampler_options {
             repetition_penalty: self.repetition_penalty,
             repetition_window: self.repetition_window as usize,
             seed: self.seed,
+            logit_bias,
         }
     }
 }
 
 impl cinder_generate_options {
     #[cfg_attr(not(feature = "tokenizer"), expect(dead_code, reason = "only text is generated with them"))]
-    pub(super) fn most(&self) -> Result<usize, Failure> {
+    pub(super) fn options(&self) -> Result<GenerateOptions, Failure> {
         reserved(self.reserved)?;
-        size(self.max_tokens, "max_tokens")
+        Ok(GenerateOptions {
+            max_tokens: size(self.max_tokens, "max_tokens")?,
+            time_limit: (self.time_limit_ms > 0).then(|| Duration::from_millis(self.time_limit_ms)),
+            ignore_end: self.ignore_end != 0,
+            logprobs: self.token.map(|_| 0),
+        })
     }
 }
 

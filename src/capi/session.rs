@@ -13,7 +13,7 @@ use super::options::{self, CINDER_LOG_ERROR, cinder_sampler_options, cinder_sess
 use super::pointer::{self, Place};
 use crate::error::{Error, ErrorKind};
 use crate::sequence::MemoryEstimate;
-use crate::{Generator, Interrupt, SessionOptions};
+use crate::{Generator, Interrupt, SamplerOptions, SessionOptions};
 
 /// A text and what is needed to continue it. It belongs to one thread at a time; only cinder_session_cancel may be
 /// called by any thread while another call is running. Two calls at once are refused with CINDER_MISUSE.
@@ -173,7 +173,7 @@ pub unsafe extern "C" fn cinder_session_free(session: *mut cinder_session) {
     });
 }
 
-/// Adds text. Only the very first text of a session is filled up from the left to whole blocks.
+/// Adds text. The session's alignment says what becomes of a first text that does not fill whole blocks.
 ///
 /// @param text UTF-8; need not end with a null.
 /// @param size Bytes of text; 0 adds nothing.
@@ -253,8 +253,8 @@ pub unsafe extern "C" fn cinder_session_reset(
 }
 
 /// Asks the session to stop: the call that is running, or the next one that can be stopped, ends with
-/// CINDER_INTERRUPTED, and then the request is gone. What can be stopped: appending more than a block, decoding and
-/// generating. It takes at most one pass over the weights.
+/// CINDER_INTERRUPTED, and then the request is gone. What can be stopped: appending a whole block or more, logits,
+/// decoding and generating. It takes the time of a layer.
 ///
 /// @param session May be null. Any thread and any signal handler, also while another call is running, but not while
 /// it is freed.
@@ -267,7 +267,7 @@ pub unsafe extern "C" fn cinder_session_cancel(session: *const cinder_session) {
     }
 }
 
-/// Samples differently from now on, starting from the seed. Tokens before count as not recent.
+/// Samples differently from now on, starting from the seed.
 ///
 /// @param options Null for the defaults.
 /// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
@@ -281,7 +281,59 @@ pub unsafe extern "C" fn cinder_session_set_sampler(
     call(error, || {
         // SAFETY: null or valid, as the header asks.
         let (mut held, options) = unsafe { (Held::new(session)?, options::read(options, "options")?) };
-        Ok(held.set_sampler(options.options())?)
+        let bias = held.sampler_options().logit_bias.clone();
+        Ok(held.set_sampler(options.options(bias))?)
+    })
+}
+
+/// Adds to the logits of some tokens before one is sampled, from now on; the sampler starts
+/// again from its seed.
+///
+/// @param tokens Ids, less than the vocabulary.
+/// @param biases One for each token; negative infinity forbids it.
+/// @param count How many; 0 takes all back.
+/// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
+/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cinder_session_set_logit_bias(
+    session: *mut cinder_session,
+    tokens: *const u32,
+    biases: *const f32,
+    count: usize,
+    error: *mut *mut cinder_error,
+) -> cinder_status {
+    call(error, || {
+        // SAFETY: null or valid, as the header asks.
+        let (mut held, tokens, biases) = unsafe {
+            (
+                Held::new(session)?,
+                pointer::values(tokens, count, "tokens")?,
+                pointer::values(biases, count, "biases")?,
+            )
+        };
+        let logit_bias = tokens.iter().copied().zip(biases.iter().copied()).collect();
+        let options = SamplerOptions { logit_bias, ..held.sampler_options().clone() };
+        Ok(held.set_sampler(options)?)
+    })
+}
+
+/// Goes back to the first whole blocks of a session, as if nothing had been added since; but the sampler's random
+/// numbers go on.
+///
+/// @param blocks Blocks to keep: 0, pinned ones, all of them, or as many as can be computed from what is remembered; a
+/// full cache can go back by at least 32.
+/// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
+/// @return CINDER_OK; CINDER_ARGUMENT if that is forgotten or there are fewer blocks, then nothing has changed;
+/// CINDER_MISUSE, CINDER_POISONED. The session's thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cinder_session_rewind(
+    session: *mut cinder_session,
+    blocks: u64,
+    error: *mut *mut cinder_error,
+) -> cinder_status {
+    call(error, || {
+        // SAFETY: null or valid, as the header asks.
+        Ok(unsafe { Held::new(session) }?.rewind(blocks)?)
     })
 }
 

@@ -5,6 +5,8 @@ use super::config::Config;
 use super::stack::{Scratch, Span, head_width};
 use super::weights::ModelWeights;
 use crate::cache::CacheShape;
+use crate::error::Result;
+use crate::interrupt::Interrupt;
 use crate::kernels::{Activations, Epilogue, Product, multiply};
 use crate::threads::Crew;
 
@@ -44,13 +46,17 @@ impl BlockDecoder {
 
     /// Runs blocks (`[blocks, block_length]` tokens, those of the spans one after the other) through the
     /// embedder and the stack, and returns the residual stream `[blocks, hidden]`, before the final norm.
+    ///
+    /// # Errors
+    /// `Interrupted` on request; then the sequences are as they were.
     pub(crate) fn forward(
         &mut self,
         crew: &Crew,
         model: &Model,
         tokens: &[u32],
         spans: &mut [Span<'_>],
-    ) -> &[f32] {
+        interrupt: Option<&Interrupt>,
+    ) -> Result<&[f32]> {
         let (config, weights, kernels) = (&model.config, &model.weights, model.kernels);
         let columns = tokens.len() / config.block_length;
         let hidden = config.block_decoder.hidden;
@@ -74,7 +80,7 @@ impl BlockDecoder {
                 multiply(crew, kernels, product, None);
             }
         }
-        weights.block_decoder.forward(crew, kernels, &mut self.scratch, x, spans);
-        x
+        weights.block_decoder.forward(crew, kernels, &mut self.scratch, x, spans, interrupt)?;
+        Ok(x)
     }
 }

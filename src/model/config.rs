@@ -35,6 +35,35 @@ impl Strategy {
     }
 }
 
+/// What becomes of a first text that does not fill whole blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alignment {
+    /// Its first block is filled up from the left with [`PAD_TOKEN`], as the authors do it: right for models that
+    /// were trained so.
+    Left,
+    /// Its blocks are whole from the first token on, and its last tokens are forced through the token decoder. Only a
+    /// text that is still shorter than a block when its logits are asked for is filled up from the left.
+    Tail,
+}
+
+impl Alignment {
+    /// Both.
+    pub const ALL: [Alignment; 2] = [Alignment::Left, Alignment::Tail];
+
+    /// The name in files and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Alignment::Left => "left",
+            Alignment::Tail => "tail",
+        }
+    }
+
+    /// The alignment with a name.
+    pub fn from_name(name: &str) -> Option<Alignment> {
+        Self::ALL.into_iter().find(|alignment| alignment.name() == name)
+    }
+}
+
 /// How the token embeddings of a block become one block embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Projection {
@@ -109,6 +138,8 @@ pub struct Config {
     pub projection: Projection,
     /// How a context embedding is used.
     pub strategy: Strategy,
+    /// How a prompt is laid out in blocks unless a session is told otherwise.
+    pub alignment: Alignment,
     /// Vectors that a context embedding expands to, each as wide as the token decoder.
     pub expansion: usize,
     /// The decoder over blocks.
@@ -128,6 +159,16 @@ fn within(what: &str, value: usize, most: usize) -> Result<()> {
         return Ok(());
     }
     Err(Error::mismatch(what, value, format!("1 to {most}")))
+}
+
+/// The alignment that a file names, left if it names none.
+fn alignment(index: &Index) -> Result<Alignment> {
+    let key = format!("{ARCHITECTURE}.prompt_alignment");
+    if index.get(&key).is_none() {
+        return Ok(Alignment::Left);
+    }
+    let name = index.text(&key)?;
+    Alignment::from_name(name).ok_or_else(|| Error::mismatch("prompt_alignment", name, "left or tail"))
 }
 
 impl Config {
@@ -177,6 +218,7 @@ impl Config {
                 .ok_or_else(|| Error::mismatch("embedder.projection", projection, "concat or linear"))?,
             strategy: Strategy::from_name(strategy)
                 .ok_or_else(|| Error::mismatch("token_decoder.strategy", strategy, "prefix or summation"))?,
+            alignment: alignment(index)?,
             expansion: integer("token_decoder.expansion_ratio", MAX_BLOCK)?,
             block_decoder: stack("block_decoder")?,
             token_decoder: stack("token_decoder")?,
@@ -250,6 +292,7 @@ impl Config {
         writer.u32(&key("block_length"), number(self.block_length));
         writer.u32(&key("vocab_size"), number(self.vocabulary));
         writer.u32(&key("context_blocks"), number(self.trained_blocks));
+        writer.text(&key("prompt_alignment"), self.alignment.name());
         writer.u32(&key("embedder.embedding_length"), number(self.embedding));
         writer.text(&key("embedder.projection"), self.projection.name());
         writer.text(&key("token_decoder.strategy"), self.strategy.name());

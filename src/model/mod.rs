@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 pub(crate) use block_decoder::BATCH;
 pub use block_decoder::BlockDecoder;
-pub use config::{ARCHITECTURE, Config, PAD_TOKEN, Projection, StackConfig, Strategy};
+pub use config::{ARCHITECTURE, Alignment, Config, PAD_TOKEN, Projection, StackConfig, Strategy};
 pub use layout::{Role, TensorSpec, tensors};
 pub(crate) use stack::Span;
 pub use token_decoder::TokenDecoder;

@@ -5,6 +5,8 @@ use super::attention::{Angles, HeadScratch, attend};
 use super::config::StackConfig;
 use super::weights::{Layer, Linear, Norm, StackWeights};
 use crate::cache::Cache;
+use crate::error::Result;
+use crate::interrupt::Interrupt;
 use crate::kernels::{Activations, Epilogue, Kernels, LANES, Product, Term, multiply};
 use crate::threads::Crew;
 
@@ -119,6 +121,9 @@ impl Norm {
 impl StackWeights {
     /// Runs all layers over `x` (`[columns, hidden]`, the columns of the spans one after the other), in
     /// place and without the final norm, and adds the columns to their caches.
+    ///
+    /// # Errors
+    /// `Interrupted` on request, between two layers; then the caches remember what they did before.
     pub(super) fn forward(
         &self,
         crew: &Crew,
@@ -126,16 +131,22 @@ impl StackWeights {
         scratch: &mut Scratch,
         x: &mut [f32],
         spans: &mut [Span<'_>],
-    ) {
+        interrupt: Option<&Interrupt>,
+    ) -> Result<()> {
         let columns = spans.iter().map(|span| span.columns).sum();
         assert_eq!(x.len(), columns * self.config.hidden);
         scratch.prepare(&self.config, crew.threads(), columns, spans);
         for index in 0..self.layers.len() {
+            if let Err(error) = interrupt.map_or(Ok(()), Interrupt::check) {
+                spans.iter_mut().for_each(|span| span.cache.spoil(span.columns));
+                return Err(error);
+            }
             self.layer(crew, kernels, scratch, x, index, spans);
         }
         for span in spans {
             span.cache.advance(span.columns);
         }
+        Ok(())
     }
 
     fn layer(

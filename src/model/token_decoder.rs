@@ -5,6 +5,8 @@ use super::config::{Config, PAD_TOKEN, Strategy};
 use super::stack::{Scratch, Span, head_width};
 use super::weights::ModelWeights;
 use crate::cache::CacheShape;
+use crate::error::Result;
+use crate::interrupt::Interrupt;
 use crate::kernels::{Activations, Epilogue, Product, Term, multiply};
 use crate::threads::Crew;
 
@@ -102,6 +104,9 @@ impl TokenDecoder {
 
     /// Runs the columns that were added, those of the spans one after the other, and writes the logits behind
     /// column `column(row)` to row `row` of `logits` (`[rows, vocabulary]`).
+    ///
+    /// # Errors
+    /// `Interrupted` on request; then the caches are as they were.
     pub(crate) fn logits(
         &mut self,
         crew: &Crew,
@@ -109,15 +114,17 @@ impl TokenDecoder {
         spans: &mut [Span<'_>],
         column: impl Fn(usize) -> usize + Sync,
         logits: &mut [f32],
-    ) {
+        interrupt: Option<&Interrupt>,
+    ) -> Result<()> {
         let (config, weights, kernels) = (&model.config, &model.weights, model.kernels);
         let (hidden, epsilon) = (config.token_decoder.hidden, config.token_decoder.epsilon);
-        weights.token_decoder.forward(crew, kernels, &mut self.scratch, &mut self.x, spans);
+        weights.token_decoder.forward(crew, kernels, &mut self.scratch, &mut self.x, spans, interrupt)?;
         let (norm, x) = (&weights.token_decoder.final_norm, &self.x);
         self.outputs.fill(crew, kernels, logits.len() / config.vocabulary, |row, output| {
             norm.apply(kernels, epsilon, &x[column(row) * hidden..][..hidden], output);
         });
         let terms = [Term { weights: weights.head.view(), bias: &[], input: &self.outputs }];
         multiply(crew, kernels, Product { terms: &terms, epilogue: Epilogue::Store, output: logits }, None);
+        Ok(())
     }
 }

@@ -215,7 +215,7 @@ static void ranges(const cinder_model *model, cinder_session *session) {
     wrong[0].cache_blocks = 4;
     wrong[1].cache_blocks = 0;
     wrong[2].cache_type = 9;
-    wrong[3].reserved = 1;
+    wrong[3].alignment = 3;
     wrong[4].cache_blocks = UINT64_MAX;
     wrong[5].cache_blocks = 1ull << 60;
     wrong[6].sink_blocks = UINT64_MAX;

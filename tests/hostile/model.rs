@@ -66,7 +66,7 @@ fn a_model_truncated_anywhere_is_refused() {
 
 /// The next token's logits, from a small cache.
 fn logits(model: Model, team: &Arc<Team>) -> cinderblock::Result<Vec<f32>> {
-    let options = SessionOptions { cache_blocks: 4, sink_blocks: 1, cache_type: None };
+    let options = SessionOptions { cache_blocks: 4, sink_blocks: 1, ..Default::default() };
     let mut session = Session::new(&Arc::new(model), team, &options)?;
     session.append(&[0, 1, 2, 3, 4, 5, 0])?;
     // In a block that stays open, so that the token decoder sees it.

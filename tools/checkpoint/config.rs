@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use cinderblock::error::{Error, Result};
-use cinderblock::model::Strategy;
+use cinderblock::model::{Alignment, Strategy};
 use serde_yaml_ng::Value;
 
 /// No configuration is longer; it is read whole.
@@ -17,6 +17,7 @@ pub struct TrainerConfig {
     pub projection_layer: bool,
     pub embedding: Option<usize>,
     pub strategy: Strategy,
+    pub alignment: Alignment,
     pub expansion_ratio: Option<usize>,
     pub block_decoder: StackSection,
     pub token_decoder: StackSection,
@@ -134,6 +135,16 @@ fn stack(document: &Section<'_>, name: &str) -> Result<StackSection> {
     })
 }
 
+/// The alignment that fits the training. Models that say nothing are padded as the authors' program pads.
+fn alignment(document: &Section<'_>) -> Result<Alignment> {
+    let key = "random_pad_first_block";
+    let Some(value) = document.get(key) else { return Ok(Alignment::Left) };
+    let padded = value.as_bool();
+    let padded =
+        padded.ok_or_else(|| Error::mismatch(document.path(key), text_of(value), "true or false"))?;
+    Ok(if padded { Alignment::Left } else { Alignment::Tail })
+}
+
 /// Refuses YAML's anchors and aliases: no trainer writes them, and a few hundred bytes of them can stand for
 /// gigabytes.
 fn refuse_aliases(bytes: &[u8]) -> Result<()> {
@@ -197,6 +208,7 @@ impl TrainerConfig {
             projection_layer: projection == "projection_layer",
             embedding,
             strategy,
+            alignment: alignment(&document)?,
             expansion_ratio: token_decoder.integer("expansion_ratio")?,
             block_decoder,
             token_decoder: stack(&document, "token_decoder")?,
@@ -238,6 +250,17 @@ mod tests {
             assert_ne!(text, MAIN);
             assert!(error(&text).contains(expected), "{}", error(&text));
         }
+    }
+
+    #[test]
+    fn models_trained_without_padding_are_not_padded() {
+        let alignment = |line: &str| TrainerConfig::parse(format!("{line}\n{MAIN}").as_bytes());
+        assert_eq!(alignment("").unwrap().alignment, Alignment::Left);
+        assert_eq!(alignment("random_pad_first_block: true").unwrap().alignment, Alignment::Left);
+        assert_eq!(alignment("random_pad_first_block: false").unwrap().alignment, Alignment::Tail);
+        assert!(
+            error(&format!("random_pad_first_block: 3\n{MAIN}")).contains("found 3, expected true or false")
+        );
     }
 
     #[test]

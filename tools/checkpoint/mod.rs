@@ -239,6 +239,7 @@ impl Shapes<'_> {
             embedding,
             projection: if trainer.projection_layer { Projection::Linear } else { Projection::Concat },
             strategy: trainer.strategy,
+            alignment: trainer.alignment,
             expansion,
             block_decoder,
             token_decoder,

@@ -1,0 +1,55 @@
+//! The tokens of the blocks whose keys and values are cached, with a digest of everything up to each of them: what
+//! rewinding and finding a common prefix need.
+
+use std::ops::Range;
+
+/// Tokens `[slots, block_length]` and digests `[slots]`, in the slots of the cache.
+pub(crate) struct History {
+    block_length: usize,
+    tokens: Vec<u32>,
+    digests: Vec<u64>,
+}
+
+/// The digest of no block (that of FNV-1a).
+pub(crate) const EMPTY: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// The digest of a text of whole blocks, from that of all its blocks but the last one, and that one.
+pub(crate) fn extend(digest: u64, block: &[u32]) -> u64 {
+    let bytes = block.iter().flat_map(|token| token.to_le_bytes());
+    bytes.fold(digest, |digest, byte| (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Bytes for so many slots.
+pub(crate) fn bytes(slots: usize, block_length: usize) -> usize {
+    slots.saturating_mul(4 * block_length + 8)
+}
+
+impl History {
+    /// Room for so many slots; `None` if there is no memory for it.
+    pub(crate) fn new(slots: usize, block_length: usize) -> Option<History> {
+        let length = slots.checked_mul(block_length)?;
+        Vec::<u8>::new().try_reserve_exact(bytes(slots, block_length)).ok()?;
+        Some(History { block_length, tokens: vec![0; length], digests: vec![EMPTY; slots] })
+    }
+
+    fn range(&self, slot: usize) -> Range<usize> {
+        slot * self.block_length..(slot + 1) * self.block_length
+    }
+
+    /// The tokens of a block.
+    pub(crate) fn tokens(&self, slot: usize) -> &[u32] {
+        &self.tokens[self.range(slot)]
+    }
+
+    /// The digest of the text up to the end of a block.
+    pub(crate) fn digest(&self, slot: usize) -> u64 {
+        self.digests[slot]
+    }
+
+    /// Notes a block.
+    pub(crate) fn set(&mut self, slot: usize, tokens: &[u32], digest: u64) {
+        let range = self.range(slot);
+        self.tokens[range].copy_from_slice(tokens);
+        self.digests[slot] = digest;
+    }
+}
