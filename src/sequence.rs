@@ -278,11 +278,10 @@ impl Sequence {
     /// Notes the tokens of blocks that have been added to the cache.
     fn note(&mut self, tokens: &[u32]) {
         let geometry = self.blocks.geometry();
-        let mut position = geometry.length() - (tokens.len() / self.block_length) as u64;
-        for block in tokens.chunks_exact(self.block_length) {
+        let first = geometry.length() - (tokens.len() / self.block_length) as u64;
+        for (position, block) in (first..).zip(tokens.chunks_exact(self.block_length)) {
             self.digest = history::extend(self.digest, block);
             self.history.set(geometry.slot(position), block, self.digest);
-            position += 1;
         }
     }
 

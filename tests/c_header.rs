@@ -48,6 +48,9 @@ fn numbers_are_frozen() {
         ("BUFFER", 11),
         ("LOG_ERROR", 1),
         ("LOG_INFO", 2),
+        ("ALIGN_AUTO", 0),
+        ("ALIGN_LEFT", 1),
+        ("ALIGN_TAIL", 2),
         ("CACHE_AUTO", 0),
         ("CACHE_F32", 1),
         ("CACHE_F16", 2),
@@ -55,6 +58,7 @@ fn numbers_are_frozen() {
         ("END_OF_TEXT", 1),
         ("END_STOP", 2),
         ("END_CALLER", 3),
+        ("END_TIME", 4),
     ];
     for (name, number) in expected {
         let line = format!("#define CINDER_{name} {number}\n");

@@ -34,7 +34,8 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Verb {
-    Run(run::Arguments),
+    // Far larger than the others.
+    Run(Box<run::Arguments>),
     Quantize(quantize::Arguments),
     Perplexity(perplexity::Arguments),
     Logits(logits::Arguments),
@@ -81,7 +82,7 @@ fn internal() -> Error {
 
 fn dispatch(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Run(arguments) => run::run(arguments),
+        Verb::Run(arguments) => run::run(*arguments),
         Verb::Quantize(arguments) => quantize::run(arguments),
         Verb::Perplexity(arguments) => perplexity::run(arguments),
         Verb::Logits(arguments) => logits::run(arguments),
