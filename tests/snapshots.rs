@@ -78,14 +78,17 @@ fn a_text_goes_on_with_its_sampler() {
     let empty = Generator::new(&model, &team, &options).unwrap();
     let loaded = Generator::load(&empty.save().unwrap(), &model, &team).unwrap();
     assert_eq!(loaded.length(), 0);
+    let mut snapshots = Vec::new();
+    let mut tokens = Vec::new();
     for _ in 0..60 {
         let snapshot = generator.save().unwrap();
         assert_eq!(snapshot.bytes().len() as u64, generator.saved_bytes().unwrap());
-        let mut copy = Generator::load(&snapshot, &model, &team).unwrap();
-        let tokens = |generator: &mut Generator| [(); 3].map(|()| generator.next_token().unwrap());
-        let mut continued = Generator::load(&snapshot, &model, &team).unwrap();
-        assert_eq!(tokens(&mut copy), tokens(&mut continued));
-        generator.next_token().unwrap();
+        snapshots.push(snapshot);
+        tokens.push(generator.next_token().unwrap());
+    }
+    for (at, snapshot) in snapshots.iter().enumerate() {
+        let mut copy = Generator::load(snapshot, &model, &team).unwrap();
+        tokens[at..].iter().for_each(|token| assert_eq!(copy.next_token().unwrap(), *token, "saved at {at}"));
     }
 }
 
@@ -256,6 +259,36 @@ fn a_request_to_stop_is_obeyed_once() {
     generator.clear().unwrap();
     generator.append(&[300]).unwrap();
     generator.next_token().unwrap();
+}
+
+/// Wherever it is stopped, in the middle of a layer stack too, a session is as long as it says and goes on from there.
+#[test]
+fn what_was_stopped_goes_on() {
+    let model = Arc::new(Model::open(demo_model()).unwrap());
+    let options = SessionOptions { cache_blocks: 40, ..Default::default() };
+    let start = || Session::new(&model, &team(), &options).unwrap();
+    let text: Vec<u32> = (0..4001).map(|i| i * 31 % 4000 + 2).collect();
+    let mut whole = start();
+    whole.append(&text).unwrap();
+    let expected = whole.logits().unwrap();
+    let mut stopped = 0;
+    for delay in 0..60 {
+        let mut session = start();
+        let interrupt = session.interrupt().clone();
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_micros(delay * delay * 20));
+            interrupt.trigger();
+        });
+        let mut done = 0;
+        while done < text.len() {
+            stopped += usize::from(session.append(&text[done..]).is_err());
+            done = session.length() as usize;
+        }
+        other.join().unwrap();
+        session.interrupt().clear();
+        assert!(session.logits().unwrap() == expected, "after {delay}");
+    }
+    println!("stopped {stopped} times");
 }
 
 /// Each of several generators gets the tokens that it would get alone.

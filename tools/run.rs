@@ -286,10 +286,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
         output::print(&text)?;
     }
 
-    let started = Instant::now();
+    let (started, before) = (Instant::now(), generator.blocks());
     generator.append(&prompt[reused..])?;
     let prompt_time = started.elapsed();
-    if let Some(path) = arguments.prompt_cache.as_deref().filter(|_| reused < prompt.len()) {
+    // Only whole blocks are reused, so without new ones the file is as good as it was.
+    if let Some(path) = arguments.prompt_cache.as_deref().filter(|_| generator.blocks() > before) {
         generator.save()?.write(path)?;
     }
     let options = GenerateOptions {

@@ -1,0 +1,140 @@
+//! `run` for people: lines that are edited, an answer that Ctrl-C stops, requests that begin with a slash; and for pipes.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::FromRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::ptr::{null, null_mut};
+use std::time::{Duration, Instant};
+
+use common::binary;
+use tempfile::TempDir;
+
+fn program(home: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(arguments).env("HOME", home).env("TERM", "xterm").env_remove("XDG_STATE_HOME");
+    command.current_dir(home);
+    command
+}
+
+/// Standard output and error after some standard input.
+fn piped(home: &Path, arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
+    let mut command = program(home, arguments);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// What a Unix tool does: standard input is the prompt, standard output only what was asked for.
+#[test]
+fn a_pipe_is_a_prompt() {
+    let home = TempDir::new().unwrap();
+    let arguments = ["run", "-n", "12", "--temp", "0"];
+    let (code, continued, _) = piped(home.path(), &arguments, "The old house\n");
+    assert_eq!(code, Some(0));
+    let mut given = program(home.path(), &arguments);
+    let given = given.args(["-p", "The old house"]).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(continued.as_bytes(), given.stdout);
+}
+
+#[test]
+fn requests_are_obeyed() {
+    let home = TempDir::new().unwrap();
+    let input = "The old house\n/save a.session\n/stats\nwas dark\n/undo\n/save b.session\n/reset\n/stats\n\
+                 /load a.session\n/stats\n/nonsense\n/undo\n/load none\n/quit\nnever\n";
+    let (code, text, messages) = piped(home.path(), &["run", "-i", "-n", "9", "--seed", "3"], input);
+    assert_eq!(code, Some(0), "{messages}");
+    assert_eq!(text.lines().count(), 2, "{text}");
+    let stats: Vec<&str> = messages.lines().filter(|line| line.starts_with("text ")).collect();
+    assert!(
+        stats.len() == 3 && stats[1].starts_with("text 0 tokens") && !stats[0].contains("text 0"),
+        "{messages}"
+    );
+    assert_eq!(stats[0].split(" | read").next(), stats[2].split(" | read").next(), "{messages}");
+    let errors: Vec<&str> = messages.lines().filter(|line| line.starts_with("error")).collect();
+    assert_eq!(errors.len(), 3, "{messages}");
+    assert!(errors[0].contains("/nonsense") && errors[1].contains("undo") && errors[2].contains("none"));
+    // Without the sampler, whose random numbers go on, what was undone left no trace.
+    let [first, second] = ["a.session", "b.session"].map(|name| fs::read(home.path().join(name)).unwrap());
+    assert!(first.len() == second.len() && first[..first.len() - 400] == second[..first.len() - 400]);
+}
+
+/// A terminal and the program in it.
+struct Terminal {
+    child: Child,
+    master: File,
+    seen: String,
+}
+
+impl Terminal {
+    fn start(home: &Path, arguments: &[&str]) -> Terminal {
+        let (mut master, mut slave) = (0, 0);
+        // SAFETY: two places for descriptors; nothing else is asked for.
+        let opened = unsafe { libc::openpty(&mut master, &mut slave, null_mut(), null(), null()) };
+        assert_eq!(opened, 0);
+        // SAFETY: descriptors that were opened just now and belong to nobody else.
+        let [master, slave] = [master, slave].map(|descriptor| unsafe { File::from_raw_fd(descriptor) });
+        let end = || Stdio::from(slave.try_clone().unwrap());
+        let mut command = program(home, arguments);
+        command.stdin(end()).stdout(end()).stderr(end());
+        // SAFETY: system calls alone, so that Ctrl-C in the terminal reaches the child.
+        unsafe {
+            command.pre_exec(|| {
+                libc::setsid();
+                libc::ioctl(0, libc::TIOCSCTTY, 0);
+                Ok(())
+            });
+        }
+        Terminal { child: command.spawn().unwrap(), master, seen: String::new() }
+    }
+
+    /// Waits until the program has written something since the last call.
+    fn expect(&mut self, text: &str) {
+        let started = Instant::now();
+        let mut bytes = [0; 4096];
+        while !self.seen.contains(text) {
+            assert!(started.elapsed() < Duration::from_secs(60), "{text:?} is not in {:?}", self.seen);
+            match self.master.read(&mut bytes) {
+                Ok(count) if count > 0 => self.seen += &String::from_utf8_lossy(&bytes[..count]),
+                end => panic!("{text:?} is not in {:?}, then {end:?}", self.seen),
+            }
+        }
+        self.seen = self.seen.split_once(text).unwrap().1.to_string();
+    }
+
+    fn send(&mut self, keys: &str) {
+        self.master.write_all(keys.as_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn a_terminal_is_a_conversation() {
+    let home = TempDir::new().unwrap();
+    let mut terminal = Terminal::start(home.path(), &["run", "-n", "100000000", "--ignore-end"]);
+    terminal.expect("> ");
+    // A slip of the finger, two steps back.
+    terminal.send("The old huse\x1b[D\x1b[D\x1b[Do\r");
+    terminal.expect("\n");
+    terminal.expect("\n");
+    // The answer has no end, so it is Ctrl-C that brings the prompt back.
+    terminal.send("\x03");
+    terminal.expect("> ");
+    terminal.send("/stats\r");
+    terminal.expect("remembered");
+    terminal.expect("> ");
+    terminal.send("\x1b[A\r");
+    terminal.expect("remembered");
+    terminal.expect("> ");
+    terminal.send("\x04");
+    assert_eq!(terminal.child.wait().unwrap().code(), Some(0));
+    let history = fs::read_to_string(home.path().join(".local/state/cinderblock/history")).unwrap();
+    assert!(history.contains("The old house"), "{history}");
+}
