@@ -53,14 +53,14 @@ fn average(texts: &[Vec<f64>]) -> Vec<f64> {
     (0..texts[0].len()).map(|at| mean(texts.iter().map(|losses| losses[at]))).collect()
 }
 
-/// Means of stretches that double in length; x is the middle in blocks.
-fn doubling(losses: &[f64]) -> Vec<(f64, f64)> {
+/// Means of stretches whose length is a third of what comes before; x is the middle in blocks.
+fn stretches(losses: &[f64]) -> Vec<(f64, f64)> {
     let mut points = Vec::new();
     let (mut start, mut length) = (0, 1);
     while start < losses.len() {
         let end = (start + length).min(losses.len());
         points.push(((start + end) as f64 / 2.0 + 0.5, mean(losses[start..end].iter().copied())));
-        length = (end / 6).max(1);
+        length = (end / 3).max(1);
         start = end;
     }
     points
@@ -86,7 +86,7 @@ pub fn run(runtime: &Runtime, ids: &[u32], file: &Path) -> Result<()> {
             long[period..].chunks_exact(period).map(|round| mean(round.iter().copied())).collect();
         let rounds: Vec<String> = rounds.iter().map(|round| format!("{round:.5}")).collect();
         println!("  each time the ids come again: {}", rounds.join(" "));
-        let mut points = doubling(&average(&short(runtime, ids, cache_blocks, sinks)?));
+        let mut points = stretches(&average(&short(runtime, ids, cache_blocks, sinks)?));
         let far = long[period..].chunks_exact(period).enumerate();
         points.extend(
             far.map(|(i, round)| (((i + 1) * period + period / 2) as f64, mean(round.iter().copied()))),
@@ -95,16 +95,15 @@ pub fn run(runtime: &Runtime, ids: &[u32], file: &Path) -> Result<()> {
     }
     let whole = average(&short(runtime, ids, SHORT, 0)?);
     println!("a cache that never rolls, blocks 768 to 1024: {:.4}", mean(whole[767..].iter().copied()));
-    lines.push(Line { name: "no limit", points: doubling(&whole) });
+    lines.push(Line { name: "no limit", points: stretches(&whole) });
     let stationary = mean(reference[period..].iter().copied());
     let ends = vec![(WINDOW as f64, stationary), ((LONG / block) as f64, stationary)];
     lines.push(Line { name: "fresh windows that overlap by half", points: ends });
     for line in &lines {
-        let at =
-            |block: f64| line.points.iter().rev().find(|point| point.0 <= block).map_or(f64::NAN, |p| p.1);
-        let places = [8.0, 64.0, 250.0, 400.0, 1000.0, 120_000.0];
-        let values: Vec<String> = places.map(|block| format!("{block}: {:.3}", at(block))).into();
-        println!("near block, {}: {}", line.name, values.join(", "));
+        let near = |block: f64| line.points.iter().rev().find(|point| point.0 <= block);
+        let places = [8.0, 64.0, 250.0, 400.0, 1000.0, 120_000.0].into_iter();
+        let values = places.filter_map(|block| Some(format!("{block}: {:.3}", near(block)?.1)));
+        println!("near block, {}: {}", line.name, values.collect::<Vec<_>>().join(", "));
     }
     let svg = chart("block of the text", "loss, nats a token", WINDOW as f64, &lines);
     std::fs::write(file, svg).map_err(|error| Error::io(file, &error))

@@ -491,6 +491,68 @@ static void hostile(const char *path) {
     cinder_session_free(session);
 }
 
+struct heard {
+    uint32_t tokens[64];
+    int count, stop_at;
+};
+
+static int32_t hear(uint32_t token, float logprob, void *data) {
+    struct heard *heard = data;
+    CHECK(logprob <= 0.0f && heard->count < 64);
+    heard->tokens[heard->count++] = token;
+    return heard->count == heard->stop_at;
+}
+
+/* Going back, biased logits, each token with its probability, and a limit of time. */
+static void control(const cinder_model *model) {
+    cinder_session *session = NULL;
+    float before[4096], after[4096];
+    uint64_t length = 0;
+    size_t needed = 0;
+    uint32_t tokens[203], token = 0;
+    for (uint32_t i = 0; i < 203; i++) {
+        tokens[i] = 300 + i;
+    }
+    EXPECT(CINDER_OK, cinder_session_create(model, NULL, &session, &error));
+    EXPECT(CINDER_ARGUMENT, cinder_session_rewind(session, 1, &error));
+    EXPECT(CINDER_OK, cinder_session_append_tokens(session, tokens, 100, &error));
+    EXPECT(CINDER_OK, cinder_session_logits(session, before, 4096, &needed, &error));
+    EXPECT(CINDER_OK, cinder_session_append_tokens(session, tokens + 100, 103, &error));
+    EXPECT(CINDER_ARGUMENT, cinder_session_rewind(session, 51, &error));
+    EXPECT(CINDER_OK, cinder_session_rewind(session, 25, &error));
+    EXPECT(CINDER_OK, cinder_session_length(session, &length, &error));
+    EXPECT(CINDER_OK, cinder_session_logits(session, after, 4096, &needed, &error));
+    CHECK(length == 100 && memcmp(before, after, sizeof before) == 0);
+
+    uint32_t chosen[2] = {7, 4096};
+    float bias[2] = {1000.0f, 0.0f};
+    EXPECT(CINDER_ARGUMENT, cinder_session_set_logit_bias(session, NULL, bias, 1, &error));
+    EXPECT(CINDER_ARGUMENT, cinder_session_set_logit_bias(session, chosen, bias, 2, &error));
+    EXPECT(CINDER_OK, cinder_session_set_logit_bias(session, chosen, bias, 1, &error));
+    EXPECT(CINDER_OK, cinder_session_decode_token(session, &token, &error));
+    CHECK(token == 7);
+    EXPECT(CINDER_OK, cinder_session_set_logit_bias(session, NULL, NULL, 0, &error));
+
+    struct heard heard = {.stop_at = 5};
+    cinder_generation generation = {.size = sizeof generation};
+    cinder_generate_options options;
+    cinder_generate_options_init(&options, sizeof options);
+    options.max_tokens = 20;
+    options.ignore_end = 1;
+    options.token = hear;
+    options.token_data = &heard;
+    EXPECT(CINDER_OK, cinder_session_generate(session, &options, NULL, NULL, &generation, &error));
+    CHECK(generation.end == CINDER_END_CALLER && generation.tokens == 5 && heard.count == 5);
+    options.token = NULL;
+    options.max_tokens = 100000000;
+    options.time_limit_ms = 1;
+    EXPECT(CINDER_OK, cinder_session_generate(session, &options, NULL, NULL, &generation, &error));
+    CHECK(generation.end == CINDER_END_TIME);
+    EXPECT(CINDER_OK, cinder_session_rewind(session, 0, &error));
+    EXPECT(CINDER_ARGUMENT, cinder_session_decode_token(session, &token, &error));
+    cinder_session_free(session);
+}
+
 int main(int count, char **arguments) {
     if (count < 4) {
         return 2;
@@ -507,6 +569,7 @@ int main(int count, char **arguments) {
     ranges(model, session);
     callbacks(arguments[1]);
     states(model, plain, arguments[3]);
+    control(model);
     forks(model);
     files(arguments[2], arguments[3]);
     cinder_session *without = NULL;
