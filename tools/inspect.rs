@@ -106,8 +106,12 @@ fn summary(model: &Model, estimate: &MemoryEstimate) -> String {
         8.0 * stored as f64 / weights as f64,
     );
     text += &format!(
-        "{:14} blocks of {} tokens, vocabulary {}, trained with {} blocks of context\n",
-        "shape", config.block_length, config.vocabulary, config.trained_blocks
+        "{:14} blocks of {} tokens, vocabulary {}, trained with {} blocks of context, prompts aligned {}\n",
+        "shape",
+        config.block_length,
+        config.vocabulary,
+        config.trained_blocks,
+        config.alignment.name()
     );
     text += &format!(
         "{:14} table of width {}, {}; context by {}, expansion {}\n",
@@ -190,6 +194,7 @@ fn json_of(model: &Model, estimate: &MemoryEstimate, verified: bool) -> Json {
         "block_length": config.block_length,
         "vocabulary": config.vocabulary,
         "trained_blocks": config.trained_blocks,
+        "prompt_alignment": config.alignment.name(),
         "strategy": config.strategy.name(),
         "projection": config.projection.name(),
         "expansion": config.expansion,
