@@ -53,7 +53,8 @@ impl Model {
     /// If the file cannot be read, is not a valid model, or the kernels asked for do not exist.
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
         let path = path.as_ref();
-        let model = Self::from_storage(Storage::open(path)?).map_err(|error| error.in_file(path))?;
+        let kernels = Kernels::choose()?;
+        let model = Self::from_storage(Storage::open(path)?, kernels).map_err(|error| error.in_file(path))?;
         Ok(Model { path: Some(path.to_path_buf()), ..model })
     }
 
@@ -63,7 +64,7 @@ impl Model {
     /// # Errors
     /// As [`Model::open`], and if the part is not inside the file or not aligned.
     pub fn open_file(file: &File, part: Option<Range<u64>>) -> Result<Model> {
-        Self::from_storage(Storage::open_part(file, part)?)
+        Self::from_storage(Storage::open_part(file, part)?, Kernels::choose()?)
     }
 
     /// A model from the bytes of a file, which are copied.
@@ -71,7 +72,7 @@ impl Model {
     /// # Errors
     /// As [`Model::open`], and if there is no memory for the copy.
     pub fn from_bytes(bytes: &[u8]) -> Result<Model> {
-        Self::from_storage(Storage::copy(bytes)?)
+        Self::from_storage(Storage::copy(bytes)?, Kernels::choose()?)
     }
 
     /// The same model with the kernels of another instruction set.
@@ -80,7 +81,7 @@ impl Model {
         Model { kernels, ..self }
     }
 
-    fn from_storage(storage: Storage) -> Result<Model> {
+    fn from_storage(storage: Storage, kernels: &'static Kernels) -> Result<Model> {
         let storage = Arc::new(storage);
         let index = Index::parse(&storage, ARCHITECTURE)?;
         let config = Config::read(&index)?;
@@ -89,7 +90,6 @@ impl Model {
             Some(_) => Some(index.integer(END_TOKEN_KEY, 0..=config.vocabulary as u64 - 1)? as u32),
             None => None,
         };
-        let kernels = Kernels::choose()?;
         drop(index);
         Ok(Model { path: None, storage, config, weights, kernels, end_token })
     }
