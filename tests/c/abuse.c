@@ -508,7 +508,6 @@ static void control(const cinder_model *model) {
     cinder_session *session = NULL;
     float before[4096], after[4096];
     uint64_t length = 0;
-    size_t needed = 0;
     uint32_t tokens[203], token = 0;
     for (uint32_t i = 0; i < 203; i++) {
         tokens[i] = 300 + i;
@@ -516,12 +515,12 @@ static void control(const cinder_model *model) {
     EXPECT(CINDER_OK, cinder_session_create(model, NULL, &session, &error));
     EXPECT(CINDER_ARGUMENT, cinder_session_rewind(session, 1, &error));
     EXPECT(CINDER_OK, cinder_session_append_tokens(session, tokens, 100, &error));
-    EXPECT(CINDER_OK, cinder_session_logits(session, before, 4096, &needed, &error));
+    EXPECT(CINDER_OK, cinder_session_logits(session, before, 4096, &error));
     EXPECT(CINDER_OK, cinder_session_append_tokens(session, tokens + 100, 103, &error));
     EXPECT(CINDER_ARGUMENT, cinder_session_rewind(session, 51, &error));
     EXPECT(CINDER_OK, cinder_session_rewind(session, 25, &error));
     EXPECT(CINDER_OK, cinder_session_length(session, &length, &error));
-    EXPECT(CINDER_OK, cinder_session_logits(session, after, 4096, &needed, &error));
+    EXPECT(CINDER_OK, cinder_session_logits(session, after, 4096, &error));
     CHECK(length == 100 && memcmp(before, after, sizeof before) == 0);
 
     uint32_t chosen[2] = {7, 4096};
