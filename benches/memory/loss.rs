@@ -53,14 +53,14 @@ fn average(texts: &[Vec<f64>]) -> Vec<f64> {
     (0..texts[0].len()).map(|at| mean(texts.iter().map(|losses| losses[at]))).collect()
 }
 
-/// Means of stretches whose length is a third of what comes before; x is the middle in blocks.
+/// Means of stretches whose length is a sixth of what comes before; x is the middle in blocks.
 fn stretches(losses: &[f64]) -> Vec<(f64, f64)> {
     let mut points = Vec::new();
     let (mut start, mut length) = (0, 1);
     while start < losses.len() {
         let end = (start + length).min(losses.len());
         points.push(((start + end) as f64 / 2.0 + 0.5, mean(losses[start..end].iter().copied())));
-        length = (end / 3).max(1);
+        length = (end / 6).max(1);
         start = end;
     }
     points
