@@ -9,8 +9,8 @@ use cinderblock::{Scorer, SessionOptions};
 use serde_json::json;
 
 use crate::arguments::{CacheArguments, InputArguments, ModelArguments};
-use crate::interrupt;
 use crate::output::{self, AtomicFile};
+use crate::{interrupt, npy};
 
 /// Write the logits of every token after the first block to a NumPy file
 ///
@@ -39,18 +39,6 @@ pub struct Arguments {
     cache: CacheArguments,
 }
 
-/// Header of a version 1 `.npy` file of little-endian f32, padded to 64 bytes.
-fn npy_header(rows: usize, columns: usize) -> Vec<u8> {
-    let mut text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
-    let length = (10 + text.len() + 1).next_multiple_of(64) - 10;
-    text += &" ".repeat(length - text.len() - 1);
-    text.push('\n');
-    let mut header = b"\x93NUMPY\x01\x00".to_vec();
-    header.extend((text.len() as u16).to_le_bytes());
-    header.extend(text.as_bytes());
-    header
-}
-
 pub fn run(arguments: Arguments) -> Result<()> {
     let model = arguments.model.open()?;
     let tokens = arguments.input.tokens(&model, || Tokenizer::of_model(&model))?;
@@ -71,7 +59,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let io = AtomicFile::error(path);
     let mut file = AtomicFile::create(path)?;
     let rows = (blocks - 1) * config.block_length;
-    file.write_all(&npy_header(rows, config.vocabulary)).map_err(&io)?;
+    file.write_all(&npy::header(rows, config.vocabulary)).map_err(&io)?;
     let bar = output::progress(rows as u64, "logits [{bar:30}] {percent}% {elapsed} left {eta}");
     let mut bytes = Vec::new();
     scorer.score(&tokens, |_, logits| {
@@ -88,16 +76,4 @@ pub fn run(arguments: Arguments) -> Result<()> {
         output::print_json(&json!({"file": path.display().to_string(), "shape": shape}))?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn headers_are_aligned() {
-        for rows in [1, 99, 12345678] {
-            let header = super::npy_header(rows, 50304);
-            assert_eq!(header.len() % 64, 0);
-            assert_eq!(header.last(), Some(&b'\n'));
-        }
-    }
 }

@@ -3,17 +3,20 @@
 mod arguments;
 mod bench;
 mod checkpoint;
+mod divergence;
 mod inspect;
 mod interactive;
 mod interrupt;
 mod logits;
 mod memory;
+mod npy;
 mod output;
 mod perplexity;
 mod plot;
 mod quantize;
 mod run;
 mod sampling;
+mod statistics;
 mod synthesize;
 mod tokenize;
 

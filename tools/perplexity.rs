@@ -1,5 +1,7 @@
 //! `perplexity`: how well a model predicts a text.
 
+use std::io::Write;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use cinderblock::error::{Error, Result};
@@ -9,15 +11,24 @@ use cinderblock::{Scorer, SessionOptions};
 use serde_json::json;
 
 use crate::arguments::{CacheArguments, InputArguments, ModelArguments};
-use crate::{interrupt, output};
+use crate::divergence::{Divergence, Reference};
+use crate::output::{self, AtomicFile};
+use crate::statistics::Mean;
+use crate::{interrupt, npy};
 
 /// Measure how well a model predicts a text
 ///
 /// The text is cut into windows that do not overlap. Each starts fresh; its first block is context and is
 /// not scored, all other tokens are. A trailing partial block is left out.
 ///
+/// With --reference, every prediction is also compared with that of another model, most of all the same model
+/// in bf16: Kullback-Leibler divergence (mean, median, 99th percentile, maximum), agreement of the likeliest
+/// token, and the ratio of the perplexities, with standard errors.
+///
 /// Examples:
 ///   cinderblock perplexity -m model.gguf -f text.txt
+///   cinderblock perplexity -m q4.gguf --reference bf16.gguf -f text.txt
+///   cinderblock perplexity -m bf16.gguf -f text.txt --save-logits bf16.npy
 ///   cinderblock perplexity -m model.gguf --tokens-file ids.u16 --context-blocks 128 --json
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -32,36 +43,20 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 256)]
     context_blocks: usize,
 
+    /// A model, or the logits that it saved for the same text, to compare every prediction with
+    #[arg(long, value_name = "FILE")]
+    reference: Option<PathBuf>,
+
+    /// Write the logits of all scored tokens to a NumPy file, for --reference
+    #[arg(long, value_name = "FILE")]
+    save_logits: Option<PathBuf>,
+
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 
     #[command(flatten)]
     cache: CacheArguments,
-}
-
-/// Mean and standard error of a stream of numbers (Welford's method).
-#[derive(Default)]
-struct Mean {
-    count: u64,
-    mean: f64,
-    squares: f64,
-}
-
-impl Mean {
-    fn add(&mut self, value: f64) {
-        self.count += 1;
-        let before = value - self.mean;
-        self.mean += before / self.count as f64;
-        self.squares += before * (value - self.mean);
-    }
-
-    fn standard_error(&self) -> f64 {
-        if self.count < 2 {
-            return 0.0;
-        }
-        (self.squares / (self.count - 1) as f64 / self.count as f64).sqrt()
-    }
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
@@ -87,55 +82,76 @@ pub fn run(arguments: Arguments) -> Result<()> {
         ..SessionOptions::default()
     };
     let team = arguments.model.team()?;
-    let mut scorer = Scorer::new(&model, &team, &arguments.cache.options(default))?;
+    let options = arguments.cache.options(default);
+    let mut scorer = Scorer::new(&model, &team, &options)?;
+    let reference = arguments.reference.as_deref();
+    let mut reference = reference.map(|path| Reference::open(path, &model, &team, &options)).transpose()?;
+    let scored = whole - whole.div_ceil(window) * length;
+    let mut saved = match &arguments.save_logits {
+        Some(path) => {
+            let mut file = AtomicFile::create(path)?;
+            let header = npy::header(scored, model.config().vocabulary);
+            file.write_all(&header).map_err(AtomicFile::error(path))?;
+            Some((file, path))
+        }
+        None => None,
+    };
 
     let started = Instant::now();
     let bar = output::progress(whole as u64, "{msg} [{bar:30}] {percent}% {elapsed} left {eta}");
-    let mut mean = Mean::default();
+    let (mut mean, mut divergence, mut expected) = (Mean::default(), Divergence::default(), Vec::new());
     for window in tokens[..whole].chunks(window) {
+        if let Some(reference) = &mut reference {
+            reference.window(window, window.len() - length, &mut expected)?;
+        }
+        let mut rows = expected.chunks_exact(model.config().vocabulary);
         scorer.score(window, |token, logits| {
             mean.add(negative_log_likelihood(logits, token));
+            if let Some(row) = rows.next() {
+                divergence.add(token, row, logits);
+            }
+            if let Some((file, path)) = &mut saved {
+                file.write_all(bytemuck::cast_slice(logits)).map_err(AtomicFile::error(path))?;
+            }
             interrupt::check()
         })?;
         bar.inc(window.len() as u64);
-        bar.set_message(format!("perplexity {:.3}", mean.mean.exp()));
+        bar.set_message(format!("perplexity {:.3}", mean.mean().exp()));
     }
     bar.finish_and_clear();
+    if let Some(reference) = &reference {
+        reference.finish()?;
+    }
+    if let Some((file, _)) = saved {
+        file.commit()?;
+    }
     let seconds = started.elapsed().as_secs_f64();
-    let (nll, error) = (mean.mean, mean.standard_error());
+    let (nll, error) = (mean.mean(), mean.standard_error());
     if arguments.json {
-        return output::print_json(&json!({
+        let mut figures = json!({
             "nll": nll,
             "nll_standard_error": error,
             "perplexity": nll.exp(),
             "perplexity_standard_error": nll.exp() * error,
-            "tokens": mean.count,
+            "tokens": mean.count(),
             "windows": whole.div_ceil(window),
             "context_blocks": arguments.context_blocks,
             "seconds": seconds,
-            "tok_s": mean.count as f64 / seconds,
+            "tok_s": mean.count() as f64 / seconds,
             "isa": model.kernels().isa().name(),
             "threads": team.threads(),
-        }));
+        });
+        if reference.is_some() {
+            figures["reference"] = divergence.json();
+        }
+        return output::print_json(&figures);
     }
+    let compared = if reference.is_some() { divergence.text() } else { String::new() };
     output::print(&format!(
-        "nll {nll:.6} +- {error:.6}, perplexity {:.4} +- {:.4} over {} tokens ({:.0} tok/s)\n",
+        "nll {nll:.6} +- {error:.6}, perplexity {:.4} +- {:.4} over {} tokens ({:.0} tok/s)\n{compared}",
         nll.exp(),
         nll.exp() * error,
-        mean.count,
-        mean.count as f64 / seconds,
+        mean.count(),
+        mean.count() as f64 / seconds,
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mean_and_standard_error() {
-        let mut mean = Mean::default();
-        [1.0, 2.0, 3.0, 4.0].into_iter().for_each(|value| mean.add(value));
-        assert!((mean.mean - 2.5).abs() < 1e-12);
-        assert!((mean.standard_error() - (5.0f64 / 3.0 / 4.0).sqrt()).abs() < 1e-12);
-    }
 }
