@@ -29,6 +29,27 @@ fn quantized_models_keep_their_perplexity() {
     }
 }
 
+/// All matrices at 4 bits, calibrated on a part of the text that lies beside the held-out ids.
+#[test]
+fn calibration_keeps_more() {
+    let Ok(ids) = std::env::var("CINDERBLOCK_HELD_OUT") else {
+        println!("skipped: CINDERBLOCK_HELD_OUT does not name the held-out ids");
+        return;
+    };
+    let text = std::path::Path::new(&ids).with_file_name("calibration.txt");
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("m.gguf");
+    let (demo, output, text) = (demo_checkpoint(), output.to_str().unwrap(), text.to_str().unwrap());
+    let base = ["quantize", demo.to_str().unwrap(), "-o", output, "--json", "--tensor-type", "*=q4"];
+    let summary =
+        cinderblock(&[&base[..], &["--calibrate", text, "--calibration-tokens", "8192"]].concat()).json();
+    assert!(summary["bits_per_weight"].as_f64().unwrap() < 4.6);
+    let (_folder, exact) = quantize(&demo, "bf16");
+    let loss = perplexity(output, &ids) / perplexity(exact.to_str().unwrap(), &ids) - 1.0;
+    println!("calibrated q4: {:+.3} %", 100.0 * loss);
+    assert!(loss < 0.004, "{:+.3} %", 100.0 * loss);
+}
+
 /// The shipped file is what the quantizer makes of the shipped checkpoint.
 #[test]
 fn the_demo_model_is_up_to_date() {

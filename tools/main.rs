@@ -2,6 +2,7 @@
 
 mod arguments;
 mod bench;
+mod calibration;
 mod checkpoint;
 mod divergence;
 mod inspect;

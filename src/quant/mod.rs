@@ -5,7 +5,8 @@ mod panel;
 mod round;
 
 pub use panel::{
-    GROUP, PANEL_ROWS, Q4_RECORD, Q8_RECORD, RECORD_COLUMNS, pack_panel, panel_scale, panel_weight,
+    GROUP, PANEL_ROWS, Q4_RECORD, Q8_RECORD, RECORD_COLUMNS, pack_groups, pack_panel, panel_scale,
+    panel_weight,
 };
 pub use round::{Rounded, round_q4, round_q8};
 
@@ -51,6 +52,15 @@ impl WeightType {
         match self {
             WeightType::Q4 => Some(Q4_RECORD),
             WeightType::Q8 => Some(Q8_RECORD),
+            _ => None,
+        }
+    }
+
+    /// Rounds up to 32 floats that share a scale, on their own; `None` if the type is not quantized.
+    pub fn round(self, values: &[f32]) -> Option<Rounded> {
+        match self {
+            WeightType::Q4 => Some(round_q4(values)),
+            WeightType::Q8 => Some(round_q8(values)),
             _ => None,
         }
     }

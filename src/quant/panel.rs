@@ -16,7 +16,7 @@
 use half::f16;
 
 use super::WeightType;
-use super::round::{Rounded, round_q4, round_q8};
+use super::round::Rounded;
 
 /// Rows of a panel.
 pub const PANEL_ROWS: usize = 16;
@@ -85,8 +85,23 @@ pub(super) fn unpack_row(kind: WeightType, panel: &[u8], lane: usize, output: &m
 /// # Panics
 /// If `kind` is not quantized or `rows` is not a whole number of rows, at most 16.
 pub fn pack_panel(kind: WeightType, rows: &[f32], columns: usize, output: &mut Vec<u8>) {
-    assert!(rows.len().is_multiple_of(columns) && rows.len() <= PANEL_ROWS * columns);
-    let round: fn(&[f32]) -> Rounded = if kind == WeightType::Q4 { round_q4 } else { round_q8 };
+    assert!(rows.len().is_multiple_of(columns));
+    let groups: Vec<Rounded> = rows
+        .chunks_exact(columns)
+        .flat_map(|row| row.chunks(GROUP).map(|group| kind.round(group).expect("a quantized type")))
+        .collect();
+    pack_groups(kind, &groups, columns, output);
+}
+
+/// Packs up to 16 rows of groups that are rounded already into one panel, appended to `output`.
+///
+/// `groups` is `[rows, ceil(columns / 32)]`; weights beyond the columns are left out.
+///
+/// # Panics
+/// If `kind` is not quantized or `groups` is not a whole number of rows, at most 16.
+pub fn pack_groups(kind: WeightType, groups: &[Rounded], columns: usize, output: &mut Vec<u8>) {
+    let width = columns.div_ceil(GROUP);
+    assert!(groups.len().is_multiple_of(width) && groups.len() <= PANEL_ROWS * width);
     let record_bytes = kind.record_bytes().expect("a quantized type");
     let zero = if kind == WeightType::Q4 { 0x88 } else { 0x80 };
     for first in (0..columns).step_by(RECORD_COLUMNS) {
@@ -94,12 +109,12 @@ pub fn pack_panel(kind: WeightType, rows: &[f32], columns: usize, output: &mut V
         output.resize(start + LINE, 0);
         output.resize(start + record_bytes, zero);
         let record = &mut output[start..];
-        for (lane, row) in rows.chunks_exact(columns).enumerate() {
+        for (lane, row) in groups.chunks_exact(width).enumerate() {
             for group in (first..columns.min(first + RECORD_COLUMNS)).step_by(GROUP) {
-                let rounded = round(&row[group..columns.min(group + GROUP)]);
+                let rounded = &row[group / GROUP];
                 let at = scale_at(lane, group);
                 record[at..at + 2].copy_from_slice(&rounded.scale.to_le_bytes());
-                for (column, &weight) in rounded.weights.iter().enumerate() {
+                for (column, &weight) in rounded.weights[..GROUP.min(columns - group)].iter().enumerate() {
                     let (at, shift) = weight_at(kind, lane, group + column);
                     match kind {
                         WeightType::Q4 => {
@@ -140,7 +155,7 @@ mod tests {
             for r in 0..rows {
                 weights.row(r, &mut row);
                 for (group, wanted) in row.chunks(GROUP).zip(values[r * columns..][..columns].chunks(GROUP)) {
-                    let rounded = if q4 { round_q4(wanted) } else { round_q8(wanted) };
+                    let rounded = kind.round(wanted).unwrap();
                     for (i, value) in group.iter().enumerate() {
                         prop_assert_eq!(*value, rounded.scale.to_f32() * f32::from(rounded.weights[i]));
                     }

@@ -1,0 +1,298 @@
+//! A matrix to integers, so that `trace((targets - rounded) moments (targets - rounded)^T)` is small.
+//!
+//! First every group of columns is rounded in turn, and the columns that are still to come make up for its error
+//! (GPTQ; here through the Cholesky factor of the moments themselves, which needs no inverse). Groups with the
+//! largest moments come first. Then each group is rounded anew while all others stay, as long as that helps.
+
+use cinderblock::quant::{GROUP, PANEL_ROWS, Rounded, WeightType};
+use half::f16;
+use rayon::prelude::*;
+
+use super::group::{Choice, Coupling, LANES, Lanes, Levels, Q4, Q8};
+use super::matrix::{Cholesky, Matrix};
+
+/// The moments of a matrix' inputs, prepared for rounding.
+pub struct Plan {
+    /// Column at each position; positions of a group are those of one group of columns. Columns beyond the
+    /// matrix fill the last group.
+    order: Vec<usize>,
+    columns: usize,
+    moments: Matrix,
+    /// Lower Cholesky factor, each column divided by its diagonal.
+    unit: Matrix,
+    couplings: Vec<Coupling>,
+    /// Inverses of the diagonal blocks of the moments, and how their errors are coupled.
+    blocks: Vec<(Matrix, Coupling)>,
+}
+
+/// A rounded matrix.
+pub struct Integers {
+    /// `[rows, columns / 32]`.
+    pub groups: Vec<Rounded>,
+    /// What they stand for.
+    pub values: Matrix,
+}
+
+impl Plan {
+    /// Prepares moments `[columns, columns]` with a part of their mean diagonal added to the diagonal. `None` if
+    /// they are not positive definite even so.
+    pub fn new(moments: &Matrix, damping: f32) -> Option<Plan> {
+        let columns = moments.columns;
+        let padded = columns.next_multiple_of(GROUP);
+        let mean = moments.mean_diagonal();
+        let diagonal = |c: usize| if c < columns { moments.data[c * columns + c] } else { 0.0 };
+        let mut groups: Vec<Vec<usize>> = (0..padded / GROUP)
+            .map(|group| {
+                let mut order: Vec<usize> = (group * GROUP..(group + 1) * GROUP).collect();
+                order.sort_by(|a, b| diagonal(*a).total_cmp(&diagonal(*b)));
+                order
+            })
+            .collect();
+        let trace = |group: &Vec<usize>| group.iter().map(|&c| diagonal(c)).sum::<f32>();
+        groups.sort_by(|a, b| trace(a).total_cmp(&trace(b)));
+        let order: Vec<usize> = groups.concat();
+        let mut permuted = Matrix::zeros(padded, padded);
+        for (i, &row) in order.iter().enumerate() {
+            let output = permuted.row_mut(i);
+            if row < columns {
+                let input = moments.row(row);
+                for (output, &column) in output.iter_mut().zip(&order) {
+                    *output = if column < columns { input[column] } else { 0.0 };
+                }
+                output[i] += damping * mean;
+            } else {
+                output[i] = mean;
+            }
+        }
+        let mut unit = Cholesky::new(&permuted, 0.0)?.lower();
+        let couplings = (0..padded / GROUP).map(|group| Coupling::new(&unit, group * GROUP)).collect();
+        let blocks = (0..padded / GROUP)
+            .map(|group| {
+                let first = group * GROUP;
+                let identity = Matrix::new(
+                    GROUP,
+                    GROUP,
+                    (0..GROUP * GROUP).map(|i| f32::from(u8::from(i % (GROUP + 1) == 0))).collect(),
+                );
+                let block = permuted.rows(first, GROUP).columns(first, GROUP).times(identity.view());
+                let factor = Cholesky::new(&block, 0.0)?;
+                Some((factor.solve_rows(&identity), Coupling::new(&factor.lower(), 0)))
+            })
+            .collect::<Option<_>>()?;
+        let inverse: Vec<f32> = (0..padded).map(|i| 1.0 / unit.data[i * padded + i]).collect();
+        unit.data.par_chunks_mut(padded).for_each(|row| {
+            row.iter_mut().zip(&inverse).for_each(|(value, inverse)| *value *= inverse);
+        });
+        Some(Plan { order, columns, moments: permuted, unit, couplings, blocks })
+    }
+
+    /// Rounds a matrix, then improves it `sweeps` times.
+    pub fn round(&self, kind: WeightType, targets: &Matrix, sweeps: usize) -> Integers {
+        let levels = if kind == WeightType::Q4 { Q4 } else { Q8 };
+        let mut work = Work::new(self, targets);
+        work.compensate(levels);
+        for _ in 0..sweeps {
+            work.descend(levels);
+        }
+        work.finish()
+    }
+}
+
+/// A matrix on the way to integers; columns are in the plan's order, rows in bundles of 16.
+struct Work<'p> {
+    plan: &'p Plan,
+    rows: usize,
+    targets: Matrix,
+    /// Targets less what the integers stand for.
+    errors: Matrix,
+    /// `[bundles][groups]`.
+    choices: Vec<Choice>,
+}
+
+/// 32 columns of 16 rows, columns first.
+fn gather(rows: &[f32], width: usize, first: usize) -> [Lanes; GROUP] {
+    std::array::from_fn(|j| std::array::from_fn(|lane| rows[lane * width + first + j]))
+}
+
+impl<'p> Work<'p> {
+    fn new(plan: &'p Plan, targets: &Matrix) -> Work<'p> {
+        let (rows, width) = (targets.rows.next_multiple_of(LANES), plan.order.len());
+        let mut permuted = Matrix::zeros(rows, width);
+        for row in 0..targets.rows {
+            let input = targets.row(row);
+            for (output, &column) in permuted.row_mut(row).iter_mut().zip(&plan.order) {
+                *output = if column < plan.columns { input[column] } else { 0.0 };
+            }
+        }
+        let zero = Choice { scale: [0.0; LANES], weights: [[0.0; LANES]; GROUP], loss: [0.0; LANES] };
+        let choices = vec![zero; rows / LANES * (width / GROUP)];
+        Work { plan, rows: targets.rows, errors: permuted.clone(), targets: permuted, choices }
+    }
+
+    /// Calls `each(bundle targets, bundle errors, bundle of the product, choice)` for a group of all rows.
+    fn each(
+        &mut self,
+        group: usize,
+        product: &Matrix,
+        each: impl Fn(&[f32], &mut [f32], &[f32], &mut Choice) + Sync,
+    ) {
+        let width = self.plan.order.len();
+        let errors = self.errors.data.par_chunks_mut(LANES * width);
+        let targets = self.targets.data.par_chunks(LANES * width);
+        let product = product.data.par_chunks(LANES * GROUP);
+        let choices = self.choices.par_chunks_mut(width / GROUP);
+        errors.zip(targets).zip(product).zip(choices).for_each(|(((errors, targets), product), choices)| {
+            each(targets, errors, product, &mut choices[group]);
+        });
+    }
+
+    /// Rounds group after group from the last; those before make up for the errors.
+    fn compensate(&mut self, levels: Levels) {
+        let width = self.plan.order.len();
+        for group in (0..width / GROUP).rev() {
+            let (first, after) = (group * GROUP, (group + 1) * GROUP);
+            let feedback = if after == width {
+                Matrix::zeros(self.errors.rows, GROUP)
+            } else {
+                let unit = self.plan.unit.rows(after, width - after).columns(first, GROUP);
+                self.errors.view().columns(after, width - after).times(unit)
+            };
+            let coupling = &self.plan.couplings[group];
+            self.each(group, &feedback, |targets, errors, feedback, choice| {
+                let targets = gather(targets, width, first);
+                *choice = coupling.round(&targets, &gather(feedback, GROUP, 0), levels);
+                store_errors(&targets, choice, errors, width, first);
+            });
+        }
+    }
+
+    /// Rounds each group anew while the others stay.
+    fn descend(&mut self, levels: Levels) {
+        let width = self.plan.order.len();
+        for group in (0..width / GROUP).rev() {
+            let first = group * GROUP;
+            let gradient = self.errors.view().times(self.plan.moments.view().columns(first, GROUP));
+            let (inverse, coupling) = &self.plan.blocks[group];
+            let step = gradient.view().times(inverse.view());
+            self.each(group, &step, |targets, errors, step, choice| {
+                let targets = gather(targets, width, first);
+                let step = gather(step, GROUP, 0);
+                // The free optimum of this group.
+                let mut wanted = step;
+                for (wanted, weights) in wanted.iter_mut().zip(&choice.weights) {
+                    for lane in 0..LANES {
+                        wanted[lane] += choice.scale[lane] * weights[lane];
+                    }
+                }
+                choice.loss = coupling.loss_of(&step).map(|loss| loss * 0.9999);
+                choice.keep_better(&coupling.round(&wanted, &[[0.0; LANES]; GROUP], levels));
+                store_errors(&targets, choice, errors, width, first);
+            });
+        }
+    }
+
+    fn finish(self) -> Integers {
+        let (plan, width) = (self.plan, self.plan.order.len());
+        let groups_of_row = width / GROUP;
+        let zero = Rounded { scale: f16::ZERO, weights: [0; GROUP] };
+        let mut groups = vec![zero; self.rows * groups_of_row];
+        let mut values = Matrix::zeros(self.rows, plan.columns);
+        for row in 0..self.rows {
+            let choices = &self.choices[row / LANES * groups_of_row..][..groups_of_row];
+            for (choice, order) in choices.iter().zip(plan.order.chunks_exact(GROUP)) {
+                let scale = choice.scale[row % LANES];
+                let rounded = &mut groups[row * groups_of_row + order[0] / GROUP];
+                rounded.scale = f16::from_f32(scale);
+                for (weights, &column) in choice.weights.iter().zip(order) {
+                    rounded.weights[column % GROUP] = weights[row % LANES] as i8;
+                    if column < plan.columns {
+                        values.data[row * plan.columns + column] = scale * weights[row % LANES];
+                    }
+                }
+            }
+        }
+        Integers { groups, values }
+    }
+}
+
+fn store_errors(targets: &[Lanes; GROUP], choice: &Choice, errors: &mut [f32], width: usize, first: usize) {
+    for (j, (target, weights)) in targets.iter().zip(&choice.weights).enumerate() {
+        for lane in 0..LANES {
+            errors[lane * width + first + j] = target[lane] - choice.scale[lane] * weights[lane];
+        }
+    }
+}
+
+const _: () = assert!(LANES == PANEL_ROWS);
+
+#[cfg(test)]
+mod tests {
+    use super::super::tensor::nearest;
+    use super::*;
+
+    /// Uniform numbers from -1 to 1.
+    fn random(rows: usize, columns: usize, seed: u32) -> Matrix {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+            (state >> 8) as f32 / 8388608.0 - 1.0
+        };
+        Matrix::new(rows, columns, (0..rows * columns).map(|_| next()).collect())
+    }
+
+    fn loss(targets: &Matrix, values: &Matrix, moments: &Matrix) -> f64 {
+        let mut error = targets.clone();
+        error.data.iter_mut().zip(&values.data).for_each(|(error, value)| *error -= value);
+        let weighed = error.view().times(moments.view());
+        weighed.data.iter().zip(&error.data).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    }
+
+    /// Inputs with few directions, as those of real layers; widths that are no multiple of anything.
+    #[test]
+    fn compensation_beats_nearest_and_sweeps_improve_it() {
+        for (rows, columns) in [(1, 5), (17, 64), (33, 77), (48, 160)] {
+            let mixing = random(columns, columns.div_ceil(4), 3);
+            let samples = random(400, columns.div_ceil(4), 5).view().times(mixing.view().transposed());
+            let mut moments = samples.view().transposed().times(samples.view());
+            moments.data.iter_mut().for_each(|value| *value /= 400.0);
+            let targets = random(rows, columns, 7);
+            let plan = Plan::new(&moments, 0.01).unwrap();
+            for kind in [WeightType::Q4, WeightType::Q8] {
+                let plain = loss(&targets, &nearest(kind, &targets).values, &moments);
+                let once = loss(&targets, &plan.round(kind, &targets, 0).values, &moments);
+                let rounded = plan.round(kind, &targets, 3);
+                let improved = loss(&targets, &rounded.values, &moments);
+                assert!(once < 0.8 * plain, "{kind} {rows} x {columns}: {once} against {plain}");
+                assert!(improved < 1.02 * once, "{kind} {rows} x {columns}: {improved} against {once}");
+                check_groups(kind, &rounded);
+            }
+        }
+    }
+
+    /// The integers are in range and give exactly the values.
+    fn check_groups(kind: WeightType, rounded: &Integers) {
+        let columns = rounded.values.columns;
+        let range = if kind == WeightType::Q4 { -8..=7 } else { -127..=127 };
+        for (row, groups) in rounded.groups.chunks_exact(columns.div_ceil(GROUP)).enumerate() {
+            for (column, value) in rounded.values.row(row).iter().enumerate() {
+                let group = &groups[column / GROUP];
+                let weight = group.weights[column % GROUP];
+                assert!(range.contains(&weight));
+                assert_eq!(*value, group.scale.to_f32() * f32::from(weight));
+            }
+        }
+    }
+
+    #[test]
+    fn moments_of_nothing_are_refused() {
+        assert!(Plan::new(&Matrix::zeros(40, 40), 0.01).is_none());
+    }
+
+    #[test]
+    fn a_matrix_of_zeros_stays_zero() {
+        let moments = random(64, 64, 1);
+        let moments = moments.view().transposed().times(moments.view());
+        let rounded = Plan::new(&moments, 0.01).unwrap().round(WeightType::Q4, &Matrix::zeros(3, 64), 2);
+        assert!(rounded.values.data.iter().all(|value| *value == 0.0));
+    }
+}

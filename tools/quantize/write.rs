@@ -1,0 +1,137 @@
+//! Writes a model file, tensor by tensor.
+
+use std::collections::HashMap;
+use std::io::{Seek, Write};
+
+use cinderblock::error::{Error, Result};
+use cinderblock::gguf::Writer;
+use cinderblock::model::{
+    CHECKSUMS_KEY, END_TOKEN_KEY, RECIPE_KEY, Role, TOKENIZER_KEY, TYPES_KEY, TensorSpec,
+};
+use cinderblock::quant::{PANEL_ROWS, WeightType, Weights, pack_floats, pack_panel};
+use rayon::prelude::*;
+
+use crate::checkpoint::Checkpoint;
+use crate::interrupt;
+
+/// Key of the text that names the calibration text and how much of it was used; absent without calibration.
+pub const CALIBRATION_KEY: &str = "blocktransformer.calibration";
+
+/// Bytes of floats that are read, converted and written at a time.
+const CHUNK_BYTES: usize = 16 << 20;
+
+/// What a file is made of.
+pub struct Source<'a> {
+    pub checkpoint: &'a Checkpoint,
+    pub specs: &'a [TensorSpec],
+    pub types: &'a [WeightType],
+    /// Tensors that are rounded already.
+    pub ready: &'a HashMap<String, Vec<u8>>,
+    /// A name for the model; else that of the checkpoint.
+    pub name: Option<&'a str>,
+    /// How the types were chosen.
+    pub recipe: &'a str,
+    /// What it was calibrated on.
+    pub calibration: Option<&'a str>,
+}
+
+impl Source<'_> {
+    /// Writes everything. `done` gets the weights of every piece that is written; the answer is the output, its
+    /// bytes, and of each tensor the squared error of its weights relative to their squares, if `measure`.
+    pub fn write<W: Write + Seek>(
+        &self,
+        output: W,
+        measure: bool,
+        io: impl Fn(std::io::Error) -> Error,
+        mut done: impl FnMut(usize),
+    ) -> Result<(W, u64, Vec<f64>)> {
+        let described = self.specs.iter().zip(self.types).map(|(spec, kind)| spec.describe(*kind)).collect();
+        let mut writer = Writer::new(output, described);
+        let mut config = self.checkpoint.config.clone();
+        if let Some(name) = self.name {
+            config.name = name.to_string();
+        }
+        config.write(&mut writer);
+        if let Some((json, end)) = &self.checkpoint.tokenizer {
+            writer.text(TOKENIZER_KEY, json);
+            if let Some(end) = end {
+                writer.u32(END_TOKEN_KEY, *end);
+            }
+        }
+        writer.text(RECIPE_KEY, self.recipe);
+        if let Some(calibration) = self.calibration {
+            writer.text(CALIBRATION_KEY, calibration);
+        }
+        writer.texts(TYPES_KEY, self.types.iter().map(|kind| kind.name()));
+        writer.checksums(CHECKSUMS_KEY);
+        writer.begin().map_err(&io)?;
+        let mut errors = Vec::new();
+        for (spec, kind) in self.specs.iter().zip(self.types) {
+            writer.begin_tensor().map_err(&io)?;
+            let mut write = |bytes: &[u8]| writer.write(bytes).map_err(&io);
+            // A tensor that was rounded to another type is not ready.
+            let ready =
+                self.ready.get(&spec.name).filter(|bytes| bytes.len() as u64 == spec.describe(*kind).bytes());
+            match ready {
+                Some(bytes) if !measure => {
+                    write(bytes)?;
+                    done(spec.rows * spec.columns);
+                    errors.push(0.0);
+                }
+                _ => errors.push(self.tensor(spec, *kind, ready, measure, &mut write, &mut done)?),
+            }
+            writer.end_tensor();
+        }
+        let (output, bytes) = writer.finish().map_err(&io)?;
+        Ok((output, bytes, errors))
+    }
+
+    /// Streams one tensor: reads whole panels of rows, converts them on all cores, writes them.
+    fn tensor(
+        &self,
+        spec: &TensorSpec,
+        kind: WeightType,
+        ready: Option<&Vec<u8>>,
+        measure: bool,
+        write: &mut dyn FnMut(&[u8]) -> Result<()>,
+        done: &mut dyn FnMut(usize),
+    ) -> Result<f64> {
+        let panels = (CHUNK_BYTES / (4 * spec.columns * PANEL_ROWS)).max(1);
+        let kind = if spec.role == Role::Vector { WeightType::F32 } else { kind };
+        let (mut raw, mut floats, mut packed) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut error, mut energy) = (0.0, 0.0);
+        for first in (0..spec.rows).step_by(panels * PANEL_ROWS) {
+            interrupt::check()?;
+            let rows = (panels * PANEL_ROWS).min(spec.rows - first);
+            self.checkpoint.read_rows(spec, first, rows, &mut raw, &mut floats)?;
+            packed.clear();
+            if let Some(ready) = ready {
+                let start = first / PANEL_ROWS * kind.panel_bytes(spec.columns);
+                let bytes = kind.matrix_bytes(rows, spec.columns).unwrap_or_default();
+                packed.extend_from_slice(&ready[start..start + bytes]);
+            } else if kind.is_quantized() {
+                let panels = floats.par_chunks(PANEL_ROWS * spec.columns).map(|rows| {
+                    let mut packed = Vec::with_capacity(kind.panel_bytes(spec.columns));
+                    pack_panel(kind, rows, spec.columns, &mut packed);
+                    packed
+                });
+                panels.collect::<Vec<_>>().iter().for_each(|panel| packed.extend_from_slice(panel));
+            } else {
+                pack_floats(kind, &floats, &mut packed);
+            }
+            write(&packed)?;
+            if let Some(weights) = Weights::new(kind, rows, spec.columns, &packed).filter(|_| measure) {
+                let mut row = vec![0.0; spec.columns];
+                for (at, exact) in floats.chunks_exact(spec.columns).enumerate() {
+                    weights.row(at, &mut row);
+                    for (value, exact) in row.iter().zip(exact) {
+                        error += f64::from(value - exact).powi(2);
+                        energy += f64::from(*exact).powi(2);
+                    }
+                }
+            }
+            done(rows * spec.columns);
+        }
+        Ok(if energy > 0.0 { error / energy } else { 0.0 })
+    }
+}
