@@ -193,8 +193,9 @@ impl Text {
         Ok(Text { tokens, sha256, block_length })
     }
 
-    /// The tokens to calibrate on: the first `most`.
+    /// The tokens to calibrate on: the first `most`, but never too few.
     fn training(&self, most: usize) -> &[u32] {
+        let most = most.max(LEAST_BLOCKS * self.block_length);
         &self.tokens[..self.tokens.len().min(most)]
     }
 
