@@ -33,7 +33,7 @@ def main():
     parser.add_argument("calibration", type=Path)
     parser.add_argument("held_out", type=Path)
     parser.add_argument("--bits", default="4.5,4.6,5,5.3,6,8.5")
-    parser.add_argument("--tokens", type=int, default=65536)
+    parser.add_argument("--tokens", type=int, default=32768)
     parser.add_argument("--work", type=Path, default=Path("target/quantization"))
     options = parser.parse_args()
     work = options.work
