@@ -16,6 +16,12 @@ pub enum Isa {
     Avx2,
     /// x86: AVX-512 with VNNI (Ice Lake 2019, Zen 4 2022).
     Avx512Vnni,
+    /// ARM: what every AArch64 has (Cortex-A72, Raspberry Pi 4).
+    Neon,
+    /// ARM: int8 dot products (Cortex-A76, Raspberry Pi 5).
+    NeonDotprod,
+    /// ARM: the int8 matrix extension (Neoverse V1, Apple M2, Cortex-A710).
+    NeonI8mm,
 }
 
 /// Passes an instruction set's feature list, as one literal, to a macro.
@@ -24,11 +30,13 @@ macro_rules! with_features {
     (avx512vnni, $then:ident!($($args:tt)*)) => {
         $then!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"; $($args)*);
     };
+    (neon, $then:ident!($($args:tt)*)) => { $then!("neon"; $($args)*); };
+    (neon_dotprod, $then:ident!($($args:tt)*)) => { $then!("neon,dotprod"; $($args)*); };
+    (neon_i8mm, $then:ident!($($args:tt)*)) => { $then!("neon,i8mm"; $($args)*); };
 }
 pub(super) use with_features;
 
 /// The list that [`with_features`] gives, as text.
-#[cfg(target_arch = "x86_64")]
 macro_rules! features {
     ($isa:ident) => {{
         macro_rules! text {
@@ -43,7 +51,8 @@ macro_rules! features {
 
 impl Isa {
     /// Every instruction set, slowest first.
-    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni];
+    pub const ALL: [Isa; 6] =
+        [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDotprod, Isa::NeonI8mm];
 
     /// The name in `CINDERBLOCK_ISA`, logs and benchmarks.
     pub fn name(self) -> &'static str {
@@ -51,6 +60,9 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Neon => "neon",
+            Isa::NeonDotprod => "neon_dotprod",
+            Isa::NeonI8mm => "neon_i8mm",
         }
     }
 
@@ -63,18 +75,21 @@ impl Isa {
     pub fn features(self) -> &'static str {
         match self {
             Isa::Scalar => "",
-            #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => features!(avx2),
-            #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => features!(avx512vnni),
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => "",
+            Isa::Neon => features!(neon),
+            Isa::NeonDotprod => features!(neon_dotprod),
+            Isa::NeonI8mm => features!(neon_i8mm),
         }
     }
 
     /// Whether kernels for it are part of this build.
     pub fn is_built(self) -> bool {
-        self == Isa::Scalar || cfg!(target_arch = "x86_64")
+        match self {
+            Isa::Scalar => true,
+            Isa::Avx2 | Isa::Avx512Vnni => cfg!(target_arch = "x86_64"),
+            Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => cfg!(target_arch = "aarch64"),
+        }
     }
 
     /// The features that this machine, or its operating system, lacks; `None` if it is not part of this build.
@@ -133,7 +148,18 @@ fn has_feature(name: &str) -> bool {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+fn has_feature(name: &str) -> bool {
+    use std::arch::is_aarch64_feature_detected;
+    match name {
+        "neon" => is_aarch64_feature_detected!("neon"),
+        "dotprod" => is_aarch64_feature_detected!("dotprod"),
+        "i8mm" => is_aarch64_feature_detected!("i8mm"),
+        _ => false,
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn has_feature(_name: &str) -> bool {
     false
 }

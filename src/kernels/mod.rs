@@ -4,6 +4,8 @@
 //! ship, and a kernel in it cannot go untested. Lengths are checked here, once per call, in every build; the
 //! functions behind the table rely on it and on the features that [`Isa::is_available`] found.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod activations;
 mod attention;
 mod generic;
@@ -67,7 +69,12 @@ impl Kernels {
             Isa::Avx2 => Some(&x86_64::AVX2),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => Some(&x86_64::AVX512VNNI),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Some(&aarch64::NEON),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod => Some(&aarch64::NEON_DOTPROD),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => Some(&aarch64::NEON_I8MM),
             _ => None,
         }
     }

@@ -1,0 +1,83 @@
+//! NEON as every AArch64 has it. `smull` and `smlal` multiply 8 signed bytes into int16: two rows by a quad of
+//! columns, so a register of weights takes two of them.
+//!
+//! Nothing saturates or wraps. q4: 8 quads sum to at most 8 x 15 x 127 = 15240 in a lane, and their pairs to
+//! 30480, so a whole group stays in int16. q8: two products are at most 2 x 128 x 127 = 32512; `sadalp` then
+//! adds the pairs to int32. On a Cortex-A72 the multiplications have one pipe, which nothing else here needs.
+
+use std::arch::aarch64::*;
+
+use super::{Neon, panel_kernels};
+use crate::kernels::generic::float_kernels;
+use crate::kernels::isa::with_features;
+
+with_features!(neon, float_kernels!(Neon));
+with_features!(neon, panel_kernels!(4 x 2, 2 x 4, 1 x 4));
+
+macro_rules! group {
+    ($features:literal;) => {
+        /// # Safety
+        /// As `panel_kernels` says: the lines of a group and the `N` columns of its 8 quads can be read.
+        #[target_feature(enable = $features)]
+        #[inline]
+        unsafe fn group<const RECORD: usize, const N: usize, const R: usize>(
+            lines: *const u8,
+            values: *const i8,
+            stride: usize,
+            starts: *const i32,
+        ) -> [[int32x4_t; R]; N] {
+            // SAFETY: the caller's promise.
+            unsafe {
+                if RECORD == Q4_RECORD {
+                    let mut sums = [[[vdupq_n_s16(0); 2]; R]; N];
+                    for pair in 0..4 {
+                        let quads = values.add(8 * pair * stride).cast::<i32>();
+                        for r in 0..R {
+                            let packed = vld1q_u8(lines.add(64 * pair + 16 * r));
+                            let low = vreinterpretq_s8_u8(vandq_u8(packed, vdupq_n_u8(15)));
+                            let high = vreinterpretq_s8_u8(vshrq_n_u8::<4>(packed));
+                            for n in 0..N {
+                                let even = vreinterpretq_s8_s32(vld1q_dup_s32(quads.add(n)));
+                                let odd = vreinterpretq_s8_s32(vld1q_dup_s32(quads.add(stride + n)));
+                                let [left, right] = &mut sums[n][r];
+                                *left = vmlal_s8(*left, vget_low_s8(low), vget_low_s8(even));
+                                *right = vmlal_high_s8(*right, low, even);
+                                *left = vmlal_s8(*left, vget_low_s8(high), vget_low_s8(odd));
+                                *right = vmlal_high_s8(*right, high, odd);
+                            }
+                        }
+                    }
+                    std::array::from_fn(|n| {
+                        let start = vdupq_n_s32(*starts.add(n));
+                        sums[n].map(|[left, right]| vpadalq_s16(start, vpaddq_s16(left, right)))
+                    })
+                } else {
+                    let mut sums = [[[vdupq_n_s32(0); 2]; R]; N];
+                    for pair in 0..4 {
+                        let quads = values.add(8 * pair * stride).cast::<i32>();
+                        for r in 0..R {
+                            let weights = [0, 1].map(|quad| {
+                                let stored = vld1q_u8(lines.add(64 * (2 * pair + quad) + 16 * r));
+                                vreinterpretq_s8_u8(veorq_u8(stored, vdupq_n_u8(128)))
+                            });
+                            for n in 0..N {
+                                let even = vreinterpretq_s8_s32(vld1q_dup_s32(quads.add(n)));
+                                let odd = vreinterpretq_s8_s32(vld1q_dup_s32(quads.add(stride + n)));
+                                let [left, right] = &mut sums[n][r];
+                                let products = vmull_s8(vget_low_s8(weights[0]), vget_low_s8(even));
+                                let products = vmlal_s8(products, vget_low_s8(weights[1]), vget_low_s8(odd));
+                                *left = vpadalq_s16(*left, products);
+                                let products = vmull_high_s8(weights[0], even);
+                                let products = vmlal_high_s8(products, weights[1], odd);
+                                *right = vpadalq_s16(*right, products);
+                            }
+                        }
+                    }
+                    sums.map(|sums| sums.map(|[left, right]| vpaddq_s32(left, right)))
+                }
+            }
+        }
+    };
+}
+
+with_features!(neon, group!());

@@ -1,0 +1,79 @@
+//! NEON with `sdot`: a register of weights, 4 rows by 4 columns, times a quad of activations that the
+//! instruction picks from a register by its lane. The columns of a block lie next to each other, so one load
+//! brings the quads of 4 columns.
+//!
+//! q4 weights stay unsigned, with the sums corrected by their start; q8 weights, which would not fit in signed
+//! bytes, are made signed by flipping their highest bit.
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use super::{Neon, panel_kernels};
+use crate::kernels::generic::float_kernels;
+use crate::kernels::isa::with_features;
+
+with_features!(neon_dotprod, float_kernels!(Neon));
+with_features!(neon_dotprod, panel_kernels!(8 x 2, 4 x 4, 2 x 4, 1 x 4));
+
+macro_rules! group {
+    ($features:literal;) => {
+        /// Adds to each row's sum its 4 weights times quad `LANE` of `values`.
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn dot<const LANE: usize>(mut sum: int32x4_t, weights: int8x16_t, values: int8x16_t) -> int32x4_t {
+            // SAFETY: registers only; the caller has the instruction.
+            unsafe {
+                asm!(
+                    "sdot {sum:v}.4s, {weights:v}.16b, {values:v}.4b[{lane}]",
+                    sum = inout(vreg) sum, weights = in(vreg) weights, values = in(vreg) values,
+                    lane = const LANE, options(pure, nomem, nostack, preserves_flags),
+                );
+            }
+            sum
+        }
+
+        /// # Safety
+        /// As `panel_kernels` says: the lines of a group and the `N` columns of its 8 quads can be read.
+        #[target_feature(enable = $features)]
+        #[inline]
+        unsafe fn group<const RECORD: usize, const N: usize, const R: usize>(
+            lines: *const u8,
+            values: *const i8,
+            stride: usize,
+            starts: *const i32,
+        ) -> [[int32x4_t; R]; N] {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let start = |n: usize| if RECORD == Q4_RECORD { *starts.add(n) } else { 0 };
+                let mut sums: [[int32x4_t; R]; N] = std::array::from_fn(|n| [vdupq_n_s32(start(n)); R]);
+                for quad in 0..8 {
+                    let weights: [int8x16_t; R] = std::array::from_fn(|r| {
+                        vreinterpretq_s8_u8(if RECORD == Q4_RECORD {
+                            let packed = vld1q_u8(lines.add(quad / 2 * 64 + 16 * r));
+                            if quad % 2 == 0 { vandq_u8(packed, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(packed) }
+                        } else {
+                            veorq_u8(vld1q_u8(lines.add(quad * 64 + 16 * r)), vdupq_n_u8(128))
+                        })
+                    });
+                    let quads = values.add(4 * quad * stride);
+                    for first in (0..N).step_by(4) {
+                        let values = super::load_quads::<N>(quads.add(4 * first));
+                        for r in 0..R {
+                            sums[first][r] = dot::<0>(sums[first][r], weights[r], values);
+                            if N > 1 {
+                                sums[first + 1][r] = dot::<1>(sums[first + 1][r], weights[r], values);
+                            }
+                            if N > 2 {
+                                sums[first + 2][r] = dot::<2>(sums[first + 2][r], weights[r], values);
+                                sums[first + 3][r] = dot::<3>(sums[first + 3][r], weights[r], values);
+                            }
+                        }
+                    }
+                }
+                sums
+            }
+        }
+    };
+}
+
+with_features!(neon_dotprod, group!());

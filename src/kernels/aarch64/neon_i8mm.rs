@@ -1,0 +1,136 @@
+//! NEON with the int8 matrix extension, whose instructions take unsigned weights as they are stored.
+//!
+//! Few columns use `usdot` as `sdot` is used without the extension. From 4 columns, `usmmla` multiplies 2 rows
+//! by 8 columns of weights with 8 x 2 activations: `zip1` and `zip2` of two neighbouring lines, taken as 32-bit
+//! quads, are rows {0, 1} and {2, 3} with 8 columns each, and those of two neighbouring quads of activations
+//! are columns {0, 1} and {2, 3}. A sum holds 2 x 2 results; `uzp1` and `uzp2` of the sums of neighbouring rows
+//! give back one column with 4 rows.
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use super::{Neon, panel_kernels};
+use crate::kernels::generic::float_kernels;
+use crate::kernels::isa::with_features;
+
+with_features!(neon_i8mm, float_kernels!(Neon));
+with_features!(neon_i8mm, panel_kernels!(8 x 2, 4 x 4, 2 x 4, 1 x 4));
+
+macro_rules! group {
+    ($features:literal;) => {
+        /// Adds to each row's sum its 4 weights times quad `LANE` of `values`.
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn dot<const LANE: usize>(mut sum: int32x4_t, weights: uint8x16_t, values: int8x16_t) -> int32x4_t {
+            // SAFETY: registers only; the caller has the instruction.
+            unsafe {
+                asm!(
+                    "usdot {sum:v}.4s, {weights:v}.16b, {values:v}.4b[{lane}]",
+                    sum = inout(vreg) sum, weights = in(vreg) weights, values = in(vreg) values,
+                    lane = const LANE, options(pure, nomem, nostack, preserves_flags),
+                );
+            }
+            sum
+        }
+
+        /// Adds the products of 2 rows and 2 columns, `[row][column]`, over 8 columns of weights.
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn matrix(mut sum: int32x4_t, weights: uint8x16_t, values: int8x16_t) -> int32x4_t {
+            // SAFETY: registers only; the caller has the instruction.
+            unsafe {
+                asm!(
+                    "usmmla {sum:v}.4s, {weights:v}.16b, {values:v}.16b",
+                    sum = inout(vreg) sum, weights = in(vreg) weights, values = in(vreg) values,
+                    options(pure, nomem, nostack, preserves_flags),
+                );
+            }
+            sum
+        }
+
+        /// The weights of 4 rows in quads `2 pair` and `2 pair + 1` of a group.
+        ///
+        /// # Safety
+        /// The lines can be read.
+        #[target_feature(enable = $features)]
+        #[inline]
+        unsafe fn load<const RECORD: usize>(lines: *const u8, pair: usize) -> [uint8x16_t; 2] {
+            // SAFETY: the caller's promise.
+            unsafe {
+                if RECORD == Q4_RECORD {
+                    let packed = vld1q_u8(lines.add(64 * pair));
+                    [vandq_u8(packed, vdupq_n_u8(15)), vshrq_n_u8::<4>(packed)]
+                } else {
+                    [vld1q_u8(lines.add(128 * pair)), vld1q_u8(lines.add(128 * pair + 64))]
+                }
+            }
+        }
+
+        /// # Safety
+        /// As `panel_kernels` says: the lines of a group and the `N` columns of its 8 quads can be read.
+        #[target_feature(enable = $features)]
+        #[inline]
+        unsafe fn group<const RECORD: usize, const N: usize, const R: usize>(
+            lines: *const u8,
+            values: *const i8,
+            stride: usize,
+            starts: *const i32,
+        ) -> [[int32x4_t; R]; N] {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let mut sums: [[int32x4_t; R]; N] = std::array::from_fn(|n| [vdupq_n_s32(*starts.add(n)); R]);
+                if N < 4 {
+                    for pair in 0..4 {
+                        let quads = values.add(8 * pair * stride);
+                        let even = super::load_quads::<N>(quads);
+                        let odd = super::load_quads::<N>(quads.add(4 * stride));
+                        for r in 0..R {
+                            let [first, second] = load::<RECORD>(lines.add(16 * r), pair);
+                            sums[0][r] = dot::<0>(dot::<0>(sums[0][r], first, even), second, odd);
+                            if N == 2 {
+                                sums[1][r] = dot::<1>(dot::<1>(sums[1][r], first, even), second, odd);
+                            }
+                        }
+                    }
+                    return sums;
+                }
+                // Columns `n` and `n + 1` of rows {0, 1} are kept at `n`, of rows {2, 3} at `n + 1`.
+                for n in (0..N).step_by(2) {
+                    let both = vzip1q_s32(sums[n][0], sums[n + 1][0]);
+                    sums[n] = [both; R];
+                    sums[n + 1] = [both; R];
+                }
+                for pair in 0..4 {
+                    let quads = values.add(8 * pair * stride);
+                    let mut columns = [vdupq_n_s8(0); N];
+                    for first in (0..N).step_by(4) {
+                        let even = vreinterpretq_s32_s8(vld1q_s8(quads.add(4 * first)));
+                        let odd = vreinterpretq_s32_s8(vld1q_s8(quads.add(4 * (stride + first))));
+                        columns[first / 2] = vreinterpretq_s8_s32(vzip1q_s32(even, odd));
+                        columns[first / 2 + 1] = vreinterpretq_s8_s32(vzip2q_s32(even, odd));
+                    }
+                    for r in 0..R {
+                        let [first, second] = load::<RECORD>(lines.add(16 * r), pair);
+                        let (first, second) = (vreinterpretq_u32_u8(first), vreinterpretq_u32_u8(second));
+                        let upper = vreinterpretq_u8_u32(vzip1q_u32(first, second));
+                        let lower = vreinterpretq_u8_u32(vzip2q_u32(first, second));
+                        for n in (0..N).step_by(2) {
+                            sums[n][r] = matrix(sums[n][r], upper, columns[n / 2]);
+                            sums[n + 1][r] = matrix(sums[n + 1][r], lower, columns[n / 2]);
+                        }
+                    }
+                }
+                for n in (0..N).step_by(2) {
+                    for r in 0..R {
+                        let (upper, lower) = (sums[n][r], sums[n + 1][r]);
+                        sums[n][r] = vuzp1q_s32(upper, lower);
+                        sums[n + 1][r] = vuzp2q_s32(upper, lower);
+                    }
+                }
+                sums
+            }
+        }
+    };
+}
+
+with_features!(neon_i8mm, group!());
