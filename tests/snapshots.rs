@@ -249,9 +249,13 @@ fn a_request_to_stop_is_obeyed_once() {
     // From another thread, in the middle.
     let interrupt = generator.interrupt().clone();
     let other = std::thread::spawn(move || interrupt.trigger());
-    while generator.append(&long).is_ok() {}
+    let mut before = generator.length();
+    while generator.append(&long).is_ok() {
+        before = generator.length();
+    }
     other.join().unwrap();
-    assert_eq!(generator.length() % block, 0);
+    // Stopped before its first block, an append has added nothing to the open one.
+    assert!(generator.length() == before || generator.length() % block == 0);
     generator.next_token().unwrap();
     generator.interrupt().trigger();
     assert_eq!(generator.next_token().unwrap_err().kind(), ErrorKind::Interrupted);
