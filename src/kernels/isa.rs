@@ -14,6 +14,10 @@ pub enum Isa {
     Scalar,
     /// x86: AVX2, FMA and F16C (Haswell 2013, Zen 2017).
     Avx2,
+    /// x86: AVX-VNNI, 256 bits wide (Alder Lake 2021, Zen 5 2024), or the same instruction of AVX-512.
+    AvxVnni,
+    /// x86: AVX-512 with byte and word instructions (Skylake-X 2017).
+    Avx512Bw,
     /// x86: AVX-512 with VNNI (Ice Lake 2019, Zen 4 2022).
     Avx512Vnni,
     /// ARM: what every AArch64 has (Cortex-A72, Raspberry Pi 4).
@@ -27,6 +31,10 @@ pub enum Isa {
 /// Passes an instruction set's feature list, as one literal, to a macro.
 macro_rules! with_features {
     (avx2, $then:ident!($($args:tt)*)) => { $then!("avx2,fma,f16c"; $($args)*); };
+    (avxvnni, $then:ident!($($args:tt)*)) => { $then!("avx2,fma,f16c,avxvnni"; $($args)*); };
+    (avx512bw, $then:ident!($($args:tt)*)) => {
+        $then!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq"; $($args)*);
+    };
     (avx512vnni, $then:ident!($($args:tt)*)) => {
         $then!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"; $($args)*);
     };
@@ -51,14 +59,24 @@ macro_rules! features {
 
 impl Isa {
     /// Every instruction set, slowest first.
-    pub const ALL: [Isa; 6] =
-        [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDotprod, Isa::NeonI8mm];
+    pub const ALL: [Isa; 8] = [
+        Isa::Scalar,
+        Isa::Avx2,
+        Isa::AvxVnni,
+        Isa::Avx512Bw,
+        Isa::Avx512Vnni,
+        Isa::Neon,
+        Isa::NeonDotprod,
+        Isa::NeonI8mm,
+    ];
 
     /// The name in `CINDERBLOCK_ISA`, logs and benchmarks.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
+            Isa::Avx512Bw => "avx512bw",
             Isa::Avx512Vnni => "avx512vnni",
             Isa::Neon => "neon",
             Isa::NeonDotprod => "neon_dotprod",
@@ -76,6 +94,8 @@ impl Isa {
         match self {
             Isa::Scalar => "",
             Isa::Avx2 => features!(avx2),
+            Isa::AvxVnni => features!(avxvnni),
+            Isa::Avx512Bw => features!(avx512bw),
             Isa::Avx512Vnni => features!(avx512vnni),
             Isa::Neon => features!(neon),
             Isa::NeonDotprod => features!(neon_dotprod),
@@ -87,7 +107,7 @@ impl Isa {
     pub fn is_built(self) -> bool {
         match self {
             Isa::Scalar => true,
-            Isa::Avx2 | Isa::Avx512Vnni => cfg!(target_arch = "x86_64"),
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Bw | Isa::Avx512Vnni => cfg!(target_arch = "x86_64"),
             Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => cfg!(target_arch = "aarch64"),
         }
     }
@@ -137,6 +157,8 @@ impl Isa {
 fn has_feature(name: &str) -> bool {
     match name {
         "avx2" => is_x86_feature_detected!("avx2"),
+        // The same instruction in two encodings; `x86_64::avx_vnni` takes the one that exists.
+        "avxvnni" => is_x86_feature_detected!("avxvnni") || has_avx512_vnni_at_256_bits(),
         "fma" => is_x86_feature_detected!("fma"),
         "f16c" => is_x86_feature_detected!("f16c"),
         "avx512f" => is_x86_feature_detected!("avx512f"),
@@ -146,6 +168,11 @@ fn has_feature(name: &str) -> bool {
         "avx512vnni" => is_x86_feature_detected!("avx512vnni"),
         _ => false,
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512_vnni_at_256_bits() -> bool {
+    is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl")
 }
 
 #[cfg(target_arch = "aarch64")]

@@ -68,6 +68,10 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Some(&x86_64::AVX2),
             #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => Some(x86_64::avx_vnni()),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bw => Some(&x86_64::AVX512BW),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => Some(&x86_64::AVX512VNNI),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => Some(&aarch64::NEON),

@@ -1,13 +1,28 @@
 //! The kernels for x86-64.
 
 mod avx2;
+mod avx512bw;
 mod avx512vnni;
+mod avxvnni;
+mod halves;
+mod line;
+mod wide;
 
 use super::{Isa, Kernels};
 
 pub(super) static AVX2: Kernels = Kernels { isa: Isa::Avx2, panels: avx2::PANELS, float: avx2::FLOAT };
+pub(super) static AVX512BW: Kernels =
+    Kernels { isa: Isa::Avx512Bw, panels: avx512bw::PANELS, float: avx512bw::FLOAT };
 pub(super) static AVX512VNNI: Kernels =
     Kernels { isa: Isa::Avx512Vnni, panels: avx512vnni::PANELS, float: avx512vnni::FLOAT };
+static AVXVNNI: Kernels = Kernels { isa: Isa::AvxVnni, panels: avxvnni::PANELS, float: avxvnni::FLOAT };
+static AVXVNNI_EVEX: Kernels =
+    Kernels { isa: Isa::AvxVnni, panels: avxvnni::evex::PANELS, float: avx2::FLOAT };
+
+/// The kernels of [`Isa::AvxVnni`] in the encoding that this processor has.
+pub(super) fn avx_vnni() -> &'static Kernels {
+    if is_x86_feature_detected!("avxvnni") { &AVXVNNI } else { &AVXVNNI_EVEX }
+}
 
 /// Half-precision conversion with F16C, which every tier here has.
 struct F16c;
