@@ -19,6 +19,7 @@ use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::processors::Processors;
 
 /// Rounds of waiting before the next, gentler way of waiting.
 const SPINS: u32 = 2000;
@@ -76,23 +77,18 @@ pub struct Crew<'t> {
     threads: usize,
 }
 
-/// Number of threads that affinity and cgroup quota allow.
-pub fn available() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
 fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
     // The mutexes guard no data, so a panic while one was held broke nothing.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Team {
-    /// A team of `threads`, or of [`available`] for 0. The threads have ended when the team has been dropped.
+    /// A team of `threads`, or of [`Processors::threads`] for 0. The threads have ended when the team has been dropped.
     ///
     /// # Errors
     /// If the operating system does not give the threads.
     pub fn new(threads: usize) -> Result<Team> {
-        let threads = if threads == 0 { available() } else { threads };
+        let threads = if threads == 0 { Processors::detect().threads() } else { threads };
         let shared = Arc::new(Shared {
             queues: (0..threads).map(|_| Line(AtomicU64::new(0))).collect(),
             chunks: AtomicUsize::new(0),

@@ -6,7 +6,7 @@ use cinderblock::error::Result;
 use cinderblock::gguf::Value;
 use cinderblock::kernels::{Isa, Kernels};
 use cinderblock::model::{Config, StackConfig};
-use cinderblock::{MemoryEstimate, Model, SessionOptions};
+use cinderblock::{MemoryEstimate, Model, Processors, SessionOptions};
 use serde_json::{Value as Json, json};
 
 use crate::arguments::{CacheArguments, ModelArguments};
@@ -231,7 +231,8 @@ fn cpu(as_json: bool) -> Result<()> {
     let chosen = Kernels::choose()?.isa();
     let forced = std::env::var_os("CINDERBLOCK_ISA").is_some_and(|name| !name.is_empty());
     let why = if forced { "CINDERBLOCK_ISA names it" } else { "the best that this machine has" };
-    let threads = cinderblock::threads::available();
+    let processors = Processors::detect();
+    let features = Isa::detected_features();
     if as_json {
         let list: Vec<Json> = Isa::ALL
             .iter()
@@ -244,11 +245,28 @@ fn cpu(as_json: bool) -> Result<()> {
                 })
             })
             .collect();
-        return output::print_json(
-            &json!({"instruction_sets": list, "chosen": chosen.name(), "why": why, "threads": threads}),
-        );
+        let caches: serde_json::Map<String, Json> =
+            processors.caches.iter().map(|(name, bytes)| (name.clone(), json!(bytes))).collect();
+        return output::print_json(&json!({
+            "processor": processors.name,
+            "features": features,
+            "instruction_sets": list,
+            "chosen": chosen.name(),
+            "why": why,
+            "threads": processors.threads(),
+            "processors": {
+                "allowed": processors.allowed,
+                "performance": processors.performance,
+                "available": processors.available,
+            },
+            "caches": caches,
+        }));
     }
     let mut text = String::new();
+    if !processors.name.is_empty() {
+        text += &format!("processor: {}\n", processors.name);
+    }
+    text += &format!("features: {}\n", features.join(" "));
     for isa in Isa::ALL {
         let state = match isa.missing_features() {
             None => "not of this architecture".to_string(),
@@ -258,6 +276,17 @@ fn cpu(as_json: bool) -> Result<()> {
         let mark = if isa == chosen { "*" } else { " " };
         text += &format!("{mark} {isa:12} {state}\n");
     }
-    text += &format!("chosen: {chosen}, {why}\nthreads: {threads}\n");
+    text += &format!("chosen: {chosen}, {why}\n");
+    let caches: Vec<String> =
+        processors.caches.iter().map(|(name, bytes)| format!("{name} {} KiB", bytes >> 10)).collect();
+    if !caches.is_empty() {
+        text += &format!("caches: {}\n", caches.join(", "));
+    }
+    let Processors { allowed, performance, available, .. } = processors;
+    text += &format!(
+        "threads: {} ({allowed} processors allowed, {performance} of them performance cores, {available} by \
+         affinity and quota)\n",
+        processors.threads()
+    );
     output::print(&text)
 }

@@ -122,8 +122,11 @@ unsafe fn open_with(
         }
         let model = open()?;
         check(&model, &options)?;
-        let threads =
-            if options.threads == 0 { crate::threads::available() } else { options.threads as usize };
+        let threads = if options.threads == 0 {
+            crate::processors::Processors::detect().threads()
+        } else {
+            options.threads as usize
+        };
         let log = Log { function: options.log, data: options.log_data };
         let (name, isa) = (&model.config().name, model.kernels().isa().name());
         log.line(CINDER_LOG_INFO, &format!("model {name:?}: {} bytes, {isa} kernels", model.file_bytes()));

@@ -120,6 +120,19 @@ impl Isa {
         })
     }
 
+    /// The features that any instruction set asks for and that this machine has.
+    pub fn detected_features() -> Vec<&'static str> {
+        let mut found = Vec::new();
+        for isa in Self::ALL.into_iter().filter(|isa| isa.is_built()) {
+            for feature in isa.features().split(',') {
+                if has_feature(feature) && !found.contains(&feature) {
+                    found.push(feature);
+                }
+            }
+        }
+        found
+    }
+
     /// Whether this machine can run it.
     pub fn is_available(self) -> bool {
         self.missing_features().is_some_and(|missing| missing.is_empty())
