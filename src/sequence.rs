@@ -391,10 +391,8 @@ impl Engine {
             while !tokens.is_empty() {
                 let columns = BATCH.min(tokens.len() / sequence.block_length).min(sequence.blocks.room());
                 let (batch, rest) = tokens.split_at(columns * sequence.block_length);
-                let spans = &mut [Span::new(columns, &mut sequence.blocks)];
-                let stream = decoder.forward(crew, model, batch, spans, interrupt)?;
-                let last = stream.len() - sequence.context.len();
-                sequence.context.copy_from_slice(&stream[last..]);
+                let spans = &mut [Span::ending(columns, &mut sequence.blocks)];
+                sequence.context.copy_from_slice(decoder.forward(crew, model, batch, spans, interrupt)?);
                 sequence.opened = false;
                 sequence.note(batch);
                 tokens = rest;

@@ -32,7 +32,9 @@ struct Columns<'a> {
     qkv: &'a [f32],
     angles: &'a [Angles],
     geometry: &'a Geometry,
-    /// Index of the first column among those of all spans.
+    /// Columns before the first that attends.
+    skipped: usize,
+    /// Index of that one in the output.
     first: usize,
     storage: SharedStorage<'a>,
 }
@@ -91,13 +93,14 @@ impl HeadScratch {
 }
 
 /// Stores the keys and values of all columns of `qkv` (`[columns, heads, q|k|v, head_dim]`) in the caches of
-/// their spans, and writes what each column attends to, to `output` (`[columns, hidden]`).
+/// their spans, and writes what each column attends to, to `output` (`[columns, hidden]`); if the layer `narrows`,
+/// only for the wanted columns.
 #[allow(clippy::too_many_arguments, reason = "the parts of a stack's scratch, borrowed one by one")]
 pub(super) fn attend(
     crew: &Crew,
     kernels: &Kernels,
     config: &StackConfig,
-    layer: usize,
+    layer: (usize, bool),
     (qkv, angles): (&[f32], &[Angles]),
     spans: &mut [Span<'_>],
     scratch: &mut [HeadScratch],
@@ -126,7 +129,7 @@ pub(super) fn attend(
 impl<'a> Columns<'a> {
     fn new(
         config: &'a StackConfig,
-        layer: usize,
+        (layer, narrows): (usize, bool),
         qkv: &'a [f32],
         angles: &'a [Angles],
         span: &'a mut Span<'_>,
@@ -145,7 +148,9 @@ impl<'a> Columns<'a> {
             ),
         };
         let qkv = &qkv[range.start * row..range.end * row];
-        Columns { config, qkv, angles: &angles[range.clone()], geometry, first: range.start, storage }
+        let (skipped, first) =
+            if narrows { (span.columns - span.wanted, span.first_wanted) } else { (0, span.first) };
+        Columns { config, qkv, angles: &angles[range], geometry, skipped, first, storage }
     }
 
     /// One head, which belongs to one chunk of work.
@@ -188,8 +193,8 @@ impl<'a> Columns<'a> {
             row[..head_dim].copy_from_slice(self.part(column, head, 2));
             E::store(kernels, row, &mut values[slot * width..(slot + 1) * width]);
         }
-        for (group, angles) in self.angles.chunks(QUERIES).enumerate() {
-            let column = group * QUERIES;
+        for (group, angles) in self.angles[self.skipped..].chunks(QUERIES).enumerate() {
+            let column = self.skipped + group * QUERIES;
             let rows =
                 scratch.queries.chunks_exact_mut(width).zip(scratch.sink_queries.chunks_exact_mut(width));
             for (n, ((query, sink_query), angles)) in rows.zip(angles).enumerate() {
@@ -214,7 +219,7 @@ impl<'a> Columns<'a> {
             let rows = &mut scratch.output[..count * width];
             E::attend(kernels, &attention, &mut scratch.scores, rows);
             for (n, row) in rows.chunks_exact(width).enumerate() {
-                let start = (self.first + column + n) * hidden + head * head_dim;
+                let start = (self.first + group * QUERIES + n) * hidden + head * head_dim;
                 // SAFETY: as above: no other chunk has this head of these columns.
                 unsafe { output.piece(start..start + head_dim) }.copy_from_slice(&row[..head_dim]);
             }

@@ -45,7 +45,8 @@ impl BlockDecoder {
     }
 
     /// Runs blocks (`[blocks, block_length]` tokens, those of the spans one after the other) through the
-    /// embedder and the stack, and returns the residual stream `[blocks, hidden]`, before the final norm.
+    /// embedder and the stack, and returns the residual stream of the wanted ones, `[wanted, hidden]`, before the
+    /// final norm.
     ///
     /// # Errors
     /// `Interrupted` on request; then the sequences are as they were.
@@ -81,6 +82,6 @@ impl BlockDecoder {
             }
         }
         weights.block_decoder.forward(crew, kernels, &mut self.scratch, x, spans, interrupt)?;
-        Ok(x)
+        Ok(&x[..spans.iter().map(|span| span.wanted).sum::<usize>() * hidden])
     }
 }

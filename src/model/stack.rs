@@ -15,6 +15,10 @@ pub struct Span<'c> {
     pub(super) columns: usize,
     /// Index of its first column among those of all spans.
     pub(super) first: usize,
+    /// How many of its last columns are wanted: what comes out of the last layer.
+    pub(super) wanted: usize,
+    /// Index of the first of those among the wanted ones of all spans.
+    pub(super) first_wanted: usize,
     pub(super) cache: &'c mut Cache,
 }
 
@@ -25,7 +29,13 @@ impl<'c> Span<'c> {
     /// If the cache has no room for so many at once.
     pub fn new(columns: usize, cache: &'c mut Cache) -> Self {
         assert!(columns <= cache.room(), "{columns} columns are more than the cache has room for");
-        Span { columns, first: 0, cache }
+        Span { columns, first: 0, wanted: columns, first_wanted: 0, cache }
+    }
+
+    /// The same, if only the last column's output is wanted. The others' keys and values are all that the last
+    /// layer computes of them.
+    pub fn ending(columns: usize, cache: &'c mut Cache) -> Self {
+        Span { wanted: columns.min(1), ..Span::new(columns, cache) }
     }
 }
 
@@ -93,9 +103,10 @@ impl Scratch {
         self.heads.resize_with(threads.max(self.heads.len()), || HeadScratch::new(width));
         self.heads.iter_mut().for_each(|head| head.prepare(slots));
         grow(&mut self.angles, columns);
-        let mut first = 0;
+        let (mut first, mut first_wanted) = (0, 0);
         for span in spans {
-            span.first = first;
+            (span.first, span.first_wanted) = (first, first_wanted);
+            first_wanted += span.wanted;
             first += span.columns;
             for (position, angles) in (span.cache.length()..).zip(&mut self.angles[span.first..first]) {
                 angles.set(&self.frequencies, span.cache.geometry(), position);
@@ -120,7 +131,8 @@ impl Norm {
 
 impl StackWeights {
     /// Runs all layers over `x` (`[columns, hidden]`, the columns of the spans one after the other), in
-    /// place and without the final norm, and adds the columns to their caches.
+    /// place and without the final norm, and adds the columns to their caches. Afterwards `x` begins with the
+    /// wanted columns.
     ///
     /// # Errors
     /// `Interrupted` on request, between two layers; then the caches remember what they did before.
@@ -161,18 +173,33 @@ impl StackWeights {
         let layer = &self.layers[index];
         let (hidden, epsilon) = (self.config.hidden, self.config.epsilon);
         let columns = x.len() / hidden;
-        let stream: &[f32] = x;
+        let wanted: usize = spans.iter().map(|span| span.wanted).sum();
+        let narrows = index + 1 == self.layers.len() && wanted < columns;
         let norms = [&layer.attention_norm, &layer.feed_forward_norm];
-        let inputs = [&mut scratch.attention_input, &mut scratch.feed_forward_input];
-        Activations::fill_both(inputs, crew, kernels, columns, |which, c, output| {
-            norms[which].apply(kernels, epsilon, &stream[c * hidden..(c + 1) * hidden], output);
-        });
+        if narrows {
+            let stream: &[f32] = x;
+            scratch.attention_input.fill(crew, kernels, columns, |c, output| {
+                norms[0].apply(kernels, epsilon, &stream[c * hidden..(c + 1) * hidden], output);
+            });
+            keep_wanted(x, hidden, spans);
+            let stream: &[f32] = x;
+            scratch.feed_forward_input.fill(crew, kernels, wanted, |c, output| {
+                norms[1].apply(kernels, epsilon, &stream[c * hidden..(c + 1) * hidden], output);
+            });
+        } else {
+            let stream: &[f32] = x;
+            let inputs = [&mut scratch.attention_input, &mut scratch.feed_forward_input];
+            Activations::fill_both(inputs, crew, kernels, columns, |which, c, output| {
+                norms[which].apply(kernels, epsilon, &stream[c * hidden..(c + 1) * hidden], output);
+            });
+        }
+        let kept = if narrows { wanted } else { columns };
 
         // The two branches read the same stream, so their first products share a phase.
         let qkv = layer.qkv.term(&scratch.attention_input);
         let up = layer.up.term(&scratch.feed_forward_input);
         let qkv_output = &mut scratch.qkv[..columns * 3 * hidden];
-        let up_output = scratch.feed_forward.floats_mut(columns);
+        let up_output = scratch.feed_forward.floats_mut(kept);
         multiply(
             crew,
             kernels,
@@ -181,12 +208,21 @@ impl StackWeights {
         );
 
         let Scratch { qkv, angles, heads, attended, feed_forward, .. } = &mut *scratch;
-        let output = attended.floats_mut(columns);
-        attend(crew, kernels, &self.config, index, (qkv, angles), spans, heads, output);
+        let output = attended.floats_mut(kept);
+        attend(crew, kernels, &self.config, (index, narrows), (qkv, angles), spans, heads, output);
         Activations::quantize_both([attended, feed_forward], crew, kernels);
 
         // Both branches end in the same rows of the stream: one thread adds one after the other.
         let terms = [layer.attention_output.term(&scratch.attended), layer.down.term(&scratch.feed_forward)];
-        multiply(crew, kernels, Product { terms: &terms, epilogue: Epilogue::Accumulate, output: x }, None);
+        let output = &mut x[..kept * hidden];
+        multiply(crew, kernels, Product { terms: &terms, epilogue: Epilogue::Accumulate, output }, None);
+    }
+}
+
+/// Moves the wanted columns of `x` (`[columns, hidden]`) to its start.
+fn keep_wanted(x: &mut [f32], hidden: usize, spans: &[Span<'_>]) {
+    for span in spans {
+        let source = span.first + span.columns - span.wanted;
+        x.copy_within(source * hidden..(source + span.wanted) * hidden, span.first_wanted * hidden);
     }
 }
