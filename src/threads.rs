@@ -139,7 +139,9 @@ impl Team {
     pub fn region<R>(&self, body: impl FnOnce(&Crew) -> R) -> R {
         let _region = lock(&self.region);
         let shared = (self.threads > 1).then_some(&*self.shared);
-        body(&Crew { shared, threads: self.threads })
+        let result = body(&Crew { shared, threads: self.threads });
+        crate::kernels::rest();
+        result
     }
 }
 
@@ -178,6 +180,7 @@ impl Shared {
             }
             if round < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
+        crate::kernels::rest();
         self.sleepers.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         let mut guard = lock(&self.lock);

@@ -2,7 +2,8 @@
 //!
 //! Quantized columns are kept in blocks of 16, interleaved by fours: `[quad][column][4]`. What a kernel
 //! broadcasts for one line of weights is then contiguous over the columns that share it. The last block is
-//! as wide as it has columns, so that a single column is a plain row.
+//! as wide as it has columns, so that a single column is a plain row. AMX loads 32 consecutive inputs of each of 16
+//! columns, so for it they are kept as plain rows besides.
 
 use std::ops::Range;
 
@@ -27,6 +28,9 @@ pub struct Activations {
     quantized: bool,
     floats: Vec<f32>,
     values: Vec<i8>,
+    /// Whether the columns are in `rows` too.
+    has_rows: bool,
+    rows: Vec<i8>,
     scales: Vec<f32>,
     starts: [Vec<i32>; 2],
 }
@@ -40,6 +44,8 @@ pub struct QuantizedBlock<'a> {
     pub groups: usize,
     /// `[groups * 8, columns, 4]`, each in -127..=127, zero beyond the width.
     pub values: &'a [i8],
+    /// `[16, groups * 32]`: the values of each column, then anything; empty unless the kernels asked for it.
+    pub rows: &'a [i8],
     /// `[groups, columns]`.
     pub scales: &'a [f32],
     /// `[groups, columns]`: -8 times the sum of a group, which makes sums over stored q4 weights exact.
@@ -59,6 +65,8 @@ impl QuantizedBlock<'_> {
 /// Where the quantizer puts one column of a block.
 pub(super) struct ColumnWriter {
     values: *mut i8,
+    /// Null if there are no plain rows.
+    row: *mut i8,
     scales: *mut f32,
     starts: [*mut i32; 2],
     groups: usize,
@@ -84,6 +92,10 @@ impl ColumnWriter {
                 self.values.cast::<[i8; QUAD]>().write_unaligned(*bytes);
                 self.values = self.values.wrapping_add(self.stride * QUAD);
             }
+            if !self.row.is_null() {
+                self.row.cast::<[i8; GROUP]>().write(*values);
+                self.row = self.row.wrapping_add(GROUP);
+            }
             self.scales.write(scale);
             self.scales = self.scales.wrapping_add(self.stride);
             for (starts, zero_point) in self.starts.iter_mut().zip([8, 128]) {
@@ -104,6 +116,8 @@ impl Activations {
             quantized,
             floats: Vec::new(),
             values: Vec::new(),
+            has_rows: false,
+            rows: Vec::new(),
             scales: Vec::new(),
             starts: [Vec::new(), Vec::new()],
         }
@@ -144,6 +158,11 @@ impl Activations {
             columns,
             groups,
             values: &self.values[first * self.padded..][..columns * self.padded],
+            rows: if self.has_rows {
+                &self.rows[first * self.padded..][..BLOCK_COLUMNS * self.padded]
+            } else {
+                &[]
+            },
             scales: &self.scales[of_groups.clone()],
             q4_starts: &self.starts[0][of_groups.clone()],
             q8_starts: &self.starts[1][of_groups],
@@ -165,7 +184,7 @@ impl Activations {
         columns: usize,
         write: impl Fn(usize, &mut [f32]) + Sync,
     ) {
-        let target = self.target(columns);
+        let target = self.target(kernels, columns);
         crew.run(columns, |column| target.fill(kernels, column, |floats| write(column, floats)));
     }
 
@@ -177,7 +196,7 @@ impl Activations {
         columns: usize,
         write: impl Fn(usize, usize, &mut [f32]) + Sync,
     ) {
-        let targets = [first.target(columns), second.target(columns)];
+        let targets = [first.target(kernels, columns), second.target(kernels, columns)];
         crew.run(2 * columns, |chunk| {
             let (which, column) = (chunk / columns, chunk % columns);
             targets[which].fill(kernels, column, |floats| write(which, column, floats));
@@ -186,7 +205,7 @@ impl Activations {
 
     /// Quantizes the columns that were written to [`Activations::floats_mut`] of the two.
     pub fn quantize_both([first, second]: [&mut Activations; 2], crew: &Crew, kernels: &Kernels) {
-        let targets = [first, second].map(|activations| activations.target(activations.columns));
+        let targets = [first, second].map(|activations| activations.target(kernels, activations.columns));
         let [first, second] = &targets;
         crew.run_both(
             (first.pieces(), |piece| first.quantize(kernels, piece)),
@@ -194,11 +213,15 @@ impl Activations {
         );
     }
 
-    fn target(&mut self, columns: usize) -> Target<'_> {
+    fn target(&mut self, kernels: &Kernels, columns: usize) -> Target<'_> {
         self.floats_mut(columns);
+        self.has_rows = self.quantized && kernels.isa().takes_rows();
         let (width, padded, groups) = (self.width, self.padded, self.padded / GROUP);
         if self.quantized {
             grow(&mut self.values, columns * padded);
+            if self.has_rows {
+                grow(&mut self.rows, columns.next_multiple_of(BLOCK_COLUMNS) * padded);
+            }
             grow(&mut self.scales, columns * groups);
             self.starts.iter_mut().for_each(|starts| grow(starts, columns * groups));
         }
@@ -209,6 +232,7 @@ impl Activations {
             quantized: self.quantized,
             floats: Pieces::new(&mut self.floats[..columns * width]),
             values: self.values.as_mut_ptr(),
+            rows: if self.has_rows { self.rows.as_mut_ptr() } else { std::ptr::null_mut() },
             scales: self.scales.as_mut_ptr(),
             starts: self.starts.each_mut().map(|starts| starts.as_mut_ptr()),
         }
@@ -224,6 +248,8 @@ struct Target<'a> {
     floats: Pieces<'a, f32>,
     /// `[columns, groups * 32]`, in blocks.
     values: *mut i8,
+    /// `[columns, groups * 32]`, plain; or null.
+    rows: *mut i8,
     /// `[columns, groups]`, in blocks.
     scales: *mut f32,
     starts: [*mut i32; 2],
@@ -268,6 +294,11 @@ impl Target<'_> {
         let mut writer = unsafe {
             ColumnWriter {
                 values: self.values.add(group * GROUP - lane * (GROUP - QUAD)),
+                row: if self.rows.is_null() {
+                    self.rows
+                } else {
+                    self.rows.add((column * self.groups + groups.start) * GROUP)
+                },
                 scales: self.scales.add(group),
                 starts: self.starts.map(|starts| starts.add(group)),
                 groups: groups.len(),

@@ -20,6 +20,8 @@ pub enum Isa {
     Avx512Bw,
     /// x86: AVX-512 with VNNI (Ice Lake 2019, Zen 4 2022).
     Avx512Vnni,
+    /// x86: AMX for int8 (Sapphire Rapids 2023), beside AVX-512 with VNNI.
+    Amx,
     /// ARM: what every AArch64 has (Cortex-A72, Raspberry Pi 4).
     Neon,
     /// ARM: int8 dot products (Cortex-A76, Raspberry Pi 5).
@@ -46,10 +48,10 @@ pub(super) use with_features;
 
 /// The list that [`with_features`] gives, as text.
 macro_rules! features {
-    ($isa:ident) => {{
+    ($isa:ident $($more:literal)?) => {{
         macro_rules! text {
             ($text:literal;) => {
-                const FEATURES: &str = $text;
+                const FEATURES: &str = concat!($text $(, $more)?);
             };
         }
         with_features!($isa, text!());
@@ -59,12 +61,13 @@ macro_rules! features {
 
 impl Isa {
     /// Every instruction set, slowest first.
-    pub const ALL: [Isa; 8] = [
+    pub const ALL: [Isa; 9] = [
         Isa::Scalar,
         Isa::Avx2,
         Isa::AvxVnni,
         Isa::Avx512Bw,
         Isa::Avx512Vnni,
+        Isa::Amx,
         Isa::Neon,
         Isa::NeonDotprod,
         Isa::NeonI8mm,
@@ -78,6 +81,7 @@ impl Isa {
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Bw => "avx512bw",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Amx => "amx",
             Isa::Neon => "neon",
             Isa::NeonDotprod => "neon_dotprod",
             Isa::NeonI8mm => "neon_i8mm",
@@ -97,6 +101,7 @@ impl Isa {
             Isa::AvxVnni => features!(avxvnni),
             Isa::Avx512Bw => features!(avx512bw),
             Isa::Avx512Vnni => features!(avx512vnni),
+            Isa::Amx => features!(avx512vnni ",amx-tile,amx-int8"),
             Isa::Neon => features!(neon),
             Isa::NeonDotprod => features!(neon_dotprod),
             Isa::NeonI8mm => features!(neon_i8mm),
@@ -107,7 +112,9 @@ impl Isa {
     pub fn is_built(self) -> bool {
         match self {
             Isa::Scalar => true,
-            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Bw | Isa::Avx512Vnni => cfg!(target_arch = "x86_64"),
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Bw | Isa::Avx512Vnni | Isa::Amx => {
+                cfg!(target_arch = "x86_64")
+            }
             Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => cfg!(target_arch = "aarch64"),
         }
     }
@@ -131,6 +138,11 @@ impl Isa {
             }
         }
         found
+    }
+
+    /// Whether its kernels read quantized columns as plain rows, too.
+    pub(super) fn takes_rows(self) -> bool {
+        self == Isa::Amx
     }
 
     /// Whether this machine can run it.
@@ -179,6 +191,8 @@ fn has_feature(name: &str) -> bool {
         "avx512vl" => is_x86_feature_detected!("avx512vl"),
         "avx512dq" => is_x86_feature_detected!("avx512dq"),
         "avx512vnni" => is_x86_feature_detected!("avx512vnni"),
+        "amx-tile" => super::x86_64::amx_tile(),
+        "amx-int8" => super::x86_64::amx_int8(),
         _ => false,
     }
 }

@@ -52,6 +52,12 @@ struct FloatKernels {
     attend_f16: AttendKernel<u16>,
 }
 
+/// Gives back what a thread keeps between products. Called when it has nothing to do for a while.
+pub(crate) fn rest() {
+    #[cfg(target_arch = "x86_64")]
+    x86_64::rest();
+}
+
 /// The kernels of one instruction set. A value exists only where the machine can run them.
 pub struct Kernels {
     isa: Isa,
@@ -73,6 +79,8 @@ impl Kernels {
             Isa::Avx512Bw => Some(&x86_64::AVX512BW),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => Some(&x86_64::AVX512VNNI),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Some(&x86_64::AMX),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => Some(&aarch64::NEON),
             #[cfg(target_arch = "aarch64")]

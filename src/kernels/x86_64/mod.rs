@@ -1,20 +1,25 @@
 //! The kernels for x86-64.
 
+mod amx;
 mod avx2;
 mod avx512bw;
 mod avx512vnni;
 mod avxvnni;
 mod halves;
 mod line;
+mod tiles;
 mod wide;
 
 use super::{Isa, Kernels};
+pub(super) use amx::rest;
+pub(super) use tiles::{has_int8 as amx_int8, has_tiles as amx_tile};
 
 pub(super) static AVX2: Kernels = Kernels { isa: Isa::Avx2, panels: avx2::PANELS, float: avx2::FLOAT };
 pub(super) static AVX512BW: Kernels =
     Kernels { isa: Isa::Avx512Bw, panels: avx512bw::PANELS, float: avx512bw::FLOAT };
 pub(super) static AVX512VNNI: Kernels =
     Kernels { isa: Isa::Avx512Vnni, panels: avx512vnni::PANELS, float: avx512vnni::FLOAT };
+pub(super) static AMX: Kernels = Kernels { isa: Isa::Amx, panels: amx::PANELS, float: avx512vnni::FLOAT };
 static AVXVNNI: Kernels = Kernels { isa: Isa::AvxVnni, panels: avxvnni::PANELS, float: avxvnni::FLOAT };
 static AVXVNNI_EVEX: Kernels =
     Kernels { isa: Isa::AvxVnni, panels: avxvnni::evex::PANELS, float: avx2::FLOAT };
