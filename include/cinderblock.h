@@ -89,6 +89,21 @@
 #define CINDER_CACHE_F16 2
 
 /**
+ * Tokens are guessed where that saves time.
+ */
+#define CINDER_SPECULATE_AUTO 0
+
+/**
+ * Tokens are guessed wherever there is a guess.
+ */
+#define CINDER_SPECULATE_ON 1
+
+/**
+ * Tokens are never guessed.
+ */
+#define CINDER_SPECULATE_OFF 2
+
+/**
  * The text ended because it has as many tokens as were asked for.
  */
 #define CINDER_END_LENGTH 0
@@ -817,6 +832,18 @@ cinder_status cinder_session_set_logit_bias(struct cinder_session *session,
                                             const float *biases,
                                             size_t count,
                                             struct cinder_error **error);
+
+/**
+ * Guesses the next tokens from the text so far, or no more, from now on. The library computes guessed tokens together
+ * and keeps those that come true, which is faster and gives exactly the tokens that it gives without.
+ *
+ * @param when CINDER_SPECULATE_AUTO, which a session begins with, CINDER_SPECULATE_ON or CINDER_SPECULATE_OFF.
+ * @param error Null, or gets an error on failure, to be freed with cinder_error_free.
+ * @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+ */
+cinder_status cinder_session_set_speculation(struct cinder_session *session,
+                                             int32_t when,
+                                             struct cinder_error **error);
 
 /**
  * Goes back to the first whole blocks of a session, as if nothing had been added since; but the sampler's random

@@ -8,6 +8,7 @@ use std::time::Duration;
 #[cfg(feature = "tokenizer")]
 use std::time::Instant;
 
+use crate::drafter::REMEMBERED;
 use crate::error::Result;
 use crate::sampler::{Sampler, SamplerOptions};
 #[cfg(feature = "tokenizer")]
@@ -15,6 +16,7 @@ use crate::score::negative_log_likelihood;
 use crate::sequence::SessionOptions;
 use crate::session::Session;
 use crate::snapshot::Snapshot;
+use crate::speculation::{Speculate, Speculation, SpeculationCounts};
 use crate::threads::Team;
 #[cfg(feature = "tokenizer")]
 use crate::tokenizer::{StopMatcher, TextStream, Tokenizer};
@@ -79,6 +81,7 @@ pub struct Step {
 pub struct Generator {
     session: Session,
     sampler: Sampler,
+    speculation: Speculation,
     stops: Vec<String>,
 }
 
@@ -89,7 +92,7 @@ impl Generator {
     /// As [`Session::new`].
     pub fn new(model: &Arc<Model>, team: &Arc<Team>, options: &SessionOptions) -> Result<Generator> {
         let sampler = Sampler::new(SamplerOptions::default(), model.config().vocabulary)?;
-        Ok(Generator { session: Session::new(model, team, options)?, sampler, stops: Vec::new() })
+        Ok(Self::of(Session::new(model, team, options)?, sampler))
     }
 
     /// A saved session. Stop strings are not part of what is saved.
@@ -99,7 +102,14 @@ impl Generator {
     pub fn load(snapshot: &Snapshot, model: &Arc<Model>, team: &Arc<Team>) -> Result<Generator> {
         let (session, sampler) = snapshot.restore(model, team)?;
         let default = || Sampler::new(SamplerOptions::default(), model.config().vocabulary);
-        Ok(Generator { session, sampler: sampler.map_or_else(default, Ok)?, stops: Vec::new() })
+        let mut generator = Self::of(session, sampler.map_or_else(default, Ok)?);
+        generator.reread();
+        Ok(generator)
+    }
+
+    fn of(session: Session, sampler: Sampler) -> Generator {
+        let speculation = Speculation::new(session.model().config().block_length);
+        Generator { session, sampler, speculation, stops: Vec::new() }
     }
 
     /// The state of session and sampler.
@@ -139,6 +149,7 @@ impl Generator {
     /// None that the options, which were checked before, could cause.
     pub fn clear(&mut self) -> Result<()> {
         self.session.clear();
+        self.reread();
         self.set_sampler(self.sampler.options().clone())?;
         self.session.interrupt().clear();
         Ok(())
@@ -197,7 +208,28 @@ impl Generator {
     pub fn rewind(&mut self, blocks: u64) -> Result<()> {
         self.session.rewind(blocks)?;
         self.recall();
+        self.reread();
         Ok(())
+    }
+
+    /// Guesses the next tokens from now on, or no more. This changes how fast text is generated, and nothing else.
+    pub fn set_speculation(&mut self, mode: Speculate) {
+        self.speculation.set_mode(mode);
+    }
+
+    /// Whether it guesses tokens.
+    pub fn speculation(&self) -> Speculate {
+        self.speculation.mode()
+    }
+
+    /// How many passes it has taken, and for how many tokens; tokens count that were added one by one.
+    pub fn speculation_counts(&self) -> SpeculationCounts {
+        self.speculation.counts()
+    }
+
+    /// Tells what guesses come from the text as it is.
+    fn reread(&mut self) {
+        self.speculation.restart(&self.session.recent(REMEMBERED));
     }
 
     /// Tells the sampler the recent tokens.
@@ -213,6 +245,11 @@ impl Generator {
     pub fn append(&mut self, tokens: &[u32]) -> Result<()> {
         self.session.append(tokens)?;
         tokens.iter().for_each(|token| self.sampler.accept(*token));
+        match tokens {
+            // Sampled by the caller.
+            [token] => self.speculation.accept(*token),
+            _ => self.speculation.extend(tokens),
+        }
         Ok(())
     }
 
@@ -221,7 +258,7 @@ impl Generator {
     /// # Errors
     /// As [`Session::logits`].
     pub fn logits(&mut self) -> Result<&[f32]> {
-        self.session.logits()
+        self.speculation.logits(&mut self.session)
     }
 
     /// Samples a token and adds it.
@@ -238,7 +275,7 @@ impl Generator {
     fn sample(&mut self) -> Result<(u32, u64)> {
         self.session.interrupt().check()?;
         let random = self.sampler.state().0;
-        Ok((self.sampler.sample(self.session.logits()?), random))
+        Ok((self.sampler.sample(self.speculation.logits(&mut self.session)?), random))
     }
 
     /// Adds a token that was sampled; if that fails, it will be sampled again.
@@ -273,7 +310,10 @@ impl Generator {
             generators.iter_mut().zip(before).for_each(|(generator, random)| generator.sampler.undo(random));
             return Err(error);
         }
-        generators.iter_mut().zip(&*tokens).for_each(|(g, token)| g.sampler.accept(*token));
+        for (generator, token) in generators.iter_mut().zip(&*tokens) {
+            generator.sampler.accept(*token);
+            generator.speculation.extend(&[*token]);
+        }
         Ok(())
     }
 

@@ -8,6 +8,7 @@ compile_error!("model files are little-endian and are mapped as they are");
 pub mod cache;
 #[cfg(feature = "capi")]
 pub mod capi;
+mod drafter;
 pub mod error;
 mod files;
 pub mod generator;
@@ -23,6 +24,7 @@ pub mod score;
 pub mod sequence;
 pub mod session;
 pub mod snapshot;
+mod speculation;
 pub mod threads;
 #[cfg(feature = "tokenizer")]
 pub mod tokenizer;
@@ -37,4 +39,5 @@ pub use sampler::{Sampler, SamplerOptions};
 pub use score::Scorer;
 pub use sequence::{Engine, MemoryEstimate, Sequence, SessionOptions};
 pub use session::Session;
+pub use speculation::{Speculate, SpeculationCounts};
 pub use threads::Team;

@@ -16,6 +16,7 @@ use crate::history::{self, History};
 use crate::interrupt::Interrupt;
 use crate::model::{Alignment, BATCH, BlockDecoder, Model, PAD_TOKEN, Span, TokenDecoder};
 use crate::quant::WeightType;
+use crate::speculation;
 use crate::threads::Team;
 
 /// What a sequence is given.
@@ -94,10 +95,12 @@ impl MemoryEstimate {
         MemoryEstimate {
             weights: model.file_bytes() as u64,
             cache: shape.bytes(kind).unwrap_or(usize::MAX) as u64,
-            // Tokens and digests of the cached blocks; logits, and the sampler's candidates.
+            // Tokens and digests of the cached blocks; logits of a block, twice; the sampler's candidates, and what
+            // guesses come from.
             scratch: buffers
                 .saturating_add(history::bytes(options.cache_blocks, config.block_length))
-                .saturating_add(12 * config.vocabulary) as u64,
+                .saturating_add((8 * config.block_length + 8) * config.vocabulary)
+                .saturating_add(speculation::BYTES) as u64,
             cache_blocks: options.cache_blocks,
         }
     }
@@ -118,6 +121,8 @@ pub struct Sequence {
     tokens: Cache,
     /// Tokens of the open block; never a whole block.
     open: Vec<u32>,
+    /// The tokens of this block that the token decoder has seen; guesses that did not come true may be among them.
+    seen: Vec<u32>,
     /// The last block's column of the residual stream, `[block_hidden]`.
     context: Vec<f32>,
     /// What the context expands to, once the block has been opened: `[expansion, token_hidden]`.
@@ -145,6 +150,7 @@ impl Sequence {
             digest: history::EMPTY,
             tokens: Cache::new(CacheType::F32, TokenDecoder::cache_shape(config))?,
             open: Vec::with_capacity(config.block_length),
+            seen: Vec::with_capacity(config.block_length),
             context: vec![0.0; config.block_decoder.hidden],
             expanded: vec![0.0; config.expansion * config.token_decoder.hidden],
             opened: false,
@@ -288,6 +294,15 @@ impl Sequence {
     /// Whether the next token completes the open block.
     fn completes(&self) -> bool {
         self.open.len() + 1 == self.block_length
+    }
+
+    /// Makes the token decoder forget guesses that did not come true, `first` being its positions before any token.
+    /// Whether there is a token left for it to see.
+    fn settle(&mut self, first: usize) -> bool {
+        let agreeing = self.seen.iter().zip(&self.open).take_while(|(seen, open)| seen == open).count();
+        self.seen.truncate(agreeing);
+        self.tokens.rewind((first + agreeing) as u64);
+        agreeing < self.open.len()
     }
 
     /// Notes that the open block has become part of the context.
@@ -496,12 +511,23 @@ impl Engine {
     /// If a sequence is empty or has had no token since the last call, or logits are not finite, as damaged
     /// weights make them; `Interrupted` on request.
     pub fn logits<S: BorrowMut<Sequence>>(&mut self, sequences: &mut [S]) -> Result<&[f32]> {
-        let all = || sequences.iter().map(S::borrow);
-        if all().any(Sequence::is_empty) {
+        self.logits_ahead(sequences, &[])
+    }
+
+    /// As [`Engine::logits`], and for a single sequence also the logits behind each token of a guess at those that come
+    /// next, `[1 + guess, vocabulary]`, of which only the first are known to be finite. The guess leaves at least the
+    /// last token of the block open, and the sequence does not change.
+    pub(crate) fn logits_ahead<S: BorrowMut<Sequence>>(
+        &mut self,
+        sequences: &mut [S],
+        guess: &[u32],
+    ) -> Result<&[f32]> {
+        if sequences.iter().map(S::borrow).any(Sequence::is_empty) {
             return Err(empty());
         }
         let first = self.model.config().first_positions();
-        if all().any(|s| s.opened && s.tokens.length() as usize == first + s.open.len()) {
+        let mut opened = sequences.iter_mut().map(S::borrow_mut).filter(|s| s.opened);
+        if !opened.all(|s| s.settle(first)) {
             return Err(Error::argument("logits: expected a new token since they were last computed"));
         }
         for sequence in sequences.iter_mut().map(S::borrow_mut).filter(|s| s.blocks() == 0) {
@@ -513,7 +539,9 @@ impl Engine {
             }
         }
         let vocabulary = self.model.config().vocabulary;
-        let length = sequences.len() * vocabulary;
+        let rows = sequences.len() + guess.len();
+        assert!(guess.is_empty() || rows - 1 < sequences[0].borrow().left_in_block());
+        let length = rows * vocabulary;
         if self.logits.len() < length {
             self.logits.resize(length, 0.0);
         }
@@ -531,15 +559,22 @@ impl Engine {
                 for (sequence, row) in closed.zip(&mut rows) {
                     sequence.expanded.copy_from_slice(row);
                     sequence.tokens.clear();
+                    sequence.seen.clear();
                     sequence.opened = true;
                 }
             }
             decoder.begin();
             columns.clear();
-            for s in sequences.iter().map(S::borrow) {
+            for s in sequences.iter_mut().map(S::borrow_mut) {
+                s.open.extend(guess);
                 columns.push(decoder.push(model, &s.expanded, &s.open, s.tokens.length() as usize));
+                s.open.truncate(s.open.len() - guess.len());
             }
-            let last = |row: usize| columns[..=row].iter().sum::<usize>() - 1;
+            let last = |row: usize| match columns[..] {
+                // The first row is behind the last token that is not a guess.
+                [columns] => columns - rows + row,
+                _ => columns[..=row].iter().sum::<usize>() - 1,
+            };
             if let [sequence] = &mut *sequences {
                 let span = Span::new(columns[0], &mut sequence.borrow_mut().tokens);
                 decoder.logits(crew, model, &mut [span], last, logits, interrupt)
@@ -552,7 +587,11 @@ impl Engine {
                 decoder.logits(crew, model, &mut spans.collect::<Vec<_>>(), last, logits, interrupt)
             }
         })?;
-        check_finite(logits)?;
+        for s in sequences.iter_mut().map(S::borrow_mut) {
+            s.seen.clear();
+            s.seen.extend(s.open.iter().chain(guess));
+        }
+        check_finite(&logits[..sequences.len() * vocabulary])?;
         Ok(logits)
     }
 }

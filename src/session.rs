@@ -5,16 +5,18 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::model::Model;
-use crate::sequence::{Engine, Sequence, SessionOptions};
+use crate::sequence::{Engine, Sequence, SessionOptions, check_finite};
 use crate::threads::Team;
 
 /// A sequence and what advances it.
 pub struct Session {
     engine: Engine,
     sequence: Sequence,
+    /// Of the next token, and behind each token of the guess: `[block_length, vocabulary]`.
     logits: Vec<f32>,
-    /// Whether `logits` are those of the sequence as it is.
-    current: bool,
+    guess: Vec<u32>,
+    /// Which of the logits are those of the sequence as it is.
+    current: Option<usize>,
 }
 
 impl Session {
@@ -26,8 +28,9 @@ impl Session {
         Ok(Session {
             engine: Engine::new(model, team),
             sequence: Sequence::new(model, options)?,
-            logits: vec![0.0; model.config().vocabulary],
-            current: false,
+            logits: vec![0.0; model.config().block_length * model.config().vocabulary],
+            guess: Vec::with_capacity(model.config().block_length),
+            current: None,
         })
     }
 
@@ -54,6 +57,11 @@ impl Session {
     /// Tokens until the open block is complete: at least 1, at most a block.
     pub fn left_in_block(&self) -> usize {
         self.sequence.left_in_block()
+    }
+
+    /// Whether the open block has a token.
+    pub(crate) fn is_inside_block(&self) -> bool {
+        !self.sequence.state().2.is_empty()
     }
 
     /// Whether [`Session::rewind`] can go back to so many whole blocks.
@@ -84,14 +92,14 @@ impl Session {
 
     /// The sequence, to be replaced.
     pub(crate) fn sequence_mut(&mut self) -> &mut Sequence {
-        self.current = false;
+        self.current = None;
         &mut self.sequence
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.sequence.clear();
-        self.current = false;
+        self.current = None;
     }
 
     /// Goes back to the first `blocks` whole blocks, as if nothing had been added since.
@@ -100,7 +108,7 @@ impl Session {
     /// As [`Engine::rewind`].
     pub fn rewind(&mut self, blocks: u64) -> Result<()> {
         self.engine.rewind(&mut self.sequence, blocks)?;
-        self.current = false;
+        self.current = None;
         Ok(())
     }
 
@@ -111,11 +119,19 @@ impl Session {
     /// If a token is not in the vocabulary; then nothing was added. `Interrupted` on request; then the blocks that
     /// were done by then have been added.
     pub fn append(&mut self, tokens: &[u32]) -> Result<()> {
-        let before = self.length();
+        let (before, inside) = (self.length(), self.left_in_block() > tokens.len());
         let result = self.engine.append(&mut self.sequence, tokens);
         // Also a failed call may have added something.
-        self.current &= self.length() == before;
+        if self.length() != before {
+            self.follow(tokens, inside);
+        }
         result
+    }
+
+    /// Finds the logits behind tokens that were added: they are known if all of them were guessed.
+    fn follow(&mut self, tokens: &[u32], inside: bool) {
+        let row = self.current.take().filter(|_| inside);
+        self.current = row.filter(|row| self.guess[*row..].starts_with(tokens)).map(|row| row + tokens.len());
     }
 
     /// The logits of the next token, `[vocabulary]`.
@@ -123,12 +139,39 @@ impl Session {
     /// # Errors
     /// If the sequence is empty, or the logits are not finite, as damaged weights make them.
     pub fn logits(&mut self) -> Result<&[f32]> {
-        if !self.current {
-            let sequences = std::slice::from_mut(&mut self.sequence);
-            self.logits.copy_from_slice(self.engine.logits(sequences)?);
-            self.current = true;
+        self.logits_ahead(&[])
+    }
+
+    /// As [`Session::logits`], and if that takes a pass, it computes those behind each token of a guess as well; if the
+    /// next tokens are these, their logits are at hand. What of the guess is behind the open block is ignored.
+    ///
+    /// # Errors
+    /// As [`Session::logits`], and if a token is not in the vocabulary.
+    pub fn logits_ahead(&mut self, guess: &[u32]) -> Result<&[f32]> {
+        let vocabulary = self.model().config().vocabulary;
+        let row = match self.current {
+            Some(row) => row,
+            None => {
+                let guess = &guess[..guess.len().min(self.left_in_block() - 1)];
+                self.engine.model().check_tokens(guess)?;
+                let sequences = std::slice::from_mut(&mut self.sequence);
+                let logits = self.engine.logits_ahead(sequences, guess)?;
+                self.logits[..logits.len()].copy_from_slice(logits);
+                self.guess.clear();
+                self.guess.extend(guess);
+                *self.current.insert(0)
+            }
+        };
+        let logits = &self.logits[row * vocabulary..][..vocabulary];
+        if row > 0 {
+            check_finite(logits)?;
         }
-        Ok(&self.logits)
+        Ok(logits)
+    }
+
+    /// Whether [`Session::logits`] is at hand, without a pass.
+    pub fn has_logits(&self) -> bool {
+        self.current.is_some()
     }
 
     /// Computes the logits of several sessions of one model in one pass; [`Session::logits`] then has them at hand.
@@ -137,13 +180,14 @@ impl Session {
     /// As [`Session::logits`], and if the models differ.
     pub fn compute_together(sessions: &mut [&mut Session]) -> Result<()> {
         let mut pending: Vec<&mut Session> =
-            sessions.iter_mut().map(|s| &mut **s).filter(|s| !s.current).collect();
+            sessions.iter_mut().map(|s| &mut **s).filter(|s| s.current.is_none()).collect();
         let Some((engine, mut sequences)) = Self::parts(&mut pending)? else { return Ok(()) };
         let logits = engine.logits(&mut sequences)?.to_vec();
         let vocabulary = engine.model().config().vocabulary;
         for (session, row) in pending.iter_mut().zip(logits.chunks_exact(vocabulary)) {
-            session.logits.copy_from_slice(row);
-            session.current = true;
+            session.logits[..vocabulary].copy_from_slice(row);
+            session.guess.clear();
+            session.current = Some(0);
         }
         Ok(())
     }
@@ -163,7 +207,10 @@ impl Session {
         }
         let Some((engine, mut sequences)) = Self::parts(sessions)? else { return Ok(()) };
         engine.append_each(&mut sequences, tokens)?;
-        sessions.iter_mut().for_each(|session| session.current = false);
+        for (session, token) in sessions.iter_mut().zip(tokens) {
+            let inside = session.is_inside_block();
+            session.follow(std::slice::from_ref(token), inside);
+        }
         Ok(())
     }
 

@@ -169,8 +169,10 @@ fn obey(run: &mut Run, request: &Request, marks: &mut Vec<Mark>, last: &Last) ->
         Request::Load(path) => {
             let snapshot = Snapshot::read(&run.model, path)?;
             let generator = Generator::load(&snapshot, &run.model, &run.team);
+            let speculate = run.generator.speculation();
             run.generator = generator.map_err(|error| error.in_file(path))?;
             run.generator.set_stops(run.stops.clone());
+            run.generator.set_speculation(speculate);
             interrupt::listen_for(run.generator.interrupt());
             marks.clear();
             output::message(&format!("{} tokens", run.generator.length()));

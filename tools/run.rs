@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use cinderblock::error::{Error, ErrorKind, Result};
 use cinderblock::snapshot::Snapshot;
 use cinderblock::tokenizer::Tokenizer;
-use cinderblock::{Alignment, End, GenerateOptions, Generator, Model, SessionOptions, Step, Team, Token};
+use cinderblock::{
+    Alignment, End, GenerateOptions, Generator, Model, SessionOptions, Speculate, Step, Team, Token,
+};
 use serde_json::json;
 
 use crate::arguments::{CacheArguments, InputArguments, ModelArguments};
@@ -92,6 +94,11 @@ pub struct Arguments {
     /// open [default: as the model was trained]
     #[arg(long, value_name = "HOW", value_parser = Alignment::ALL.map(Alignment::name))]
     align: Option<String>,
+
+    /// Guess tokens from the text so far and compute several in one pass: auto where it saves time, on wherever
+    /// there is a guess, off never; the text is the same
+    #[arg(long, value_name = "WHEN", default_value = Speculate::Auto.name(), value_parser = Speculate::ALL.map(Speculate::name))]
+    speculate: String,
 
     #[command(flatten)]
     cache: CacheArguments,
@@ -280,6 +287,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     let stops: Vec<String> = arguments.stop.iter().map(|stop| unescape(stop)).collect();
     generator.set_stops(stops.clone());
+    generator.set_speculation(Speculate::from_name(&arguments.speculate).unwrap_or_default());
     // While standard input was read, Ctrl-C kept its usual meaning.
     interrupt::listen_for(generator.interrupt());
     if let Some(text) = input.text()?.filter(|_| echo && !arguments.json) {
@@ -310,6 +318,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
 
     let generated = outcome.tokens.len();
+    let per_pass = run.generator.speculation_counts().tokens_per_pass();
     let seed = run.generator.sampler_options().seed;
     let (prompt_rate, decode_rate) =
         (output::rate(prompt.len() - reused, prompt_time), output::rate(generated, outcome.time));
@@ -328,6 +337,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             "decode_seconds": outcome.time.as_secs_f64(),
             "prompt_tok_s": prompt_rate,
             "decode_tok_s": decode_rate,
+            "tokens_per_pass": per_pass,
             "peak_memory_bytes": memory::peak(),
             "isa": run.model.kernels().isa().name(),
             "threads": run.team.threads(),
@@ -342,7 +352,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let reused = if reused == 0 { String::new() } else { format!(" ({reused} reused)") };
     output::message(&format!(
         "prompt {} tokens{reused}, {prompt_rate:.0} tok/s | generated {generated} tokens, {decode_rate:.1} \
-         tok/s{memory} | seed {seed} | ended by {}",
+         tok/s, {per_pass:.2} a pass{memory} | seed {seed} | ended by {}",
         prompt.len(),
         outcome.name(),
     ));

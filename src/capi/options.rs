@@ -56,6 +56,13 @@ pub const CINDER_CACHE_F32: i32 = 1;
 /// Type of the cache: half precision.
 pub const CINDER_CACHE_F16: i32 = 2;
 
+/// Tokens are guessed where that saves time.
+pub const CINDER_SPECULATE_AUTO: i32 = 0;
+/// Tokens are guessed wherever there is a guess.
+pub const CINDER_SPECULATE_ON: i32 = 1;
+/// Tokens are never guessed.
+pub const CINDER_SPECULATE_OFF: i32 = 2;
+
 /// How a model is opened. Prepare it with cinder_model_options_init.
 #[repr(C)]
 #[derive(Clone, Copy)]

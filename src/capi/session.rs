@@ -13,7 +13,7 @@ use super::options::{self, CINDER_LOG_ERROR, cinder_sampler_options, cinder_sess
 use super::pointer::{self, Place};
 use crate::error::{Error, ErrorKind};
 use crate::sequence::MemoryEstimate;
-use crate::{Generator, Interrupt, SamplerOptions, SessionOptions};
+use crate::{Generator, Interrupt, SamplerOptions, SessionOptions, Speculate};
 
 /// A text and what is needed to continue it. It belongs to one thread at a time; only cinder_session_cancel may be
 /// called by any thread while another call is running. Two calls at once are refused with CINDER_MISUSE.
@@ -314,6 +314,32 @@ pub unsafe extern "C" fn cinder_session_set_logit_bias(
         let logit_bias = tokens.iter().copied().zip(biases.iter().copied()).collect();
         let options = SamplerOptions { logit_bias, ..held.sampler_options().clone() };
         Ok(held.set_sampler(options)?)
+    })
+}
+
+/// Guesses the next tokens from the text so far, or no more, from now on. The library computes guessed tokens together
+/// and keeps those that come true, which is faster and gives exactly the tokens that it gives without.
+///
+/// @param when CINDER_SPECULATE_AUTO, which a session begins with, CINDER_SPECULATE_ON or CINDER_SPECULATE_OFF.
+/// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
+/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cinder_session_set_speculation(
+    session: *mut cinder_session,
+    when: i32,
+    error: *mut *mut cinder_error,
+) -> cinder_status {
+    call(error, || {
+        // SAFETY: null or valid, as the header asks.
+        let mut held = unsafe { Held::new(session) }?;
+        let mode = match when {
+            options::CINDER_SPECULATE_AUTO => Speculate::Auto,
+            options::CINDER_SPECULATE_ON => Speculate::On,
+            options::CINDER_SPECULATE_OFF => Speculate::Off,
+            _ => return Err(Failure::argument("when", format!("found {when}, expected 0, 1 or 2"))),
+        };
+        held.set_speculation(mode);
+        Ok(())
     })
 }
 

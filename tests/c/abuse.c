@@ -523,6 +523,11 @@ static void control(const cinder_model *model) {
     EXPECT(CINDER_OK, cinder_session_logits(session, after, 4096, &error));
     CHECK(length == 100 && memcmp(before, after, sizeof before) == 0);
 
+    EXPECT(CINDER_ARGUMENT, cinder_session_set_speculation(session, 3, &error));
+    EXPECT(CINDER_ARGUMENT, cinder_session_set_speculation(session, -1, &error));
+    EXPECT(CINDER_OK, cinder_session_set_speculation(session, CINDER_SPECULATE_OFF, &error));
+    EXPECT(CINDER_OK, cinder_session_set_speculation(session, CINDER_SPECULATE_ON, &error));
+
     uint32_t chosen[2] = {7, 4096};
     float bias[2] = {1000.0f, 0.0f};
     EXPECT(CINDER_ARGUMENT, cinder_session_set_logit_bias(session, NULL, bias, 1, &error));

@@ -1,0 +1,222 @@
+//! Several tokens a pass without a second model: the rest of the block is guessed from the text so far, and one pass of
+//! the token decoder gives the logits behind every guessed token.
+//!
+//! A token is always sampled from the model's own logits, as it would be without speculation, and these do not depend
+//! on what else is in the pass. A guess only decides whether the logits of the next token are at hand by then, so what
+//! is guessed, and how often, changes the speed and never the text.
+
+use std::time::Instant;
+
+use crate::drafter::{self, Drafter, LONGEST_MATCH};
+use crate::error::Result;
+use crate::session::Session;
+
+/// Whether tokens are guessed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Speculate {
+    /// Where it saves time, going by how often guesses came true and how long passes took.
+    #[default]
+    Auto,
+    /// Wherever there is a guess.
+    On,
+    /// Never.
+    Off,
+}
+
+impl Speculate {
+    /// All of them.
+    pub const ALL: [Speculate; 3] = [Speculate::Auto, Speculate::On, Speculate::Off];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Speculate::Auto => "auto",
+            Speculate::On => "on",
+            Speculate::Off => "off",
+        }
+    }
+
+    /// The one with a name.
+    pub fn from_name(name: &str) -> Option<Speculate> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+}
+
+/// What speculation has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpeculationCounts {
+    /// Passes of the token decoder.
+    pub passes: u64,
+    /// Tokens that were chosen from their logits.
+    pub tokens: u64,
+    /// Tokens that were guessed and computed.
+    pub guessed: u64,
+}
+
+impl SpeculationCounts {
+    /// Tokens a pass; 1 before the first.
+    pub fn tokens_per_pass(&self) -> f64 {
+        if self.passes == 0 { 1.0 } else { self.tokens as f64 / self.passes as f64 }
+    }
+}
+
+/// Bytes beside the logits.
+pub(crate) const BYTES: usize = drafter::BYTES;
+
+/// What a guessed column is taken to cost before it was measured, in passes of one token.
+const COLUMN: f64 = 0.08;
+/// Weight of one more outcome in the rate at which guesses come true.
+const OUTCOME: f64 = 1.0 / 16.0;
+/// Weight of one more time in that of a pass without guesses, and of one with some.
+const TIME: [f64; 2] = [1.0 / 8.0, 1.0 / 2.0];
+/// How fast times that are not measured any more are forgotten, a pass.
+const FORGETTING: f64 = 1.0 / 512.0;
+/// No pass is taken to be more than this many times slower than those before it: someone else had the processor.
+const SLOWEST: f64 = 2.0;
+
+/// Seconds of passes with so many guesses.
+#[derive(Default)]
+struct Times {
+    seconds: Vec<f64>,
+    /// Passes without guesses. The first one is not counted: it may wait for memory.
+    measured: usize,
+}
+
+impl Times {
+    fn new(block_length: usize) -> Times {
+        Times { seconds: vec![0.0; block_length], measured: 0 }
+    }
+
+    fn known(&self) -> bool {
+        self.measured > 1
+    }
+
+    /// Notes a pass. `step` is the time of a pass of one token.
+    fn note(&mut self, guesses: usize, seconds: f64, step: f64) {
+        self.measured += usize::from(guesses == 0);
+        if guesses == 0 && self.measured <= 2 {
+            self.seconds[0] = seconds;
+            let step = if step > 0.0 { step } else { seconds };
+            for guesses in 1..self.seconds.len() {
+                self.seconds[guesses] = seconds + guesses as f64 * COLUMN * step;
+            }
+            return;
+        }
+        let base = self.seconds[0];
+        for (count, known) in self.seconds.iter_mut().enumerate() {
+            if count == guesses {
+                let weight = TIME[usize::from(count > 0)];
+                *known += weight * (seconds.min(SLOWEST * *known) - *known);
+            } else if count > 0 {
+                *known += FORGETTING * (base + count as f64 * COLUMN * step - *known);
+            }
+        }
+    }
+}
+
+/// Guesses for one session, and what is known about their worth.
+pub(crate) struct Speculation {
+    mode: Speculate,
+    drafter: Drafter,
+    /// How often a guess came true, by the length of the match that it comes from.
+    rates: [f64; LONGEST_MATCH + 1],
+    /// Of passes that open a block, and of others.
+    times: [Times; 2],
+    guess: Vec<u32>,
+    counts: SpeculationCounts,
+}
+
+impl Speculation {
+    pub(crate) fn new(block_length: usize) -> Speculation {
+        Speculation {
+            mode: Speculate::default(),
+            drafter: Drafter::new(),
+            rates: std::array::from_fn(|matching| matching as f64 / (matching + 4) as f64),
+            times: [Times::new(block_length), Times::new(block_length)],
+            guess: Vec::with_capacity(block_length),
+            counts: SpeculationCounts::default(),
+        }
+    }
+
+    pub(crate) fn mode(&self) -> Speculate {
+        self.mode
+    }
+
+    pub(crate) fn set_mode(&mut self, mode: Speculate) {
+        self.mode = mode;
+    }
+
+    pub(crate) fn counts(&self) -> SpeculationCounts {
+        self.counts
+    }
+
+    /// Forgets the text, but not what was learned about speed, and begins with another one.
+    pub(crate) fn restart(&mut self, text: &[u32]) {
+        self.drafter.clear();
+        self.drafter.extend(text);
+    }
+
+    /// Notes tokens that were given.
+    pub(crate) fn extend(&mut self, tokens: &[u32]) {
+        self.drafter.extend(tokens);
+    }
+
+    /// Notes a token that was sampled.
+    pub(crate) fn accept(&mut self, token: u32) {
+        self.counts.tokens += 1;
+        // What would have been guessed is known also where nothing was: learning costs no pass.
+        if let Some(guess) = self.drafter.draft().next() {
+            let rate = &mut self.rates[self.drafter.matching()];
+            *rate += OUTCOME * (f64::from(u8::from(guess == token)) - *rate);
+        }
+        self.drafter.extend(&[token]);
+    }
+
+    /// The logits of the session's next token, `[vocabulary]`, and maybe of those behind it.
+    ///
+    /// # Errors
+    /// As [`Session::logits`].
+    pub(crate) fn logits<'s>(&mut self, session: &'s mut Session) -> Result<&'s [f32]> {
+        if session.has_logits() {
+            return session.logits();
+        }
+        let inside = usize::from(session.is_inside_block());
+        let most = session.left_in_block() - 1;
+        let count = match self.mode {
+            Speculate::Off => 0,
+            Speculate::On => most,
+            Speculate::Auto => self.best(inside, most),
+        };
+        self.guess.clear();
+        self.guess.extend(self.drafter.draft().take(count));
+        let started = Instant::now();
+        session.logits_ahead(&self.guess)?;
+        let step = self.times[1].seconds[0];
+        self.times[inside].note(self.guess.len(), started.elapsed().as_secs_f64(), step);
+        self.counts.passes += 1;
+        self.counts.guessed += self.guess.len() as u64;
+        session.logits()
+    }
+
+    /// The number of guesses that saves most time, 0 if none does: each one that comes true with those before it saves
+    /// a pass of one token.
+    fn best(&self, inside: usize, most: usize) -> usize {
+        let matching = self.drafter.matching();
+        let times = &self.times[inside];
+        if matching == 0 || !times.known() || !self.times[1].known() {
+            return 0;
+        }
+        let step = self.times[1].seconds[0];
+        let (mut true_so_far, mut saved) = (1.0, 0.0);
+        let mut best = (0, 0.0);
+        for count in 1..=most {
+            true_so_far *= self.rates[(matching + count - 1).min(LONGEST_MATCH)];
+            saved += true_so_far * step;
+            let gain = saved - (times.seconds[count] - times.seconds[0]);
+            if gain > best.1 {
+                best = (count, gain);
+            }
+        }
+        best.0
+    }
+}

@@ -1,0 +1,246 @@
+//! What is guessed, and whether, changes nothing but the number of passes.
+
+mod common;
+
+use std::sync::Arc;
+
+use cinderblock::{
+    ErrorKind, GenerateOptions, Generator, Model, SamplerOptions, Session, SessionOptions, Speculate, Team,
+};
+use common::{CASES, Golden, case, demo_model, quantize};
+
+fn team() -> Arc<Team> {
+    Arc::new(Team::new(2).unwrap())
+}
+
+fn best(logits: &[f32]) -> u32 {
+    logits.iter().zip(0..).max_by(|a, b| a.0.total_cmp(b.0).then(b.1.cmp(&a.1))).unwrap().1
+}
+
+/// The logits behind guesses that are right, wrong, both in turn, or too many are, to the bit, those of a session that
+/// guesses nothing: for every shape, in a cache that rolls, and in the middle of a block.
+#[test]
+fn guesses_do_not_change_logits() {
+    let team = team();
+    for name in CASES {
+        let golden = Golden::read(name);
+        for kind in ["q4", "q8", "f32"] {
+            let (_folder, file) = quantize(&case(name), kind);
+            let model = Arc::new(Model::open(&file).unwrap());
+            let (length, vocabulary) = (model.config().block_length, model.config().vocabulary as u32);
+            let options = SessionOptions { cache_blocks: 5, sink_blocks: 1, ..Default::default() };
+            for prompt in [1, length, 2 * length + 1] {
+                let start = || {
+                    let mut session = Session::new(&model, &team, &options).unwrap();
+                    session.append(&golden.tokens[..prompt]).unwrap();
+                    session
+                };
+                let mut plain = start();
+                let (mut text, mut expected) = (Vec::new(), Vec::new());
+                for _ in 0..6 * length + 3 {
+                    expected.push(plain.logits().unwrap().to_vec());
+                    text.push(best(plain.logits().unwrap()));
+                    plain.append(&text[text.len() - 1..]).unwrap();
+                }
+                for wrong in ["never", "always", "at times"] {
+                    let mut session = start();
+                    let mut passes = 0;
+                    for (at, token) in text.iter().enumerate() {
+                        let guess: Vec<u32> = text[at..]
+                            .iter()
+                            .zip(at..)
+                            .map(|(token, at)| match wrong {
+                                "always" => (token + 1) % vocabulary,
+                                "at times" if at * 7 % 3 == 1 => (token + 1) % vocabulary,
+                                _ => *token,
+                            })
+                            .collect();
+                        passes += usize::from(!session.has_logits());
+                        let logits = session.logits_ahead(&guess).unwrap();
+                        assert!(logits == expected[at], "{name} {kind} {prompt} {wrong} at {at}");
+                        session.append(std::slice::from_ref(token)).unwrap();
+                    }
+                    match wrong {
+                        "never" => assert!(passes <= text.len().div_ceil(length) + 1, "{passes}"),
+                        "always" => assert_eq!(passes, text.len()),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Several guessed tokens may be added at once, and a text may leave the guess anywhere.
+#[test]
+fn texts_leave_guesses_anywhere() {
+    let (_folder, file) = quantize(&case("block8"), "q8");
+    let model = Arc::new(Model::open(&file).unwrap());
+    let start = || {
+        let mut session = Session::new(&model, &team(), &SessionOptions::default()).unwrap();
+        session.append(&[9; 8]).unwrap();
+        session
+    };
+    let guess = [1, 2, 3, 4, 5, 6, 7];
+    for agreeing in 0..=7 {
+        for more in [&[][..], &[9], &[9, 8], &[9; 9]] {
+            let mut session = start();
+            session.logits_ahead(&guess).unwrap();
+            let text: Vec<u32> = guess[..agreeing].iter().chain(more).copied().collect();
+            session.append(&text).unwrap();
+            assert_eq!(session.has_logits(), more.is_empty());
+            let mut plain = start();
+            plain.append(&text).unwrap();
+            assert!(session.logits().unwrap() == plain.logits().unwrap(), "{agreeing} {more:?}");
+            // And from there on with another guess.
+            session.append(&[3]).unwrap();
+            plain.append(&[3]).unwrap();
+            assert!(session.logits_ahead(&[4, 4]).unwrap() == plain.logits().unwrap());
+        }
+    }
+    let mut session = start();
+    let too_large = model.config().vocabulary as u32;
+    assert!(session.logits_ahead(&[too_large]).is_err());
+    assert!(session.logits().unwrap() == start().logits().unwrap());
+}
+
+/// How texts are sampled in the tests below: greedily, and in every way that a sampler knows.
+fn samplings() -> Vec<SamplerOptions> {
+    let default = SamplerOptions::default();
+    let greedy = SamplerOptions { temperature: 0.0, ..default.clone() };
+    vec![
+        SamplerOptions { repetition_penalty: 1.3, repetition_window: 5, ..greedy.clone() },
+        greedy,
+        SamplerOptions { seed: 3, ..default.clone() },
+        SamplerOptions {
+            temperature: 0.7,
+            top_k: 40,
+            top_p: 0.9,
+            min_p: 0.01,
+            repetition_penalty: 1.1,
+            seed: 11,
+            logit_bias: vec![(0, f32::NEG_INFINITY), (7, 1.5)],
+            ..default
+        },
+    ]
+}
+
+fn generator(model: &Arc<Model>, sampling: &SamplerOptions, mode: Speculate) -> Generator {
+    let options = SessionOptions { cache_blocks: 7, sink_blocks: 2, ..Default::default() };
+    let mut generator = Generator::new(model, &team(), &options).unwrap();
+    generator.set_sampler(sampling.clone()).unwrap();
+    generator.set_speculation(mode);
+    generator
+}
+
+/// The same tokens with every mode, for every shape and sampling, while the text is rewound, continued, saved and loaded.
+#[test]
+fn modes_give_the_same_tokens() {
+    for name in CASES {
+        let golden = Golden::read(name);
+        let (_folder, file) = quantize(&case(name), "q4");
+        let model = Arc::new(Model::open(&file).unwrap());
+        for sampling in samplings() {
+            let run = |mode: Speculate| {
+                let mut generator = generator(&model, &sampling, mode);
+                let mut tokens = Vec::new();
+                let prompt = [&golden.tokens[..9], &golden.tokens[..5]].concat();
+                generator.append(&prompt).unwrap();
+                for round in 0..6 {
+                    tokens.extend((0..13 + round).map(|_| generator.next_token().unwrap()));
+                    match round {
+                        0 => generator.append(&golden.tokens[..3]).unwrap(),
+                        1 => generator.rewind(generator.blocks() - 2).unwrap(),
+                        2 => {
+                            let saved = generator.save().unwrap();
+                            generator = Generator::load(&saved, &model, &team()).unwrap();
+                            generator.set_speculation(mode);
+                        }
+                        3 => {
+                            generator.interrupt().trigger();
+                            let error = generator.next_token().unwrap_err();
+                            assert_eq!(error.kind(), ErrorKind::Interrupted);
+                        }
+                        4 => {
+                            generator.clear().unwrap();
+                            generator.append(&prompt[..1]).unwrap();
+                        }
+                        _ => {}
+                    }
+                }
+                let counts = generator.speculation_counts();
+                assert!(counts.passes <= counts.tokens + 1, "{counts:?}");
+                assert!(mode != Speculate::Off || counts.guessed == 0);
+                tokens
+            };
+            let expected = run(Speculate::Off);
+            assert_eq!(run(Speculate::On), expected, "{name} {sampling:?}");
+            assert_eq!(run(Speculate::Auto), expected, "{name} {sampling:?}");
+        }
+    }
+}
+
+/// A text that ends in the middle of a guess ends as it would without: the session goes on as if it had not been guessed.
+#[test]
+fn an_end_in_the_middle_of_a_guess_leaves_nothing() {
+    let model = Arc::new(Model::open(demo_model()).unwrap());
+    let greedy = SamplerOptions { temperature: 0.0, ..Default::default() };
+    let prompt: Vec<u32> = (300..312).cycle().take(80).collect();
+    let run = |mode: Speculate, max_tokens: usize| {
+        let mut generator = generator(&model, &greedy, mode);
+        generator.append(&prompt).unwrap();
+        let options = GenerateOptions { max_tokens, ignore_end: true, ..Default::default() };
+        let mut tokens = Vec::new();
+        generator
+            .generate(None, &options, |step| {
+                tokens.extend(step.token.map(|token| token.id));
+                std::ops::ControlFlow::Continue(())
+            })
+            .unwrap();
+        // What is saved does not know of guesses either.
+        let bytes = generator.save().unwrap().bytes().to_vec();
+        generator.append(&[300, 301]).unwrap();
+        tokens.push(generator.next_token().unwrap());
+        (tokens, bytes)
+    };
+    for max_tokens in 1..10 {
+        assert!(run(Speculate::On, max_tokens) == run(Speculate::Off, max_tokens), "{max_tokens}");
+    }
+}
+
+/// On a text that is certain to repeat itself, every pass gives a block.
+#[test]
+fn a_loop_takes_a_pass_a_block() {
+    let model = Arc::new(Model::open(demo_model()).unwrap());
+    let forced = SamplerOptions { logit_bias: vec![(300, 1e6)], ..Default::default() };
+    let mut generator = generator(&model, &forced, Speculate::On);
+    generator.append(&[300; 8]).unwrap();
+    (0..64).for_each(|_| assert_eq!(generator.next_token().unwrap(), 300));
+    let counts = generator.speculation_counts();
+    assert_eq!((counts.tokens, counts.passes, counts.guessed), (64, 16, 48));
+    assert_eq!(counts.tokens_per_pass(), 4.0);
+}
+
+/// Together with others, a generator that has guessed gets the tokens that it would get alone.
+#[test]
+fn guessing_generators_go_on_together() {
+    let model = Arc::new(Model::open(demo_model()).unwrap());
+    let start = |seed: u64, mode: Speculate| {
+        let sampling = SamplerOptions { seed, temperature: 0.5, ..Default::default() };
+        let mut generator = generator(&model, &sampling, mode);
+        generator.append(&[300, 301, 302, 303, 300, 301, 302, 303, 300][..6 + seed as usize]).unwrap();
+        generator
+    };
+    let mut alone: Vec<Generator> = (0..3).map(|seed| start(seed, Speculate::Off)).collect();
+    let mut together: Vec<Generator> = (0..3).map(|seed| start(seed, Speculate::On)).collect();
+    let mut tokens = Vec::new();
+    for round in 0..40 {
+        let expected: Vec<u32> = alone.iter_mut().map(|generator| generator.next_token().unwrap()).collect();
+        if round % 7 < 3 {
+            tokens = together.iter_mut().map(|generator| generator.next_token().unwrap()).collect();
+        } else {
+            Generator::next_tokens(&mut together.iter_mut().collect::<Vec<_>>(), &mut tokens).unwrap();
+        }
+        assert_eq!(tokens, expected, "round {round}");
+    }
+}
