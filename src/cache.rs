@@ -92,12 +92,14 @@ pub(crate) struct Geometry {
 }
 
 /// Cached keys and values of one sequence.
+#[derive(Clone)]
 pub struct Cache {
     geometry: Geometry,
     storage: Storage,
 }
 
 /// Keys `[layers, heads, slots / 16, width, 16]` and values `[layers, heads, slots, width]`.
+#[derive(Clone)]
 pub(crate) enum Storage {
     F32(Vec<f32>, Vec<f32>),
     F16(Vec<u16>, Vec<u16>),

@@ -5,21 +5,19 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
-#[cfg(feature = "tokenizer")]
-use std::time::Instant;
 
 use crate::drafter::REMEMBERED;
 use crate::error::Result;
 use crate::sampler::{Sampler, SamplerOptions};
-#[cfg(feature = "tokenizer")]
-use crate::score::negative_log_likelihood;
 use crate::sequence::SessionOptions;
 use crate::session::Session;
 use crate::snapshot::Snapshot;
 use crate::speculation::{Speculate, Speculation, SpeculationCounts};
 use crate::threads::Team;
 #[cfg(feature = "tokenizer")]
-use crate::tokenizer::{StopMatcher, TextStream, Tokenizer};
+use crate::tokenizer::{Passed, Tokenizer};
+#[cfg(feature = "tokenizer")]
+use crate::writer::Writer;
 use crate::{Interrupt, Model};
 
 /// Why [`Generator::generate`] ended.
@@ -330,68 +328,30 @@ impl Generator {
         options: &GenerateOptions,
         mut each: impl FnMut(Step) -> ControlFlow<()>,
     ) -> Result<(End, usize)> {
-        let started = Instant::now();
-        let mut stream = tokenizer.map(TextStream::new);
-        let mut matcher = StopMatcher::new(&self.stops);
-        let end_token = self.model().end_token().filter(|_| !options.ignore_end);
-        let mut count = 0;
+        let mut writer = Writer::new(tokenizer, &self.stops, options, self.model().end_token());
         let end = loop {
-            if count == options.max_tokens {
-                break End::Length;
-            }
-            if options.time_limit.is_some_and(|limit| started.elapsed() >= limit) {
-                break End::Time;
+            if let Some(end) = writer.limit() {
+                break end;
             }
             let (id, random) = self.sample()?;
-            if end_token == Some(id) {
+            if writer.ends(id) {
                 break End::EndOfText;
             }
-            let token = self.token(id, options.logprobs)?;
+            let token = writer.token(id, self.session.logits()?);
             self.add(id, random)?;
-            count += 1;
-            let text = stream.as_mut().map_or(Ok(String::new()), |stream| stream.push(id))?;
-            let passed = matcher.push(&text);
+            let passed = writer.push(id)?;
             if each(Step { token: Some(token), text: passed.text }).is_break() {
-                return Ok((End::Caller, count));
+                return Ok((End::Caller, writer.count()));
             }
             if passed.stopped {
-                return Ok((End::Stop, count));
+                return Ok((End::Stop, writer.count()));
             }
         };
-        let rest = stream.as_mut().map_or(Ok(String::new()), TextStream::finish)?;
-        let passed = matcher.push(&rest);
-        let held = if passed.stopped { String::new() } else { matcher.finish() };
-        let text = passed.text + &held;
+        let Passed { text, stopped } = writer.finish()?;
         if !text.is_empty() && each(Step { token: None, text }).is_break() {
-            return Ok((End::Caller, count));
+            return Ok((End::Caller, writer.count()));
         }
-        Ok((if passed.stopped { End::Stop } else { end }, count))
-    }
-
-    /// A sampled token with what is told about it.
-    #[cfg(feature = "tokenizer")]
-    fn token(&mut self, id: u32, logprobs: Option<usize>) -> Result<Token> {
-        let Some(most) = logprobs else { return Ok(Token { id, logprob: None, top: Vec::new() }) };
-        let logits = self.session.logits()?;
-        let best = (0..).zip(logits).max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(id, _)| id);
-        // The most likely token's likelihood gives that of all others.
-        let sum = negative_log_likelihood(logits, best);
-        let highest = logits[best as usize];
-        let logprob = |id: u32| (f64::from(logits[id as usize] - highest) - sum) as f32;
-        let mut top: Vec<u32> = (0..logits.len() as u32).collect();
-        let order = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-        if most < top.len() {
-            if most > 0 {
-                top.select_nth_unstable_by(most - 1, order);
-            }
-            top.truncate(most);
-        }
-        top.sort_unstable_by(order);
-        Ok(Token {
-            id,
-            logprob: Some(logprob(id)),
-            top: top.into_iter().map(|id| (id, logprob(id))).collect(),
-        })
+        Ok((if stopped { End::Stop } else { end }, writer.count()))
     }
 }
 

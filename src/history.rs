@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 /// Tokens `[slots, block_length]` and digests `[slots]`, in the slots of the cache.
+#[derive(Clone)]
 pub(crate) struct History {
     block_length: usize,
     tokens: Vec<u32>,

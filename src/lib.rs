@@ -5,6 +5,8 @@
 #[cfg(target_endian = "big")]
 compile_error!("model files are little-endian and are mapped as they are");
 
+#[cfg(feature = "tokenizer")]
+pub mod batch;
 pub mod cache;
 #[cfg(feature = "capi")]
 pub mod capi;
@@ -28,7 +30,11 @@ mod speculation;
 pub mod threads;
 #[cfg(feature = "tokenizer")]
 pub mod tokenizer;
+#[cfg(feature = "tokenizer")]
+mod writer;
 
+#[cfg(feature = "tokenizer")]
+pub use batch::{Batch, BatchOptions, Event, Request};
 pub use cache::CacheType;
 pub use error::{Error, ErrorKind, Result};
 pub use generator::{End, GenerateOptions, Generator, Step, Token};
@@ -37,7 +43,7 @@ pub use model::{Alignment, Model};
 pub use processors::Processors;
 pub use sampler::{Sampler, SamplerOptions};
 pub use score::Scorer;
-pub use sequence::{Engine, MemoryEstimate, Sequence, SessionOptions};
+pub use sequence::{Engine, MemoryEstimate, Sequence, SessionOptions, Text};
 pub use session::Session;
 pub use speculation::{Speculate, SpeculationCounts};
 pub use threads::Team;

@@ -7,6 +7,9 @@
 //! Sequences that advance together share every pass over the weights. Each column of a product is computed
 //! on its own, so a sequence's logits do not depend, to the bit, on what else is in the batch.
 
+pub(crate) mod estimate;
+mod prefill;
+
 use std::borrow::BorrowMut;
 use std::sync::Arc;
 
@@ -16,8 +19,10 @@ use crate::history::{self, History};
 use crate::interrupt::Interrupt;
 use crate::model::{Alignment, BATCH, BlockDecoder, Model, PAD_TOKEN, Span, TokenDecoder};
 use crate::quant::WeightType;
-use crate::speculation;
 use crate::threads::Team;
+
+pub use estimate::MemoryEstimate;
+pub use prefill::Text;
 
 /// What a sequence is given.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,64 +59,30 @@ impl SessionOptions {
         SessionOptions { sink_blocks: self.sink_blocks.max(blocks), ..self }
     }
 
+    /// Blocks beside the pinned ones.
+    pub(crate) fn window(&self) -> Result<usize> {
+        let window = self.cache_blocks.checked_sub(self.sink_blocks).filter(|&window| window > 0);
+        window.ok_or_else(|| {
+            Error::argument(format!(
+                "cache of {} blocks: expected more than the {} pinned ones",
+                self.cache_blocks, self.sink_blocks
+            ))
+        })
+    }
+
     /// The block decoder's cache of a sequence.
     ///
     /// # Errors
     /// If an option is out of range or the memory is not to be had.
     pub(crate) fn cache(&self, model: &Model) -> Result<Cache> {
-        let window = self.cache_blocks.checked_sub(self.sink_blocks).filter(|&window| window > 0);
-        let window = window.ok_or_else(|| {
-            Error::argument(format!(
-                "cache of {} blocks: expected more than the {} pinned ones",
-                self.cache_blocks, self.sink_blocks
-            ))
-        })?;
+        let window = self.window()?;
         let shape = BlockDecoder::cache_shape(model.config(), self.sink_blocks, window);
         Cache::new(self.cache_type_for(model), shape)
     }
 }
 
-/// What a session needs of memory, known before anything is allocated.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MemoryEstimate {
-    /// Bytes of the mapped file, all of which are read sooner or later.
-    pub weights: u64,
-    /// Bytes of the block decoder's cache.
-    pub cache: u64,
-    /// Bytes of all buffers.
-    pub scratch: u64,
-    /// Blocks that the cache holds.
-    pub cache_blocks: usize,
-}
-
-impl MemoryEstimate {
-    /// The estimate for one session.
-    pub fn new(model: &Model, options: &SessionOptions) -> MemoryEstimate {
-        let config = model.config();
-        let kind = options.cache_type_for(model);
-        let shape = BlockDecoder::cache_shape(config, 0, options.cache_blocks);
-        let buffers =
-            BlockDecoder::bytes(config, options.cache_blocks).saturating_add(TokenDecoder::bytes(config));
-        MemoryEstimate {
-            weights: model.file_bytes() as u64,
-            cache: shape.bytes(kind).unwrap_or(usize::MAX) as u64,
-            // Tokens and digests of the cached blocks; logits of a block, twice; the sampler's candidates, and what
-            // guesses come from.
-            scratch: buffers
-                .saturating_add(history::bytes(options.cache_blocks, config.block_length))
-                .saturating_add((8 * config.block_length + 8) * config.vocabulary)
-                .saturating_add(speculation::BYTES) as u64,
-            cache_blocks: options.cache_blocks,
-        }
-    }
-
-    /// All of it.
-    pub fn total(&self) -> u64 {
-        self.weights.saturating_add(self.cache).saturating_add(self.scratch)
-    }
-}
-
-/// A sequence: its caches and its open block.
+/// A sequence: its caches and its open block. A clone goes on by itself.
+#[derive(Clone)]
 pub struct Sequence {
     blocks: Cache,
     /// The tokens of the blocks that the cache holds.
@@ -190,8 +161,13 @@ impl Sequence {
 
     /// Tokens until the open block is complete: at least 1, at most a block.
     pub fn left_in_block(&self) -> usize {
+        self.block_length - self.position_in_block()
+    }
+
+    /// Tokens that the open block will have when the next one is chosen.
+    pub(crate) fn position_in_block(&self) -> usize {
         // A first text that is shorter than a block will be filled up to one.
-        self.block_length - if self.blocks() == 0 { 0 } else { self.open.len() }
+        if self.blocks() == 0 { 0 } else { self.open.len() }
     }
 
     /// Whether [`Engine::rewind`] can go back to so many whole blocks: to none, to pinned ones, to all of them, and to
@@ -267,6 +243,11 @@ impl Sequence {
         for (position, (tokens, digest)) in geometry.remembered().zip(remembered) {
             self.history.set(geometry.slot(position), tokens, digest);
         }
+    }
+
+    /// Lets the logits of the next token be computed once more.
+    pub(crate) fn reopen(&mut self) {
+        self.opened = false;
     }
 
     fn is_empty(&self) -> bool {
@@ -357,65 +338,6 @@ impl Engine {
         &self.interrupt
     }
 
-    /// Adds a text to one sequence, in time proportional to its length.
-    ///
-    /// # Errors
-    /// If a token is not in the vocabulary; then nothing was added. `Interrupted` on request, within a layer; then the
-    /// blocks that were done by then have been added.
-    pub fn append(&mut self, sequence: &mut Sequence, tokens: &[u32]) -> Result<()> {
-        self.model.check_tokens(tokens)?;
-        if tokens.is_empty() {
-            return Ok(());
-        }
-        let before = sequence.open.len();
-        if sequence.is_empty() {
-            sequence.open.resize(sequence.padding(tokens.len()), PAD_TOKEN);
-        }
-        let length = sequence.block_length;
-        let (fill, rest) = tokens.split_at((length - sequence.open.len()).min(tokens.len()));
-        sequence.open.extend(fill);
-        if sequence.open.len() < length {
-            return Ok(());
-        }
-        if let Err(error) = self.close(sequence) {
-            sequence.open.truncate(before);
-            return Err(error);
-        }
-        let (whole, open) = rest.split_at(rest.len() - rest.len() % length);
-        self.append_blocks(sequence, whole, true)?;
-        sequence.open.extend(open);
-        Ok(())
-    }
-
-    /// Runs the open block, which is whole, through the block decoder.
-    fn close(&mut self, sequence: &mut Sequence) -> Result<()> {
-        let open = std::mem::take(&mut sequence.open);
-        let done = self.append_blocks(sequence, &open, true);
-        sequence.open = open;
-        if done.is_ok() {
-            sequence.open.clear();
-        }
-        done
-    }
-
-    /// Adds whole blocks to a sequence whose open block is empty or held by the caller.
-    fn append_blocks(&mut self, sequence: &mut Sequence, mut tokens: &[u32], stoppable: bool) -> Result<()> {
-        let Engine { model, team, blocks: decoder, interrupt, .. } = self;
-        let interrupt = stoppable.then_some(&*interrupt);
-        team.region(|crew| {
-            while !tokens.is_empty() {
-                let columns = BATCH.min(tokens.len() / sequence.block_length).min(sequence.blocks.room());
-                let (batch, rest) = tokens.split_at(columns * sequence.block_length);
-                let spans = &mut [Span::ending(columns, &mut sequence.blocks)];
-                sequence.context.copy_from_slice(decoder.forward(crew, model, batch, spans, interrupt)?);
-                sequence.opened = false;
-                sequence.note(batch);
-                tokens = rest;
-            }
-            Ok(())
-        })
-    }
-
     /// Goes back to a sequence's first `blocks` whole blocks, as if nothing had been added since.
     ///
     /// # Errors
@@ -440,7 +362,7 @@ impl Engine {
             let digest = sequence.history.digest(slot);
             let tokens = sequence.history.tokens(slot).to_vec();
             sequence.blocks.rewind(blocks - 1);
-            self.append_blocks(sequence, &tokens, false)?;
+            self.pass(&mut [Text { sequence, tokens: &tokens }], BATCH, false)?;
             sequence.digest = digest;
             sequence.history.set(slot, &tokens, digest);
         }
@@ -514,6 +436,11 @@ impl Engine {
         self.logits_ahead(sequences, &[])
     }
 
+    /// As [`Engine::logits`], but not checked.
+    pub(crate) fn predict<S: BorrowMut<Sequence>>(&mut self, sequences: &mut [S]) -> Result<&[f32]> {
+        self.ahead(sequences, &[])
+    }
+
     /// As [`Engine::logits`], and for a single sequence also the logits behind each token of a guess at those that come
     /// next, `[1 + guess, vocabulary]`, of which only the first are known to be finite. The guess leaves at least the
     /// last token of the block open, and the sequence does not change.
@@ -522,6 +449,14 @@ impl Engine {
         sequences: &mut [S],
         guess: &[u32],
     ) -> Result<&[f32]> {
+        let own = sequences.len() * self.model.config().vocabulary;
+        let logits = self.ahead(sequences, guess)?;
+        check_finite(&logits[..own])?;
+        Ok(logits)
+    }
+
+    /// As [`Engine::logits_ahead`], but not checked.
+    fn ahead<S: BorrowMut<Sequence>>(&mut self, sequences: &mut [S], guess: &[u32]) -> Result<&[f32]> {
         if sequences.iter().map(S::borrow).any(Sequence::is_empty) {
             return Err(empty());
         }
@@ -533,7 +468,7 @@ impl Engine {
         for sequence in sequences.iter_mut().map(S::borrow_mut).filter(|s| s.blocks() == 0) {
             let padding = sequence.block_length - sequence.open.len();
             sequence.open.splice(..0, std::iter::repeat_n(PAD_TOKEN, padding));
-            if let Err(error) = self.close(sequence) {
+            if let Err(error) = self.append(sequence, &[]) {
                 sequence.open.drain(..padding);
                 return Err(error);
             }
@@ -591,7 +526,6 @@ impl Engine {
             s.seen.clear();
             s.seen.extend(s.open.iter().chain(guess));
         }
-        check_finite(&logits[..sequences.len() * vocabulary])?;
         Ok(logits)
     }
 }

@@ -38,10 +38,13 @@ impl BlockDecoder {
         CacheShape { layers: stack.layers, heads: stack.heads, width, sinks, window, rolls: true }
     }
 
-    /// Bytes of the buffers once a long text has passed that sees `blocks` blocks.
-    pub(crate) fn bytes(config: &Config, blocks: usize) -> usize {
-        let stack = &config.block_decoder;
-        Scratch::bytes(stack, BATCH, blocks).saturating_add(4 * BATCH * stack.hidden)
+    /// Bytes of the buffers once a long text has passed that sees `blocks` blocks, and so many sequences together.
+    pub(crate) fn bytes(config: &Config, sequences: usize, blocks: usize) -> usize {
+        let (stack, columns) = (&config.block_decoder, BATCH.max(sequences));
+        let contexts = sequences.saturating_mul(4 * stack.hidden);
+        Scratch::bytes(stack, columns, blocks)
+            .saturating_add(4 * columns * stack.hidden)
+            .saturating_add(contexts)
     }
 
     /// Runs blocks (`[blocks, block_length]` tokens, those of the spans one after the other) through the

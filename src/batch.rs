@@ -1,0 +1,405 @@
+//! Many texts at once: sequences join and leave while others go on, and all share every pass over the weights.
+//!
+//! An advance is one block: what has been asked for joins if memory allows, prompts are read in a pass of bounded
+//! size, and every sequence writes to the end of its block, so that all blocks end together in one pass of the block
+//! decoder. A prompt that ends inside a block joins at the token where it is. A text that ends leaves at once; the
+//! others' passes are narrower from then on. What a sequence writes does not depend, to the bit, on the others.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::generator::{End, GenerateOptions, Step, Token};
+use crate::model::BATCH;
+use crate::sampler::{Sampler, SamplerOptions};
+use crate::sequence::{Engine, Sequence, SessionOptions, Text, check_finite, estimate};
+use crate::threads::Team;
+use crate::tokenizer::Tokenizer;
+use crate::writer::Writer;
+use crate::{Interrupt, Model};
+
+/// What all texts of a batch share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchOptions {
+    /// The cache of a sequence; one that needs fewer blocks gets no more than it needs.
+    pub session: SessionOptions,
+    /// Sequences at a time.
+    pub sequences: usize,
+    /// Bytes of weights, caches and buffers, all together, that are not exceeded; `None` is no limit.
+    pub memory: Option<u64>,
+}
+
+impl Default for BatchOptions {
+    fn default() -> Self {
+        BatchOptions { session: SessionOptions::default(), sequences: 32, memory: None }
+    }
+}
+
+/// A text to be written.
+#[derive(Clone, Default)]
+pub struct Request {
+    /// What it follows.
+    pub prompt: Vec<u32>,
+    /// A sequence that has had the beginning of the prompt, which `prompt` then goes on from. Requests can share it:
+    /// each goes on with a copy.
+    pub start: Option<Arc<Sequence>>,
+    /// How its tokens are chosen.
+    pub sampler: SamplerOptions,
+    /// What ends it.
+    pub generate: GenerateOptions,
+    /// It ends before any of these strings.
+    pub stops: Vec<String>,
+    /// Ends it from any thread, with what it has.
+    pub interrupt: Interrupt,
+}
+
+/// What happens to a text.
+#[derive(Debug)]
+pub enum Event {
+    /// A token, or text that was held back until the end.
+    Step(Step),
+    /// It ended, with so many tokens; [`End::Caller`] if its [`Request::interrupt`] said so.
+    Ended(End, usize),
+    /// It cannot go on.
+    Failed(Error),
+}
+
+/// A request that waits for its turn.
+struct Waiting {
+    id: u64,
+    request: Request,
+    options: SessionOptions,
+    bytes: u64,
+}
+
+/// A text that is being read or written.
+struct Running {
+    id: u64,
+    sequence: Sequence,
+    sampler: Sampler,
+    writer: Writer<Arc<Tokenizer>>,
+    /// Tokens of the prompt, and how many of them have been read.
+    prompt: Vec<u32>,
+    read: usize,
+    interrupt: Interrupt,
+    bytes: u64,
+    left: bool,
+}
+
+/// What a sequence does in a token step.
+struct Choice {
+    index: usize,
+    /// The state of the sampler before.
+    random: u64,
+    /// `None` for the token that ends a text.
+    token: Option<Token>,
+}
+
+/// Texts that are written together, in the order in which they were asked for as far as memory goes.
+pub struct Batch {
+    engine: Engine,
+    tokenizer: Option<Arc<Tokenizer>>,
+    options: BatchOptions,
+    waiting: VecDeque<Waiting>,
+    running: Vec<Running>,
+    /// Bytes of weights and shared buffers, and those with all running sequences.
+    fixed: u64,
+    used: u64,
+    next_id: u64,
+}
+
+impl Batch {
+    /// A batch without texts. Without a tokenizer, there is no text and no stop string, only tokens.
+    ///
+    /// # Errors
+    /// If an option is out of range.
+    pub fn new(
+        model: &Arc<Model>,
+        team: &Arc<Team>,
+        tokenizer: Option<Arc<Tokenizer>>,
+        options: BatchOptions,
+    ) -> Result<Batch> {
+        options.session.window()?;
+        if options.sequences == 0 {
+            return Err(Error::argument("sequences of a batch: found 0, expected at least 1"));
+        }
+        let buffers = estimate::shared(model, options.sequences, options.session.cache_blocks);
+        let fixed = (model.file_bytes() as u64).saturating_add(buffers);
+        Ok(Batch {
+            engine: Engine::new(model, team),
+            tokenizer,
+            options,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            fixed,
+            used: fixed,
+            next_id: 0,
+        })
+    }
+
+    /// What stops [`Batch::advance`] from another thread; all texts can go on afterwards.
+    pub fn interrupt(&self) -> &Interrupt {
+        self.engine.interrupt()
+    }
+
+    /// Texts that wait for their turn.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Texts that are being read or written.
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Bytes of weights, caches and buffers as they are counted; never more than [`BatchOptions::memory`].
+    pub fn memory(&self) -> u64 {
+        self.used
+    }
+
+    /// Asks for a text, and gives the number by which [`Batch::advance`] tells about it.
+    ///
+    /// # Errors
+    /// If the prompt is empty, longer than the cache or has a token that is not in the vocabulary, if an option is
+    /// out of range, or if the text alone would exceed the memory.
+    pub fn submit(&mut self, request: Request) -> Result<u64> {
+        let model = self.engine.model();
+        let config = model.config();
+        let length = config.block_length;
+        let before = request.start.as_ref().map_or(0, |start| start.length() as usize);
+        let tokens = before + request.prompt.len();
+        if tokens == 0 {
+            return Err(Error::argument("prompt: found 0 tokens, expected at least 1"));
+        }
+        let most = self.options.session.cache_blocks;
+        if tokens.div_ceil(length) > most {
+            let most = most.saturating_mul(length);
+            return Err(Error::argument(format!("prompt: found {tokens} tokens, expected at most {most}")));
+        }
+        model.check_tokens(&request.prompt)?;
+        Sampler::new(request.sampler.clone(), config.vocabulary)?;
+        let options = match &request.start {
+            Some(start) => start.options(),
+            None => {
+                // The padding of a first block, and the block that is open at the end.
+                let blocks = tokens.saturating_add(request.generate.max_tokens).div_ceil(length) + 1;
+                let least = self.options.session.sink_blocks + 1;
+                SessionOptions { cache_blocks: blocks.clamp(least, most), ..self.options.session.clone() }
+            }
+        };
+        let (cache, rest) = estimate::of_sequence(model, &options);
+        let bytes = cache.saturating_add(rest);
+        let alone = self.fixed.saturating_add(bytes);
+        if let Some(memory) = self.options.memory.filter(|memory| alone > *memory) {
+            return Err(Error::new(
+                ErrorKind::Resource,
+                format!(
+                    "memory: found a limit of {memory} bytes, expected at least {alone} for this text alone"
+                ),
+            ));
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.waiting.push_back(Waiting { id, request, options, bytes });
+        Ok(id)
+    }
+
+    /// Goes on by one block and tells what came of it; nothing happens without texts.
+    ///
+    /// # Errors
+    /// `Interrupted` on request; the next advance goes on where this one was. What is wrong with one text is told as
+    /// [`Event::Failed`] and ends that one alone.
+    pub fn advance(&mut self, mut each: impl FnMut(u64, Event)) -> Result<()> {
+        let each = &mut each;
+        self.admit(each);
+        self.read()?;
+        for position in 0..self.engine.model().config().block_length {
+            let result = self.step(position, each);
+            self.release();
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Lets those join for whom there is room, first come first served: nobody overtakes one who needs more of it.
+    fn admit(&mut self, each: &mut impl FnMut(u64, Event)) {
+        self.waiting.retain(|waiting| {
+            let cancelled = waiting.request.interrupt.check().is_err();
+            if cancelled {
+                each(waiting.id, Event::Ended(End::Caller, 0));
+            }
+            !cancelled
+        });
+        while let Some(first) = self.waiting.front() {
+            let used = self.used.saturating_add(first.bytes);
+            let full = self.options.memory.is_some_and(|memory| used > memory);
+            if self.running.len() == self.options.sequences || full {
+                break;
+            }
+            let Some(Waiting { id, request, options, bytes }) = self.waiting.pop_front() else { break };
+            match self.start(id, request, &options, bytes) {
+                Ok(running) => {
+                    self.used = used;
+                    self.running.push(running);
+                }
+                Err(error) => each(id, Event::Failed(error)),
+            }
+        }
+    }
+
+    fn start(&self, id: u64, request: Request, options: &SessionOptions, bytes: u64) -> Result<Running> {
+        let model = self.engine.model();
+        let mut sampler = Sampler::new(request.sampler, model.config().vocabulary)?;
+        let sequence = match &request.start {
+            Some(start) => {
+                sampler.remember(&start.recent(sampler.options().repetition_window));
+                Sequence::clone(start)
+            }
+            None => Sequence::new(model, options)?,
+        };
+        request.prompt.iter().for_each(|token| sampler.accept(*token));
+        let end_token = model.end_token();
+        Ok(Running {
+            id,
+            sequence,
+            sampler,
+            writer: Writer::new(self.tokenizer.clone(), &request.stops, &request.generate, end_token),
+            prompt: request.prompt,
+            read: 0,
+            interrupt: request.interrupt,
+            bytes,
+            left: false,
+        })
+    }
+
+    /// Reads prompts: one pass, however long they are, so that those who write need not wait for long.
+    fn read(&mut self) -> Result<()> {
+        let unread = |running: &&mut Running| running.is_reading();
+        let readers = self.running.iter_mut().filter(unread);
+        let mut texts: Vec<Text<'_>> = readers
+            .map(|running| Text { sequence: &mut running.sequence, tokens: &running.prompt[running.read..] })
+            .collect();
+        let result = self.engine.append_pass(&mut texts, BATCH);
+        let left: Vec<usize> = texts.iter().map(|text| text.tokens.len()).collect();
+        for (running, left) in self.running.iter_mut().filter(unread).zip(left) {
+            running.read = running.prompt.len() - left;
+        }
+        result
+    }
+
+    /// One token for each sequence whose open block has so many tokens.
+    fn step(&mut self, position: usize, each: &mut impl FnMut(u64, Event)) -> Result<()> {
+        for running in self.running.iter_mut().filter(|running| running.writes_at(position)) {
+            if running.interrupt.check().is_err() {
+                running.finish(End::Caller, each);
+            } else if let Some(end) = running.writer.limit() {
+                running.finish(end, each);
+            }
+        }
+        let writers = |running: &&mut Running| running.writes_at(position);
+        let mut sequences: Vec<&mut Sequence> =
+            self.running.iter_mut().filter(writers).map(|running| &mut running.sequence).collect();
+        if sequences.is_empty() {
+            return Ok(());
+        }
+        let vocabulary = self.engine.model().config().vocabulary;
+        let logits = self.engine.predict(&mut sequences)?;
+        let mut choices = Vec::new();
+        let rows = self.running.iter_mut().enumerate().filter(|(_, running)| running.writes_at(position));
+        for ((index, running), logits) in rows.zip(logits.chunks_exact(vocabulary)) {
+            if let Err(error) = check_finite(logits) {
+                running.fail(error, each);
+                continue;
+            }
+            let random = running.sampler.state().0;
+            let id = running.sampler.sample(logits);
+            let token = (!running.writer.ends(id)).then(|| running.writer.token(id, logits));
+            choices.push(Choice { index, random, token });
+        }
+        if let Err(error) = self.append(&choices) {
+            for Choice { index, random, .. } in choices {
+                self.running[index].sampler.undo(random);
+                self.running[index].sequence.reopen();
+            }
+            return Err(error);
+        }
+        for Choice { index, token, .. } in choices {
+            self.running[index].write(token, each);
+        }
+        Ok(())
+    }
+
+    /// Adds the tokens that were chosen, but not those that are the last of their text.
+    fn append(&mut self, choices: &[Choice]) -> Result<()> {
+        let going_on =
+            |choice: &&Choice| choice.token.is_some() && !self.running[choice.index].writer.is_last();
+        let going_on: Vec<&Choice> = choices.iter().filter(going_on).collect();
+        let tokens: Vec<u32> =
+            going_on.iter().filter_map(|choice| choice.token.as_ref()).map(|t| t.id).collect();
+        let mut indices = going_on.iter().map(|choice| choice.index).peekable();
+        let mut sequences: Vec<&mut Sequence> = self
+            .running
+            .iter_mut()
+            .enumerate()
+            .filter(|(index, _)| indices.next_if_eq(index).is_some())
+            .map(|(_, running)| &mut running.sequence)
+            .collect();
+        self.engine.append_each(&mut sequences, &tokens)
+    }
+
+    /// Gives back the memory of those that have left.
+    fn release(&mut self) {
+        self.running.retain(|running| !running.left);
+        self.used = self.running.iter().fold(self.fixed, |used, running| used.saturating_add(running.bytes));
+    }
+}
+
+impl Running {
+    fn is_reading(&self) -> bool {
+        self.read < self.prompt.len()
+    }
+
+    /// Whether it is its turn when the open blocks have `position` tokens.
+    fn writes_at(&self, position: usize) -> bool {
+        !self.left && !self.is_reading() && self.sequence.position_in_block() == position
+    }
+
+    /// Takes a token, or the end of the text.
+    fn write(&mut self, token: Option<Token>, each: &mut impl FnMut(u64, Event)) {
+        let Some(token) = token else { return self.finish(End::EndOfText, each) };
+        self.sampler.accept(token.id);
+        let passed = match self.writer.push(token.id) {
+            Ok(passed) => passed,
+            Err(error) => return self.fail(error, each),
+        };
+        each(self.id, Event::Step(Step { token: Some(token), text: passed.text }));
+        if passed.stopped {
+            self.leave(End::Stop, each);
+        } else if let Some(end) = self.writer.limit() {
+            self.finish(end, each);
+        }
+    }
+
+    /// Ends the text with what was held back of it.
+    fn finish(&mut self, end: End, each: &mut impl FnMut(u64, Event)) {
+        match self.writer.finish() {
+            Ok(passed) => {
+                if !passed.text.is_empty() {
+                    each(self.id, Event::Step(Step { token: None, text: passed.text }));
+                }
+                self.leave(if passed.stopped { End::Stop } else { end }, each);
+            }
+            Err(error) => self.fail(error, each),
+        }
+    }
+
+    fn leave(&mut self, end: End, each: &mut impl FnMut(u64, Event)) {
+        self.left = true;
+        each(self.id, Event::Ended(end, self.writer.count()));
+    }
+
+    fn fail(&mut self, error: Error, each: &mut impl FnMut(u64, Event)) {
+        self.left = true;
+        each(self.id, Event::Failed(error));
+    }
+}

@@ -1,0 +1,71 @@
+//! What running a model takes, known before anything is allocated.
+
+use super::SessionOptions;
+use crate::cache::CacheType;
+use crate::history;
+use crate::model::{BlockDecoder, Model, TokenDecoder};
+use crate::speculation;
+
+/// What one or more sequences need of memory, known before anything is allocated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemoryEstimate {
+    /// Bytes of the mapped file, all of which are read sooner or later.
+    pub weights: u64,
+    /// Bytes of the block decoder's caches.
+    pub cache: u64,
+    /// Bytes of all buffers.
+    pub scratch: u64,
+    /// Blocks that the cache of a sequence holds.
+    pub cache_blocks: usize,
+}
+
+/// Bytes that one more sequence takes: of its cache, and of everything else.
+pub(crate) fn of_sequence(model: &Model, options: &SessionOptions) -> (u64, u64) {
+    let config = model.config();
+    let shape = BlockDecoder::cache_shape(config, 0, options.cache_blocks);
+    let cache = shape.bytes(options.cache_type_for(model)).unwrap_or(usize::MAX);
+    let tokens = TokenDecoder::cache_shape(config).bytes(CacheType::F32).unwrap_or(usize::MAX);
+    // Tokens and digests of the cached blocks; logits, and the sampler's candidates.
+    let rest = TokenDecoder::bytes(config)
+        .saturating_add(tokens)
+        .saturating_add(history::bytes(options.cache_blocks, config.block_length))
+        .saturating_add(12 * config.vocabulary);
+    (cache as u64, rest as u64)
+}
+
+/// Bytes of the buffers that all sequences share, up to so many of them that see up to so many blocks.
+pub(crate) fn shared(model: &Model, sequences: usize, blocks: usize) -> u64 {
+    BlockDecoder::bytes(model.config(), sequences, blocks) as u64
+}
+
+impl MemoryEstimate {
+    /// The estimate for one session.
+    pub fn new(model: &Model, options: &SessionOptions) -> MemoryEstimate {
+        let one = Self::of_batch(model, options, 1);
+        // A guess has logits for a whole block, twice, and what it comes from.
+        let config = model.config();
+        let guess = (8 * config.block_length * config.vocabulary).saturating_add(speculation::BYTES);
+        MemoryEstimate { scratch: one.scratch.saturating_add(guess as u64), ..one }
+    }
+
+    /// The estimate for several sequences that advance together, each with a cache of its own.
+    pub fn of_batch(model: &Model, options: &SessionOptions, sequences: usize) -> MemoryEstimate {
+        let (cache, rest) = of_sequence(model, options);
+        let count = sequences as u64;
+        MemoryEstimate {
+            weights: model.file_bytes() as u64,
+            cache: cache.saturating_mul(count),
+            scratch: rest.saturating_mul(count).saturating_add(shared(
+                model,
+                sequences,
+                options.cache_blocks,
+            )),
+            cache_blocks: options.cache_blocks,
+        }
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights.saturating_add(self.cache).saturating_add(self.scratch)
+    }
+}
