@@ -1,6 +1,7 @@
 //! The command line: one file a verb.
 
 mod arguments;
+mod batch;
 mod bench;
 mod calibration;
 mod checkpoint;
@@ -38,8 +39,9 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Verb {
-    // Far larger than the others.
+    // These are far larger than the others.
     Run(Box<run::Arguments>),
+    Batch(Box<batch::Arguments>),
     Quantize(quantize::Arguments),
     Perplexity(perplexity::Arguments),
     Logits(logits::Arguments),
@@ -87,6 +89,7 @@ fn internal() -> Error {
 fn dispatch(verb: Verb) -> Result<()> {
     match verb {
         Verb::Run(arguments) => run::run(*arguments),
+        Verb::Batch(arguments) => batch::run(*arguments),
         Verb::Quantize(arguments) => quantize::run(arguments),
         Verb::Perplexity(arguments) => perplexity::run(arguments),
         Verb::Logits(arguments) => logits::run(arguments),

@@ -360,7 +360,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// Shells do not make it easy to pass a line break.
-fn unescape(text: &str) -> String {
+pub fn unescape(text: &str) -> String {
     let mut out = String::new();
     let mut chars = text.chars();
     while let Some(c) = chars.next() {

@@ -62,16 +62,14 @@ impl SamplingArguments {
             || self.seed.is_some()
     }
 
+    /// The options where nothing is given but a seed.
+    pub fn defaults(seed: u64) -> SamplerOptions {
+        SamplerOptions { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, seed, ..Default::default() }
+    }
+
     /// The options of a new text.
     pub fn options(&self) -> SamplerOptions {
-        self.over(&SamplerOptions {
-            temperature: 0.8,
-            top_k: 40,
-            top_p: 0.95,
-            min_p: 0.05,
-            seed: clock(),
-            ..Default::default()
-        })
+        self.over(&Self::defaults(clock()))
     }
 
     /// The options with what was given.

@@ -1,0 +1,276 @@
+//! Texts that are written together are those that each would be alone, whoever comes and goes.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use cinderblock::error::ErrorKind;
+use cinderblock::kernels::Kernels;
+use cinderblock::tokenizer::Tokenizer;
+use cinderblock::{
+    Batch, BatchOptions, End, Event, GenerateOptions, Generator, MemoryEstimate, Model, Request,
+    SamplerOptions, Sequence, SessionOptions, Step, Team,
+};
+use common::{case, demo_model, quantize};
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ z >> 31) % bound
+    }
+}
+
+/// What a text came to.
+#[derive(Debug, Default, PartialEq)]
+struct Written {
+    tokens: Vec<cinderblock::Token>,
+    text: String,
+    end: Option<End>,
+}
+
+impl Written {
+    fn take(&mut self, step: Step) {
+        self.tokens.extend(step.token);
+        self.text += &step.text;
+    }
+}
+
+fn request(random: &mut Random, model: &Model, text: bool) -> Request {
+    let vocabulary = model.config().vocabulary as u64;
+    let mut prompt: Vec<u32> = (0..1 + random.below(60)).map(|_| random.below(vocabulary) as u32).collect();
+    if random.below(8) == 0 {
+        // Longer than a pass.
+        prompt = (0..150 * model.config().block_length as u64 + random.below(300))
+            .map(|_| random.below(vocabulary) as u32)
+            .collect();
+    }
+    let stops = ["the", " and", ".", "\n", "Mr"];
+    Request {
+        prompt,
+        sampler: SamplerOptions {
+            temperature: [0.0, 0.8, 1.2][random.below(3) as usize],
+            top_k: [0, 40][random.below(2) as usize],
+            repetition_penalty: [1.0, 1.2][random.below(2) as usize],
+            seed: random.below(1000),
+            ..Default::default()
+        },
+        generate: GenerateOptions {
+            max_tokens: random.below(40) as usize,
+            logprobs: [None, Some(2)][random.below(2) as usize],
+            ignore_end: random.below(2) == 0,
+            ..Default::default()
+        },
+        stops: if text && random.below(3) == 0 {
+            vec![stops[random.below(stops.len() as u64) as usize].to_string()]
+        } else {
+            Vec::new()
+        },
+        ..Default::default()
+    }
+}
+
+fn alone(model: &Arc<Model>, team: &Arc<Team>, tokenizer: Option<&Tokenizer>, request: &Request) -> Written {
+    let mut generator = Generator::new(model, team, &SessionOptions::default()).unwrap();
+    generator.set_sampler(request.sampler.clone()).unwrap();
+    generator.set_stops(request.stops.clone());
+    generator.append(&request.prompt).unwrap();
+    let mut written = Written::default();
+    let each = |step| {
+        written.take(step);
+        ControlFlow::Continue(())
+    };
+    let (end, _) = generator.generate(tokenizer, &request.generate, each).unwrap();
+    written.end = Some(end);
+    written
+}
+
+/// Lets `count` random texts come, be written and be cancelled at random, and compares each with what it is alone.
+fn together(model: &Arc<Model>, count: u64, sequences: usize, seed: u64) {
+    let mut random = Random(seed);
+    let (one, two) = (Arc::new(Team::new(1).unwrap()), Arc::new(Team::new(2).unwrap()));
+    let tokenizer = model.tokenizer_json().map(|json| Arc::new(Tokenizer::from_json(json).unwrap()));
+    let session = SessionOptions::default();
+    let small = SessionOptions { cache_blocks: 64, ..session.clone() };
+    // Room for a few of them.
+    let memory =
+        MemoryEstimate::of_batch(model, &small, 20).total() + MemoryEstimate::new(model, &session).total();
+    let options = BatchOptions { session, sequences, memory: Some(memory) };
+    let mut batch = Batch::new(model, &two, tokenizer.clone(), options).unwrap();
+    let mut requests = Vec::new();
+    let mut written: BTreeMap<u64, Written> = BTreeMap::new();
+    let mut most = 0;
+    while (requests.len() as u64) < count || batch.waiting() + batch.running() > 0 {
+        for _ in 0..random.below(6).min(count - requests.len() as u64) {
+            let request = request(&mut random, model, tokenizer.is_some());
+            assert_eq!(batch.submit(request.clone()).unwrap(), requests.len() as u64);
+            requests.push(request);
+        }
+        if !requests.is_empty() && random.below(4) == 0 {
+            requests[random.below(requests.len() as u64) as usize].interrupt.trigger();
+        }
+        if random.below(5) == 0 {
+            batch.interrupt().trigger();
+        }
+        let outcome = batch.advance(|id, event| {
+            let written = written.entry(id).or_default();
+            assert_eq!(written.end, None, "text {id} goes on after its end");
+            match event {
+                Event::Step(step) => written.take(step),
+                Event::Ended(end, tokens) => {
+                    assert_eq!(tokens, written.tokens.len());
+                    written.end = Some(end);
+                }
+                Event::Failed(error) => panic!("text {id}: {error}"),
+            }
+        });
+        assert!(outcome.is_ok() || outcome.unwrap_err().kind() == ErrorKind::Interrupted);
+        assert!(batch.memory() <= memory && batch.running() <= sequences);
+        most = most.max(batch.running());
+    }
+    assert!(most > 1 || sequences == 1 || count < 8);
+    let (mut cancelled, mut stopped) = (0, 0);
+    for (request, written) in requests.iter().zip(written.values()) {
+        let alone = alone(model, &one, tokenizer.as_deref(), request);
+        stopped += usize::from(written.end == Some(End::Stop));
+        if written.end == Some(End::Caller) {
+            cancelled += 1;
+            assert_eq!(written.tokens[..], alone.tokens[..written.tokens.len()]);
+        } else {
+            assert_eq!(*written, alone);
+        }
+    }
+    assert_eq!(written.len() as u64, count);
+    println!("{count} texts, {most} at a time, {cancelled} cancelled, {stopped} stopped");
+}
+
+#[test]
+fn company_changes_nothing() {
+    let model = Arc::new(Model::open(demo_model()).unwrap());
+    together(&model, 64, 64, 1);
+    together(&model, 64, 5, 2);
+    together(&model, 8, 1, 3);
+}
+
+#[test]
+fn company_changes_nothing_on_any_instruction_set() {
+    for (name, kind) in
+        [("main", "q4"), ("main", "f32"), ("megabyte", "q8"), ("block8", "q4"), ("block1", "q4")]
+    {
+        let (_folder, file) = quantize(&case(name), kind);
+        for kernels in Kernels::all() {
+            let model = Arc::new(Model::open(&file).unwrap().with_kernels(kernels));
+            together(&model, 12, 8, 4);
+        }
+    }
+}
+
+fn plain(prompt: Vec<u32>, max_tokens: usize) -> Request {
+    let generate = GenerateOptions { max_tokens, ignore_end: true, ..Default::default() };
+    Request { prompt, generate, ..Default::default() }
+}
+
+/// Small texts that keep coming do not overtake one that has to wait until all the memory is free.
+#[test]
+fn nobody_starves() {
+    let model = Arc::new(Model::open(demo_model()).unwrap());
+    let team = Arc::new(Team::new(2).unwrap());
+    let session = SessionOptions::default();
+    // The buffers for several are a little larger than those for one.
+    let memory = MemoryEstimate::new(&model, &session).total() + (1 << 16);
+    let options = BatchOptions { session, sequences: 8, memory: Some(memory) };
+    let mut batch = Batch::new(&model, &team, None, options).unwrap();
+    let (mut big, mut order) = (None, Vec::new());
+    for round in 0..200 {
+        if round == 5 {
+            big = Some(batch.submit(plain(vec![300; 2000], 40)).unwrap());
+        }
+        batch.submit(plain(vec![400 + round], 1 + round as usize % 7)).unwrap();
+        batch
+            .advance(|id, event| {
+                if matches!(event, Event::Ended(..)) {
+                    order.push(id);
+                }
+            })
+            .unwrap();
+        assert!(batch.memory() <= memory);
+    }
+    let big = big.unwrap();
+    let place = order.iter().position(|id| *id == big).expect("the big text ended");
+    assert!(order[..place].iter().all(|id| *id < big), "{order:?}");
+    // Those that wait longest come next.
+    assert!(order[place + 1..].iter().take(8).all(|id| *id <= big + 16), "{order:?}");
+}
+
+#[test]
+fn copies_of_a_start_go_on_by_themselves() {
+    let model = Arc::new(Model::open(demo_model()).unwrap());
+    let team = Arc::new(Team::new(2).unwrap());
+    let prompt: Vec<u32> = (300..403).collect();
+    let session = SessionOptions { cache_blocks: 64, ..Default::default() };
+    let mut start = Sequence::new(&model, &session).unwrap();
+    cinderblock::Engine::new(&model, &team).append(&mut start, &prompt).unwrap();
+    let start = Arc::new(start);
+    let mut batch = Batch::new(&model, &team, None, BatchOptions::default()).unwrap();
+    let request = |seed, prompt| Request {
+        sampler: SamplerOptions { seed, repetition_penalty: 1.3, ..Default::default() },
+        ..plain(prompt, 30)
+    };
+    for seed in 0..5 {
+        batch.submit(Request { start: Some(start.clone()), ..request(seed, Vec::new()) }).unwrap();
+    }
+    let mut written = [const { Vec::new() }; 5];
+    while batch.running() + batch.waiting() > 0 {
+        batch
+            .advance(|id, event| {
+                if let Event::Step(step) = event {
+                    written[id as usize].extend(step.token);
+                }
+            })
+            .unwrap();
+    }
+    for (seed, written) in (0..).zip(&written) {
+        assert_eq!(*written, alone(&model, &team, None, &request(seed, prompt.clone())).tokens);
+    }
+    assert_ne!(written[0], written[1]);
+}
+
+#[test]
+fn what_cannot_be_is_refused_at_once() {
+    let (_folder, file) = quantize(&case("main"), "q4");
+    let model = Arc::new(Model::open(&file).unwrap());
+    let team = Arc::new(Team::new(1).unwrap());
+    let batch = |options| Batch::new(&model, &team, None, options);
+    let session = SessionOptions { cache_blocks: 8, ..Default::default() };
+    assert!(batch(BatchOptions { sequences: 0, ..Default::default() }).is_err());
+    let no_window = SessionOptions { cache_blocks: 4, sink_blocks: 4, ..Default::default() };
+    assert!(batch(BatchOptions { session: no_window, ..Default::default() }).is_err());
+    let needed = MemoryEstimate::new(&model, &session).total();
+    for (memory, kind) in [(needed, None), (needed - 1, Some(ErrorKind::Resource))] {
+        let options = BatchOptions { session: session.clone(), sequences: 1, memory: Some(memory) };
+        let mut batch = batch(options).unwrap();
+        assert_eq!(batch.submit(plain(vec![5], 100)).err().map(|error| error.kind()), kind);
+        for (request, text) in [
+            (plain(Vec::new(), 1), "found 0 tokens"),
+            (plain(vec![5; 33], 1), "found 33 tokens, expected at most 32"),
+            (plain(vec![5, 260], 1), "260"),
+            (
+                Request {
+                    sampler: SamplerOptions { temperature: -1.0, ..Default::default() },
+                    ..plain(vec![5], 1)
+                },
+                "temperature",
+            ),
+        ] {
+            let error = batch.submit(request).unwrap_err();
+            assert!(error.to_string().contains(text), "{error}");
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! `batch`: many prompts from JSON lines to JSON lines, written together.
+
+mod journal;
+mod lines;
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
+
+use cinderblock::error::{Error, Result};
+use cinderblock::tokenizer::Tokenizer;
+use cinderblock::{
+    Alignment, Batch, BatchOptions, End, Event, GenerateOptions, Model, Request, SamplerOptions,
+    SessionOptions, Token,
+};
+use indicatif::ProgressBar;
+use serde_json::{Value as Json, json};
+
+use crate::arguments::{CacheArguments, ModelArguments};
+use crate::run::unescape;
+use crate::sampling::SamplingArguments;
+use crate::{interrupt, memory, output};
+use journal::{Journal, Name};
+use lines::{Fields, Line};
+
+/// Continue many prompts, several at a time
+///
+/// The input is one JSON object a line: {"id": a text or a whole number, "prompt": a text} or {"id", "tokens":
+/// ids}, and what is to differ from the options: "max_tokens", "temperature", "top_k", "top_p", "min_p",
+/// "repetition_penalty", "repetition_window", "seed", "stop" (a text or a list), "ignore_end", "logprobs".
+/// Each line is answered by one line, in the order in which they end: {"id", "text", "tokens", "end", ...} or
+/// {"id", "error"}. A seed that is not given follows from --seed and the id, so an answer does not depend on
+/// what else is asked. With -o, a run that was killed goes on where it was: what the file answers is not asked
+/// again.
+///
+/// Examples:
+///   cinderblock batch -m model.gguf -i prompts.jsonl -o answers.jsonl
+///   cinderblock batch -i prompts.jsonl -n 64 --temp 0 --batch 64 --memory 8GB > answers.jsonl
+///   printf '{"id":1,"prompt":"The old house"}\n' | cinderblock batch -n 32
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+
+    /// The prompts; - is standard input
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    input: PathBuf,
+
+    /// Where the answers go; without it, to standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Sequences at a time at most
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    batch: usize,
+
+    /// Memory for weights, caches and buffers, for example 800MB or 4GB [default: three quarters of
+    /// what is free]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    memory: Option<u64>,
+
+    /// Tokens to generate at most
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    max_tokens: usize,
+
+    #[command(flatten)]
+    sampling: SamplingArguments,
+
+    /// End before this text (\n, \t and \\ are understood); may be repeated
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    stop: Vec<String>,
+
+    /// Go on past the token that ends a text
+    #[arg(long)]
+    ignore_end: bool,
+
+    /// How a prompt is laid out in blocks [default: as the model was trained]
+    #[arg(long, value_name = "HOW", value_parser = Alignment::ALL.map(Alignment::name))]
+    align: Option<String>,
+
+    /// Tell about the run, at its end on standard error, in JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    cache: CacheArguments,
+}
+
+/// A number of bytes with a unit: B, kB, MB, GB, or their first letters.
+fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        _ => return Err("expected a number of bytes, kB, MB or GB".to_string()),
+    };
+    let number: f64 = number.parse().map_err(|_| "expected a number of bytes, kB, MB or GB".to_string())?;
+    Ok((number * scale) as u64)
+}
+
+/// How long a wait for input may last before a request to stop is looked for.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A text that is being written.
+struct Job {
+    name: Name,
+    prompt_tokens: usize,
+    tokens: Vec<Token>,
+    text: String,
+    logprobs: bool,
+}
+
+/// What has been done.
+#[derive(Default)]
+struct Counts {
+    answered: u64,
+    failed: u64,
+    skipped: u64,
+    prompt_tokens: usize,
+    generated_tokens: usize,
+    /// Sequences at a time at most.
+    together: usize,
+}
+
+/// What a line may leave out.
+struct Defaults {
+    sampler: SamplerOptions,
+    generate: GenerateOptions,
+    stops: Vec<String>,
+}
+
+/// A run from input to output.
+struct Run {
+    model: Arc<Model>,
+    tokenizer: Option<Arc<Tokenizer>>,
+    defaults: Defaults,
+    batch: Batch,
+    journal: Journal,
+    /// Ids that the input has had.
+    seen: HashSet<String>,
+    jobs: HashMap<u64, Job>,
+    counts: Counts,
+    bar: ProgressBar,
+}
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    let model = arguments.model.open()?;
+    let tokenizer = model.tokenizer_json().map(Tokenizer::from_json).transpose()?.map(Arc::new);
+    if tokenizer.is_none() && !arguments.stop.is_empty() {
+        return Err(Error::unsupported("the model carries no tokenizer, which --stop needs"));
+    }
+    let mut session = arguments.cache.options(SessionOptions::default());
+    session.alignment = arguments.align.as_deref().and_then(Alignment::from_name);
+    let memory = arguments.memory.or_else(|| memory::available().map(|bytes| bytes / 4 * 3));
+    let options = BatchOptions { session, sequences: arguments.batch, memory };
+    let batch = Batch::new(&model, &arguments.model.team()?, tokenizer.clone(), options)?;
+    let (input, bar) = open(&arguments.input)?;
+    let defaults = Defaults {
+        sampler: arguments.sampling.over(&SamplingArguments::defaults(0)),
+        generate: GenerateOptions {
+            max_tokens: arguments.max_tokens,
+            ignore_end: arguments.ignore_end,
+            ..Default::default()
+        },
+        stops: arguments.stop.iter().map(|stop| unescape(stop)).collect(),
+    };
+    // Lines that can never be right are not worth an answer each.
+    cinderblock::Sampler::new(defaults.sampler.clone(), model.config().vocabulary)?;
+    let journal = Journal::open(arguments.output.as_deref())?;
+    interrupt::listen_for(batch.interrupt());
+    let (seen, jobs, counts) = (HashSet::new(), HashMap::new(), Counts::default());
+    let mut run = Run { model, tokenizer, defaults, batch, journal, seen, jobs, counts, bar };
+    let started = Instant::now();
+    let result = run.work(&lines::read(input), 2 * arguments.batch);
+    run.bar.finish_and_clear();
+    let Run { model, journal, counts, .. } = run;
+    let written = journal.finish();
+    output::message(&counts.tell(started.elapsed(), arguments.json, &model));
+    result.and(written)?;
+    match counts.failed {
+        0 => Ok(()),
+        failed => Err(Error::format(format!(
+            "{failed} of {} lines failed; their answers say why",
+            failed + counts.answered
+        ))),
+    }
+}
+
+/// Opens the input, and a progress bar that knows how many lines a file has.
+fn open(path: &Path) -> Result<(Box<dyn Read + Send>, ProgressBar)> {
+    const COUNT: &str = "{pos} of {len} lines [{bar:30}] {elapsed}, {eta} left {msg}";
+    if path == Path::new("-") {
+        return Ok((Box::new(std::io::stdin()), output::progress(0, "{pos} lines {elapsed} {msg}")));
+    }
+    let open = || File::open(path).map_err(|error| Error::io(path, &error));
+    let mut bar = output::progress(0, COUNT);
+    if !bar.is_hidden() && path.is_file() {
+        let mut lines = lines::count(open()?).map_err(|error| Error::io(path, &error))?;
+        lines = lines.max(1);
+        bar = output::progress(lines, COUNT);
+    }
+    Ok((Box::new(open()?), bar))
+}
+
+impl Run {
+    /// Works until the input has ended and all of it is answered.
+    fn work(&mut self, lines: &Receiver<Line>, ahead: usize) -> Result<()> {
+        let mut ended = false;
+        loop {
+            while !ended && self.batch.waiting() < ahead {
+                interrupt::check()?;
+                let idle = self.batch.waiting() + self.batch.running() == 0;
+                match if idle { lines.recv_timeout(PATIENCE) } else { now(lines) } {
+                    Ok(line) => self.line(line)?,
+                    Err(RecvTimeoutError::Timeout) if idle => {}
+                    Err(RecvTimeoutError::Timeout) => break,
+                    Err(RecvTimeoutError::Disconnected) => ended = true,
+                }
+            }
+            if self.batch.waiting() + self.batch.running() == 0 {
+                return Ok(());
+            }
+            self.advance()?;
+        }
+    }
+
+    /// Submits a line, or answers at once what is wrong with it.
+    fn line(&mut self, Line { number, bytes }: Line) -> Result<()> {
+        let by_number = |id| Name { id, line: Some(number) };
+        let (name, result) = match bytes.and_then(|bytes| Fields::parse(&bytes)) {
+            Err(error) => (by_number(Json::Null), Err(error)),
+            Ok((id, _)) if !self.seen.insert(id.to_string()) => {
+                let error = Error::mismatch("\"id\"", format!("{id} again"), "one that no other line has");
+                (by_number(id), Err(error))
+            }
+            Ok((id, fields)) => (Name { id, line: None }, Ok(fields)),
+        };
+        if self.journal.has(&name) {
+            self.counts.skipped += 1;
+            self.bar.inc(1);
+            return Ok(());
+        }
+        let submitted = result.and_then(|fields| {
+            let request = self.request(&name.id, fields)?;
+            let (prompt_tokens, logprobs) = (request.prompt.len(), request.generate.logprobs.is_some());
+            Ok((self.batch.submit(request)?, prompt_tokens, logprobs))
+        });
+        match submitted {
+            Ok((number, prompt_tokens, logprobs)) => {
+                let job = Job { name, prompt_tokens, tokens: Vec::new(), text: String::new(), logprobs };
+                self.jobs.insert(number, job);
+                Ok(())
+            }
+            Err(error) => self.fail(&name, &error),
+        }
+    }
+
+    fn request(&self, id: &Json, mut fields: Fields) -> Result<Request> {
+        let Defaults { sampler, generate, stops } = &self.defaults;
+        let prompt = fields.prompt(&self.model, self.tokenizer.as_deref())?;
+        let seed = fields.integer("seed")?.unwrap_or_else(|| mix(sampler.seed, id));
+        let request = Request {
+            prompt,
+            sampler: SamplerOptions {
+                temperature: fields.float("temperature")?.unwrap_or(sampler.temperature),
+                top_k: fields.size("top_k")?.unwrap_or(sampler.top_k),
+                top_p: fields.float("top_p")?.unwrap_or(sampler.top_p),
+                min_p: fields.float("min_p")?.unwrap_or(sampler.min_p),
+                repetition_penalty: fields.float("repetition_penalty")?.unwrap_or(sampler.repetition_penalty),
+                repetition_window: fields.size("repetition_window")?.unwrap_or(sampler.repetition_window),
+                seed,
+                ..sampler.clone()
+            },
+            generate: GenerateOptions {
+                max_tokens: fields.size("max_tokens")?.unwrap_or(generate.max_tokens),
+                ignore_end: fields
+                    .take("ignore_end", "true or false", Json::as_bool)?
+                    .unwrap_or(generate.ignore_end),
+                logprobs: fields.size("logprobs")?,
+                ..generate.clone()
+            },
+            stops: fields.take("stop", "a text or a list of texts", texts)?.unwrap_or_else(|| stops.clone()),
+            ..Default::default()
+        };
+        fields.finish()?;
+        Ok(request)
+    }
+
+    fn fail(&mut self, name: &Name, error: &Error) -> Result<()> {
+        self.counts.failed += 1;
+        self.bar.inc(1);
+        self.journal.write(&name.failed(error))
+    }
+
+    /// One block for all.
+    fn advance(&mut self) -> Result<()> {
+        let mut ended = Vec::new();
+        let jobs = &mut self.jobs;
+        let advanced = self.batch.advance(|number, event| match event {
+            Event::Step(step) => {
+                if let Some(job) = jobs.get_mut(&number) {
+                    job.tokens.extend(step.token);
+                    job.text += &step.text;
+                }
+            }
+            Event::Ended(end, _) => ended.push((number, Ok(end))),
+            Event::Failed(error) => ended.push((number, Err(error))),
+        });
+        for (number, end) in ended {
+            let Some(job) = self.jobs.remove(&number) else { continue };
+            match end {
+                Ok(end) => {
+                    self.counts.answered += 1;
+                    self.counts.prompt_tokens += job.prompt_tokens;
+                    self.counts.generated_tokens += job.tokens.len();
+                    self.bar.inc(1);
+                    self.journal.write(&job.answer(end, self.tokenizer.is_some()))?;
+                }
+                Err(error) => self.fail(&job.name, &error)?,
+            }
+        }
+        self.counts.together = self.counts.together.max(self.batch.running());
+        let rate = output::rate(self.counts.generated_tokens, self.bar.elapsed());
+        self.bar.set_message(format!("| {} at a time, {rate:.0} tok/s", self.batch.running()));
+        advanced
+    }
+}
+
+/// The next line if it is there already.
+fn now(lines: &Receiver<Line>) -> std::result::Result<Line, RecvTimeoutError> {
+    lines.try_recv().map_err(|error| match error {
+        TryRecvError::Empty => RecvTimeoutError::Timeout,
+        TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+    })
+}
+
+/// A text, or a list of them.
+fn texts(value: &Json) -> Option<Vec<String>> {
+    let text = |value: &Json| value.as_str().map(str::to_string);
+    match value {
+        Json::Array(values) => values.iter().map(text).collect(),
+        value => Some(vec![text(value)?]),
+    }
+}
+
+/// A seed of its own for each id: FNV-1a.
+fn mix(seed: u64, id: &Json) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    id.to_string().bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, step)
+}
+
+impl Job {
+    fn answer(self, end: End, text: bool) -> Json {
+        let mut answer = self.name.answer();
+        answer["text"] = text.then_some(self.text).into();
+        answer["tokens"] = self.tokens.iter().map(|token| token.id).collect();
+        answer["end"] = end.name().into();
+        answer["prompt_tokens"] = self.prompt_tokens.into();
+        if self.logprobs {
+            let one = |token: &Token| json!({"logprob": token.logprob, "top": token.top});
+            answer["logprobs"] = self.tokens.iter().map(one).collect();
+        }
+        answer
+    }
+}
+
+impl Counts {
+    fn tell(&self, time: Duration, as_json: bool, model: &Model) -> String {
+        let rate = output::rate(self.generated_tokens, time);
+        let peak = memory::peak();
+        if as_json {
+            return json!({
+                "answered": self.answered,
+                "failed": self.failed,
+                "skipped": self.skipped,
+                "prompt_tokens": self.prompt_tokens,
+                "generated_tokens": self.generated_tokens,
+                "seconds": time.as_secs_f64(),
+                "tok_s": rate,
+                "together": self.together,
+                "peak_memory_bytes": peak,
+                "isa": model.kernels().isa().name(),
+            })
+            .to_string();
+        }
+        let memory = peak.map_or(String::new(), |bytes| format!(" | memory {}", output::bytes(bytes)));
+        format!(
+            "answered {}, failed {}, skipped {} | prompts {} tokens | generated {} tokens, {rate:.1} tok/s, up to {} at \
+             a time{memory}",
+            self.answered,
+            self.failed,
+            self.skipped,
+            self.prompt_tokens,
+            self.generated_tokens,
+            self.together
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [("7", 7), ("1.5 kB", 1500), ("800MB", 800_000_000), ("4g", 4_000_000_000)] {
+            assert_eq!(parse_bytes(text), Ok(bytes));
+        }
+        assert!(["", "GB", "4 TB", "-1", "1.2.3"].iter().all(|text| parse_bytes(text).is_err()));
+    }
+}
