@@ -140,6 +140,13 @@ impl Sampler {
 
     /// Chooses a token. `logits` are finite and not empty; ties go to the smaller id.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
+        let greedy = self.options.temperature == 0.0;
+        if greedy && self.recent.is_empty() && self.options.logit_bias.is_empty() {
+            let better = |best: usize, token: usize| {
+                if logits[token].total_cmp(&logits[best]).is_gt() { token } else { best }
+            };
+            return (1..logits.len()).fold(0, better) as u32;
+        }
         let penalty = self.options.repetition_penalty;
         self.candidates.clear();
         self.candidates.extend(logits.iter().copied().zip(0..));
@@ -155,7 +162,7 @@ impl Sampler {
         }
         let best = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
         let most = *self.candidates.iter().min_by(|a, b| best(a, b)).expect("a vocabulary is not empty");
-        if self.options.temperature == 0.0 {
+        if greedy {
             return most.1;
         }
         let k = self.options.top_k;

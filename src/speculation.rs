@@ -67,12 +67,12 @@ pub(crate) const BYTES: usize = drafter::BYTES;
 const COLUMN: f64 = 0.08;
 /// Weight of one more outcome in the rate at which guesses come true.
 const OUTCOME: f64 = 1.0 / 16.0;
-/// Weight of one more time in that of a pass without guesses, and of one with some.
-const TIME: [f64; 2] = [1.0 / 8.0, 1.0 / 2.0];
+/// Weight of one more time in that of a pass.
+const TIME: f64 = 1.0 / 8.0;
 /// How fast times that are not measured any more are forgotten, a pass.
-const FORGETTING: f64 = 1.0 / 512.0;
+const FORGETTING: f64 = 1.0 / 256.0;
 /// No pass is taken to be more than this many times slower than those before it: someone else had the processor.
-const SLOWEST: f64 = 2.0;
+const SLOWEST: f64 = 1.5;
 
 /// Seconds of passes with so many guesses.
 #[derive(Default)]
@@ -105,8 +105,7 @@ impl Times {
         let base = self.seconds[0];
         for (count, known) in self.seconds.iter_mut().enumerate() {
             if count == guesses {
-                let weight = TIME[usize::from(count > 0)];
-                *known += weight * (seconds.min(SLOWEST * *known) - *known);
+                *known += TIME * (seconds.min(SLOWEST * *known) - *known);
             } else if count > 0 {
                 *known += FORGETTING * (base + count as f64 * COLUMN * step - *known);
             }

@@ -1,5 +1,7 @@
 //! `bench`: tokens a second, and how much of the memory's bandwidth they use.
 
+mod speculation;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,6 +24,7 @@ use crate::{interrupt, memory};
 /// Examples:
 ///   cinderblock bench -m model.gguf
 ///   cinderblock bench -m model.gguf --prefill 512,2048 --decode 32 --context 0,1024 --batch 1,16 --json
+///   cinderblock bench -m model.gguf --prefill= --context= --speculate 1024
 ///   cinderblock bench -m model.gguf --threads-sweep 1,2,4 --plot speed.svg
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -44,6 +47,10 @@ pub struct Arguments {
     /// Sequences that are decoded together, separated by commas
     #[arg(long, value_name = "SIZES", default_value = "1,8")]
     batch: String,
+
+    /// Tokens of each text with which speculation is measured, once the others are; 0 skips it
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    speculate: usize,
 
     /// Numbers of threads to measure with, separated by commas, instead of --threads
     #[arg(long, value_name = "COUNTS")]
@@ -272,7 +279,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             "--prefill, --batch and --threads-sweep: found 0, expected positive numbers",
         ));
     }
-    let mut measurements = Vec::new();
+    let (mut measurements, mut speedups) = (Vec::new(), Vec::new());
     let points = threads.len() * (prefill.len() + contexts.len() * batches.len());
     let bar = output::progress(points as u64, "measuring [{bar:30}] {pos}/{len} {elapsed}");
     for &threads in &threads {
@@ -287,6 +294,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
                 bar.inc(1);
             }
         }
+        if arguments.speculate > 0 {
+            speedups.extend(speculation::measure(&model, &bench.team, arguments.speculate)?);
+        }
     }
     bar.finish_and_clear();
     if let Some(path) = &arguments.plot {
@@ -296,7 +306,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
         file.commit()?;
     }
     if arguments.json {
-        return output::print_json(&measurements.iter().map(Measurement::json).collect());
+        let rows = measurements.iter().map(Measurement::json);
+        return output::print_json(&rows.chain(speedups.iter().map(speculation::Speedup::json)).collect());
     }
     let mut text = format!(
         "{} on {}, opened in {:.1} ms\n{:8} {:>7} {:>5} {:>7} {:>6} {:>10} {:>7} {:>7} {:>9}\n",
@@ -327,9 +338,15 @@ pub fn run(arguments: Arguments) -> Result<()> {
             100.0 * m.gb_s() / m.memory_gb_s
         );
     }
+    if !speedups.is_empty() {
+        text += &speculation::Speedup::header();
+        text.extend(speedups.iter().map(speculation::Speedup::line));
+    }
     let peak = memory::peak().map_or("unknown".to_string(), output::bytes);
-    let read = measurements.first().map_or(0.0, |m| m.memory_gb_s);
-    text += &format!("plain memory read {read:.1} GB/s, peak memory {peak}\n");
+    if let Some(Measurement { memory_gb_s: read, .. }) = measurements.first() {
+        text += &format!("plain memory read {read:.1} GB/s, ");
+    }
+    text += &format!("peak memory {peak}\n");
     output::print(&text)
 }
 

@@ -93,7 +93,7 @@ def run_ours(args, row):
     """Measures one row once: {setting: tok/s}, a setting being named as it is printed."""
     prefill = row.phase == "prefill"
     measured = run(args, [
-        args.ours, "bench", "-m", args.ours_model, "--json", "--repeats", 1, "--threads", args.threads,
+        args.ours, "bench", "-m", args.ours_model, "--json", "--speculate", 0, "--repeats", 1, "--threads", args.threads,
         "--decode", args.decode, "--batch", ",".join(map(str, row.batches)),
         "--prefill", row.context if prefill else "", "--context", "" if prefill else row.context,
     ])
