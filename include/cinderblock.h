@@ -89,6 +89,11 @@
 #define CINDER_CACHE_F16 2
 
 /**
+ * Type of the cache: integers of 8 bits, in about half the bytes of half precision.
+ */
+#define CINDER_CACHE_Q8 3
+
+/**
  * Tokens are guessed where that saves time.
  */
 #define CINDER_SPECULATE_AUTO 0
@@ -224,7 +229,7 @@ typedef struct cinder_session_options {
      */
     uint64_t sink_blocks;
     /**
-     * CINDER_CACHE_AUTO, CINDER_CACHE_F32 or CINDER_CACHE_F16.
+     * CINDER_CACHE_AUTO, CINDER_CACHE_F32, CINDER_CACHE_F16 or CINDER_CACHE_Q8.
      */
     int32_t cache_type;
     /**

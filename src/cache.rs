@@ -5,7 +5,8 @@
 //! a new one comes. Keys are stored rotated at their absolute position and never rewritten. The ring has a few
 //! slots more than the window, so that several positions can be stored before the first of them is attended
 //! from. Keys lie in blocks of 16 slots, `[slots / 16, width, 16]`, so that the scores of 16 positions are one
-//! register; values are rows, `[slots, width]`.
+//! register; values are rows, `[slots, width]`. In int8, each key and each value of a head has a scale of its own; those of
+//! 16 slots lie together, `[slots / 16, key | value, 16]`.
 
 mod contents;
 
@@ -24,6 +25,8 @@ pub enum CacheType {
     F32,
     /// Half precision.
     F16,
+    /// Integers of 8 bits, and an f32 scale for the key and one for the value of each head and position.
+    Q8,
 }
 
 impl CacheType {
@@ -32,14 +35,19 @@ impl CacheType {
         match self {
             CacheType::F32 => "f32",
             CacheType::F16 => "f16",
+            CacheType::Q8 => "q8",
         }
     }
 
-    /// Bytes of an element.
-    pub fn bytes(self) -> usize {
+    /// Every type.
+    pub const ALL: [CacheType; 3] = [CacheType::F32, CacheType::F16, CacheType::Q8];
+
+    /// Bytes of the key and the value of a head at one position.
+    pub fn bytes(self, width: usize) -> usize {
         match self {
-            CacheType::F32 => 4,
-            CacheType::F16 => 2,
+            CacheType::F32 => entry_bytes::<f32>(width),
+            CacheType::F16 => entry_bytes::<u16>(width),
+            CacheType::Q8 => entry_bytes::<i8>(width),
         }
     }
 }
@@ -72,11 +80,14 @@ impl CacheShape {
         self.sinks.checked_add(self.ring()?)?.checked_next_multiple_of(LANES)
     }
 
+    /// Keys, and likewise values.
+    fn entries(&self) -> Option<usize> {
+        self.slots()?.checked_mul(self.heads)?.checked_mul(self.layers)
+    }
+
     /// Bytes of keys and values; `None` when that overflows.
     pub fn bytes(&self, kind: CacheType) -> Option<usize> {
-        let elements =
-            self.slots()?.checked_mul(self.width)?.checked_mul(self.heads)?.checked_mul(self.layers)?;
-        elements.checked_mul(2 * kind.bytes())
+        self.entries()?.checked_mul(kind.bytes(self.width))
     }
 }
 
@@ -98,11 +109,22 @@ pub struct Cache {
     storage: Storage,
 }
 
-/// Keys `[layers, heads, slots / 16, width, 16]` and values `[layers, heads, slots, width]`.
 #[derive(Clone)]
 pub(crate) enum Storage {
-    F32(Vec<f32>, Vec<f32>),
-    F16(Vec<u16>, Vec<u16>),
+    F32(Entries<f32>),
+    F16(Entries<u16>),
+    Q8(Entries<i8>),
+}
+
+/// What is kept of all layers.
+#[derive(Clone)]
+pub(crate) struct Entries<E> {
+    /// `[layers, heads, slots / 16, width, 16]`
+    pub(crate) keys: Vec<E>,
+    /// `[layers, heads, slots, width]`
+    pub(crate) values: Vec<E>,
+    /// `[layers, heads, slots / 16, key | value, 16]` if the type has scales, else empty.
+    pub(crate) scales: Vec<f32>,
 }
 
 /// Consecutive positions in consecutive slots.
@@ -123,10 +145,22 @@ pub struct Visible {
     pub window: [Run; 2],
 }
 
-fn allocate<E: KeyValue>(elements: usize) -> Option<Vec<E>> {
+fn entry_bytes<E: KeyValue>(width: usize) -> usize {
+    2 * width * size_of::<E>() + E::SCALES * size_of::<f32>()
+}
+
+fn allocate<E: Clone + Default>(elements: usize) -> Option<Vec<E>> {
     // `vec!` gets zeroed pages without touching them but aborts where there are none: ask first.
     Vec::<E>::new().try_reserve_exact(elements).ok()?;
     Some(vec![E::default(); elements])
+}
+
+impl<E: KeyValue> Entries<E> {
+    fn new(count: usize, width: usize) -> Option<Self> {
+        let elements = count.checked_mul(width)?;
+        let scales = allocate(count.checked_mul(E::SCALES)?)?;
+        Some(Entries { keys: allocate(elements)?, values: allocate(elements)?, scales })
+    }
 }
 
 impl Cache {
@@ -136,11 +170,11 @@ impl Cache {
     /// If the memory is not to be had.
     pub fn new(kind: CacheType, shape: CacheShape) -> Result<Self> {
         let bytes = shape.bytes(kind).filter(|&bytes| isize::try_from(bytes).is_ok());
-        let elements = bytes.map(|bytes| bytes / (2 * kind.bytes()));
-        let storage = elements.and_then(|elements| {
+        let storage = bytes.and(shape.entries()).and_then(|count| {
             Some(match kind {
-                CacheType::F32 => Storage::F32(allocate(elements)?, allocate(elements)?),
-                CacheType::F16 => Storage::F16(allocate(elements)?, allocate(elements)?),
+                CacheType::F32 => Storage::F32(Entries::new(count, shape.width)?),
+                CacheType::F16 => Storage::F16(Entries::new(count, shape.width)?),
+                CacheType::Q8 => Storage::Q8(Entries::new(count, shape.width)?),
             })
         });
         let (Some(storage), Some(ring), Some(slots)) = (storage, shape.ring(), shape.slots()) else {
@@ -168,6 +202,7 @@ impl Cache {
         match self.storage {
             Storage::F32(..) => CacheType::F32,
             Storage::F16(..) => CacheType::F16,
+            Storage::Q8(..) => CacheType::Q8,
         }
     }
 
@@ -240,9 +275,9 @@ impl Geometry {
         self.slots
     }
 
-    /// The elements of a layer's keys, and likewise values.
-    pub(crate) fn layer(&self, layer: usize) -> Range<usize> {
-        let size = self.shape.heads * self.slots * self.shape.width;
+    /// A layer's part of all keys, values or scales, where each entry has `size` of them.
+    pub(crate) fn layer(&self, layer: usize, size: usize) -> Range<usize> {
+        let size = self.shape.heads * self.slots * size;
         layer * size..(layer + 1) * size
     }
 

@@ -32,7 +32,7 @@ const HEADER_BYTES: usize = 72;
 const SAMPLER_BYTES: usize = 64;
 /// More positions than anything will ever see, and small enough that counting them cannot overflow.
 const MAX_BLOCKS: u64 = 1 << 48;
-const CACHE_TYPES: [(u32, CacheType); 2] = [(0, CacheType::F32), (1, CacheType::F16)];
+const CACHE_TYPES: [(u32, CacheType); 3] = [(0, CacheType::F32), (1, CacheType::F16), (2, CacheType::Q8)];
 const ALIGNMENTS: [(u32, Alignment); 2] = [(0, Alignment::Left), (1, Alignment::Tail)];
 
 /// A saved session.
@@ -132,7 +132,7 @@ impl Header {
         if version != VERSION {
             return Err(Error::mismatch("session file version", version, VERSION));
         }
-        let cache_type = decode(&CACHE_TYPES, cursor.u32(), "cache type", "0 (f32) or 1 (f16)")?;
+        let cache_type = decode(&CACHE_TYPES, cursor.u32(), "cache type", "0 (f32), 1 (f16) or 2 (q8)")?;
         let header = Header {
             cache_type,
             fingerprint: cursor.u64(),

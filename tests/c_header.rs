@@ -54,6 +54,7 @@ fn numbers_are_frozen() {
         ("CACHE_AUTO", 0),
         ("CACHE_F32", 1),
         ("CACHE_F16", 2),
+        ("CACHE_Q8", 3),
         ("SPECULATE_AUTO", 0),
         ("SPECULATE_ON", 1),
         ("SPECULATE_OFF", 2),

@@ -313,12 +313,16 @@ fn attention_is_softmax_and_sharing_does_not_matter() {
                 |p: u64| if p < sinks as u64 { p as usize } else { sinks + (p as usize - sinks) % ring };
             let (mut keys, mut values) =
                 (vec![E::default(); slots * width], vec![E::default(); slots * width]);
+            let mut scales = vec![0.0; slots * E::SCALES];
             let (mut exact_keys, mut exact_values) = (vec![0.0; slots * width], vec![0.0; slots * width]);
             for position in 0..first + QUERIES as u64 {
                 let (key, value) = (random.floats(width), random.floats(width));
                 let at = slot(position) * width..(slot(position) + 1) * width;
-                E::store_key(kernels, &key, slot(position), &mut keys);
-                E::store(kernels, &value, &mut values[at.clone()]);
+                let key_scale = E::store_key(kernels, &key, slot(position), &mut keys);
+                let value_scale = E::store(kernels, &value, &mut values[at.clone()]);
+                for (place, scale) in E::scale_places(slot(position)).zip([key_scale, value_scale]) {
+                    scales[place] = scale;
+                }
                 exact_keys[at.clone()].copy_from_slice(&key);
                 exact_values[at].copy_from_slice(&value);
             }
@@ -336,6 +340,7 @@ fn attention_is_softmax_and_sharing_does_not_matter() {
                     sink_queries: &sink_queries[from * width..(from + count) * width],
                     keys: &keys,
                     values: &values,
+                    scales: &scales,
                     visible: Visible {
                         sinks: 0..sinks.min(high as usize + 1),
                         window: [
@@ -383,6 +388,7 @@ fn attention_is_softmax_and_sharing_does_not_matter() {
     for kernels in Kernels::all() {
         check::<f32>(kernels, 5e-6);
         check::<u16>(kernels, 5e-3);
+        check::<i8>(kernels, 5e-2);
     }
 }
 

@@ -7,7 +7,12 @@ mod common;
 use common::{cinderblock, demo_checkpoint, demo_model, quantize};
 
 fn perplexity(model: &str, ids: &str) -> f64 {
-    let json = cinderblock(&["perplexity", "-m", model, "--tokens-file", ids, "--json"]).json();
+    perplexity_with(&[], model, ids)
+}
+
+fn perplexity_with(more: &[&str], model: &str, ids: &str) -> f64 {
+    let base = ["perplexity", "-m", model, "--tokens-file", ids, "--json"];
+    let json = cinderblock(&[&base[..], more].concat()).json();
     assert_eq!(json["tokens"], 65_280);
     json["perplexity"].as_f64().unwrap()
 }
@@ -27,6 +32,19 @@ fn quantized_models_keep_their_perplexity() {
         println!("{kind}: {:+.3} %", 100.0 * loss);
         assert!(loss < limit, "{kind}: {:+.3} %", 100.0 * loss);
     }
+}
+
+#[test]
+fn an_int8_cache_keeps_the_perplexity() {
+    let Ok(ids) = std::env::var("CINDERBLOCK_HELD_OUT") else {
+        println!("skipped: CINDERBLOCK_HELD_OUT does not name the held-out ids");
+        return;
+    };
+    let model = demo_model();
+    let of = |kind| perplexity_with(&["--cache-type", kind], model.to_str().unwrap(), &ids);
+    let loss = of("q8") / of("f16") - 1.0;
+    println!("q8 cache: {:+.4} %", 100.0 * loss);
+    assert!(loss.abs() < 0.0005, "{:+.4} %", 100.0 * loss);
 }
 
 /// All matrices at 4 bits, calibrated on a part of the text that lies beside the held-out ids.

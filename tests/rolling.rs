@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 
 use cinderblock::kernels::Kernels;
 use cinderblock::snapshot::Snapshot;
-use cinderblock::{Alignment, Model, Scorer, Session, SessionOptions, Team};
+use cinderblock::{Alignment, CacheType, Model, Scorer, Session, SessionOptions, Team};
 use common::{Golden, case, quantize, read_npy};
 use proptest::prelude::*;
 use reference::Reference;
@@ -185,7 +185,8 @@ proptest! {
 
     #[test]
     fn whatever_happened_the_text_alone_counts(
-        window in 1usize..9, sinks in 0usize..4, left in any::<bool>(), events in prop::collection::vec(event(), 1..12)
+        window in 1usize..9, sinks in 0usize..4, left in any::<bool>(), int8 in any::<bool>(),
+        events in prop::collection::vec(event(), 1..12)
     ) {
         let alignment = Some(if left { Alignment::Left } else { Alignment::Tail });
         let options = SessionOptions { alignment, ..options(window, sinks) };
@@ -196,6 +197,8 @@ proptest! {
             assert!(worst < 1e-3, "{worst} after {} tokens", text.len());
         });
         // Quantized, it is the same to the bit as the text in one piece.
+        let cache_type = Some(if int8 { CacheType::Q8 } else { CacheType::F16 });
+        let options = SessionOptions { cache_type, ..options };
         let fresh = SessionOptions { alignment: Some(Alignment::Tail), ..options.clone() };
         Pair::run(&QUANTIZED, &options, &events, |text, logits| {
             let mut session = Session::new(&QUANTIZED, &Arc::new(Team::new(1).unwrap()), &fresh).unwrap();

@@ -53,9 +53,10 @@ fn pieces_do_not_matter() {
 #[test]
 fn the_same_seed_gives_the_same_text_with_any_number_of_threads() {
     let model = Arc::new(Model::open(demo_model()).unwrap());
-    let generate = |threads: usize, seed: u64| {
+    let generate = |threads: usize, seed: u64, cache_type| {
         let team = Arc::new(Team::new(threads).unwrap());
-        let mut session = Session::new(&model, &team, &SessionOptions::default()).unwrap();
+        let options = SessionOptions { cache_type: Some(cache_type), ..Default::default() };
+        let mut session = Session::new(&model, &team, &options).unwrap();
         let options = SamplerOptions { temperature: 0.9, top_k: 50, top_p: 0.95, seed, ..Default::default() };
         let mut sampler = Sampler::new(options, model.config().vocabulary).unwrap();
         session.append(&[300, 301, 302, 303, 304]).unwrap();
@@ -67,11 +68,13 @@ fn the_same_seed_gives_the_same_text_with_any_number_of_threads() {
         }
         tokens
     };
-    let first = generate(1, 7);
-    for threads in [2, 3, 8] {
-        assert_eq!(generate(threads, 7), first, "{threads} threads");
+    for cache_type in [CacheType::F16, CacheType::Q8] {
+        let first = generate(1, 7, cache_type);
+        for threads in [2, 3, 8] {
+            assert_eq!(generate(threads, 7, cache_type), first, "{threads} threads");
+        }
+        assert_ne!(generate(2, 8, cache_type), first);
     }
-    assert_ne!(generate(2, 8), first);
 }
 
 #[test]
@@ -97,7 +100,7 @@ fn bad_requests_change_nothing() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// A rolling cache of half precision stays close to one of single precision.
+    /// Rolling caches of half precision and of int8 stay close to one of single precision.
     #[test]
     fn cache_types_agree(cache_blocks in 2usize..12, sinks in 0usize..2, count in 5usize..90) {
         let golden = Golden::read("main");
@@ -110,8 +113,11 @@ proptest! {
             session.append(&golden.tokens[..count]).unwrap();
             logits(&mut session)
         };
-        let (exact, half) = (run(CacheType::F32), run(CacheType::F16));
-        let worst = exact.iter().zip(&half).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        prop_assert!(worst < 0.6, "{worst}");
+        let exact = run(CacheType::F32);
+        for kind in [CacheType::F16, CacheType::Q8] {
+            let rounded = run(kind);
+            let worst = exact.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            prop_assert!(worst < 0.6, "{kind:?} {worst}");
+        }
     }
 }

@@ -26,7 +26,7 @@ fn a_loaded_session_continues_to_the_bit() {
     let team = team();
     for name in CASES {
         let golden = Golden::read(name);
-        for (kind, cache_type) in [("q4", CacheType::F16), ("f32", CacheType::F32)] {
+        for (kind, cache_type) in [("q4", CacheType::F16), ("f32", CacheType::F32), ("q8", CacheType::Q8)] {
             let (_folder, file) = quantize(&case(name), kind);
             let model = Arc::new(Model::open(&file).unwrap());
             for (cache_blocks, sink_blocks) in [(512, 4), (3, 1), (5, 0)] {

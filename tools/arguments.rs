@@ -70,19 +70,33 @@ pub struct CacheArguments {
     #[arg(long, value_name = "N")]
     pub sink_blocks: Option<usize>,
 
-    /// Type of the cache [default: f32 for a model of f32 weights, else f16]
-    #[arg(long, value_name = "TYPE", value_parser = ["f32", "f16"])]
-    pub cache_type: Option<String>,
+    #[command(flatten)]
+    pub cache_type: CacheTypeArgument,
+}
+
+/// What the block decoder's cache keeps.
+#[derive(clap::Args)]
+pub struct CacheTypeArgument {
+    /// Type of the cache [default: f32 for a model of f32 weights, else f16]; q8 needs about half the bytes of f16
+    #[arg(long, value_name = "TYPE", value_parser = CacheType::ALL.map(CacheType::name))]
+    cache_type: Option<String>,
+}
+
+impl CacheTypeArgument {
+    /// The type, if one is given.
+    pub fn kind(&self) -> Option<CacheType> {
+        let name = self.cache_type.as_ref()?;
+        CacheType::ALL.into_iter().find(|kind| kind.name() == name)
+    }
 }
 
 impl CacheArguments {
     /// The options; what is not given comes from `default`.
     pub fn options(&self, default: SessionOptions) -> SessionOptions {
-        let kind = |name: &String| if name == "f32" { CacheType::F32 } else { CacheType::F16 };
         SessionOptions {
             cache_blocks: self.cache_blocks.unwrap_or(default.cache_blocks),
             sink_blocks: self.sink_blocks.unwrap_or(default.sink_blocks),
-            cache_type: self.cache_type.as_ref().map(kind).or(default.cache_type),
+            cache_type: self.cache_type.kind().or(default.cache_type),
             ..default
         }
     }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cinderblock::error::{Error, Result};
-use cinderblock::{Engine, Model, Sequence, SessionOptions, Team};
+use cinderblock::{CacheType, Engine, Model, Sequence, SessionOptions, Team};
 use serde_json::{Value as Json, json};
 
-use crate::arguments::ModelArguments;
+use crate::arguments::{CacheTypeArgument, ModelArguments};
 use crate::output::{self, AtomicFile};
 use crate::plot::{Line, plot};
 use crate::{interrupt, memory};
@@ -31,6 +31,9 @@ use crate::{interrupt, memory};
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
+
+    #[command(flatten)]
+    cache: CacheTypeArgument,
 
     /// Prompt lengths in tokens, separated by commas; empty skips prefill
     #[arg(long, value_name = "LENGTHS", default_value = "512,2048")]
@@ -155,6 +158,7 @@ struct Bench {
     engine: Engine,
     weights: WeightBytes,
     repeats: usize,
+    cache_type: Option<CacheType>,
     memory_gb_s: f64,
 }
 
@@ -165,7 +169,7 @@ fn random_tokens(model: &Model, count: usize) -> Vec<u32> {
 }
 
 impl Bench {
-    fn new(model: &Arc<Model>, threads: usize, repeats: usize) -> Result<Bench> {
+    fn new(model: &Arc<Model>, threads: usize, arguments: &Arguments) -> Result<Bench> {
         let team = Arc::new(Team::new(threads)?);
         Ok(Bench {
             engine: Engine::new(model, &team),
@@ -173,13 +177,18 @@ impl Bench {
             memory_gb_s: memory::read_bandwidth(&team) / 1e9,
             model: Arc::clone(model),
             team,
-            repeats: repeats.max(1),
+            repeats: arguments.repeats.max(1),
+            cache_type: arguments.cache.kind(),
         })
+    }
+
+    fn options(&self, cache_blocks: usize) -> SessionOptions {
+        SessionOptions { cache_blocks, cache_type: self.cache_type, ..Default::default() }
     }
 
     fn sequences(&self, count: usize, tokens: usize) -> Result<Vec<Sequence>> {
         let blocks = tokens.div_ceil(self.model.config().block_length) + 2;
-        let options = SessionOptions { cache_blocks: blocks.max(8), ..Default::default() };
+        let options = self.options(blocks.max(8));
         (0..count).map(|_| Sequence::new(&self.model, &options)).collect()
     }
 
@@ -238,7 +247,8 @@ impl Bench {
         let blocks = (tokens as f64 / config.block_length as f64).ceil();
         let stack = &config.block_decoder;
         let cached = (context / config.block_length) as f64 + blocks / 2.0;
-        let cache = cached * (stack.layers * stack.hidden * 4) as f64;
+        let kind = self.options(0).cache_type_for(&self.model);
+        let cache = cached * (stack.layers * stack.heads * kind.bytes(stack.head_dim())) as f64;
         let weights = &self.weights;
         let bytes = blocks * (weights.block_pass + weights.expansion + batch as f64 * cache)
             + tokens as f64 * weights.token_pass;
@@ -283,7 +293,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let points = threads.len() * (prefill.len() + contexts.len() * batches.len());
     let bar = output::progress(points as u64, "measuring [{bar:30}] {pos}/{len} {elapsed}");
     for &threads in &threads {
-        let mut bench = Bench::new(&model, threads, arguments.repeats)?;
+        let mut bench = Bench::new(&model, threads, &arguments)?;
         for &tokens in &prefill {
             measurements.push(bench.prefill(tokens)?);
             bar.inc(1);

@@ -1,12 +1,12 @@
 //! What a cache remembers, in an order that does not depend on where the slots are: for saving and loading.
 //!
 //! Position after position, oldest first; in each, layer after layer; in each, head after head, the key's
-//! `[width]` and then the value's `[width]`, little-endian. Only positions that a later query can see count.
+//! `[width]` and then the value's `[width]` and the scales of both if the type has any, little-endian. Only positions that a later query can see count.
 
-use bytemuck::Pod;
+use bytemuck::{Pod, bytes_of, cast_slice, pod_read_unaligned};
 
-use super::{Cache, CacheShape, CacheType, Geometry, Storage};
-use crate::kernels::LANES;
+use super::{Cache, CacheShape, CacheType, Entries, Geometry, Storage};
+use crate::kernels::{KeyValue, LANES};
 
 impl Cache {
     /// How many positions a cache of `shape` remembers for later queries after `length` of them.
@@ -18,14 +18,15 @@ impl Cache {
 
     /// Bytes of one position.
     pub(crate) fn position_bytes(shape: &CacheShape, kind: CacheType) -> usize {
-        2 * kind.bytes() * shape.layers * shape.heads * shape.width
+        kind.bytes(shape.width) * shape.layers * shape.heads
     }
 
     /// Appends everything that is remembered.
     pub(crate) fn write(&self, output: &mut Vec<u8>) {
         match &self.storage {
-            Storage::F32(keys, values) => write(&self.geometry, keys, values, output),
-            Storage::F16(keys, values) => write(&self.geometry, keys, values, output),
+            Storage::F32(entries) => write(&self.geometry, entries, output),
+            Storage::F16(entries) => write(&self.geometry, entries, output),
+            Storage::Q8(entries) => write(&self.geometry, entries, output),
         }
     }
 
@@ -37,8 +38,9 @@ impl Cache {
         self.geometry.length = length;
         self.geometry.oldest = self.geometry.window_start(length);
         match &mut self.storage {
-            Storage::F32(keys, values) => read(&self.geometry, keys, values, bytes),
-            Storage::F16(keys, values) => read(&self.geometry, keys, values, bytes),
+            Storage::F32(entries) => read(&self.geometry, entries, bytes),
+            Storage::F16(entries) => read(&self.geometry, entries, bytes),
+            Storage::Q8(entries) => read(&self.geometry, entries, bytes),
         }
     }
 }
@@ -51,38 +53,48 @@ impl Geometry {
     }
 }
 
-/// Where the keys and values of a head begin and what a position's place in them is: the key's elements are
-/// `LANES` apart from the first, the value's next to each other.
-fn places(geometry: &Geometry, slot: usize) -> impl Iterator<Item = (usize, usize)> {
+/// Where the key, the value and the scales of a slot are, head after head: the key's elements are `LANES` apart from
+/// the first, the value's next to each other.
+fn places<E: KeyValue>(
+    geometry: &Geometry,
+    slot: usize,
+) -> impl Iterator<Item = (usize, usize, impl Iterator<Item = usize>)> {
     let CacheShape { layers, heads, width, .. } = geometry.shape;
     let slots = geometry.slots;
     (0..layers * heads).map(move |head| {
-        let base = head * slots * width;
-        (base + slot / LANES * LANES * width + slot % LANES, base + slot * width)
+        let (first, scales) = (head * slots * width, head * slots * E::SCALES);
+        let key = first + slot / LANES * LANES * width + slot % LANES;
+        (key, first + slot * width, E::scale_places(slot).map(move |place| scales + place))
     })
 }
 
-fn write<E: Pod>(geometry: &Geometry, keys: &[E], values: &[E], output: &mut Vec<u8>) {
+fn write<E: KeyValue + Pod>(geometry: &Geometry, entries: &Entries<E>, output: &mut Vec<u8>) {
     let width = geometry.shape.width;
     for position in geometry.remembered() {
-        for (key, value) in places(geometry, geometry.slot(position)) {
-            for element in keys[key..].iter().step_by(LANES).take(width) {
-                output.extend_from_slice(bytemuck::bytes_of(element));
+        for (key, value, scales) in places::<E>(geometry, geometry.slot(position)) {
+            for element in entries.keys[key..].iter().step_by(LANES).take(width) {
+                output.extend_from_slice(bytes_of(element));
             }
-            output.extend_from_slice(bytemuck::cast_slice(&values[value..value + width]));
+            output.extend_from_slice(cast_slice(&entries.values[value..value + width]));
+            scales.for_each(|place| output.extend_from_slice(bytes_of(&entries.scales[place])));
         }
     }
 }
 
-fn read<E: Pod>(geometry: &Geometry, keys: &mut [E], values: &mut [E], bytes: &[u8]) {
+fn read<E: KeyValue + Pod>(geometry: &Geometry, entries: &mut Entries<E>, mut bytes: &[u8]) {
+    fn next<T: Pod>(bytes: &mut &[u8]) -> T {
+        let (first, rest) = bytes.split_at(size_of::<T>());
+        *bytes = rest;
+        pod_read_unaligned(first)
+    }
     let width = geometry.shape.width;
-    let mut elements = bytes.chunks_exact(size_of::<E>()).map(bytemuck::pod_read_unaligned::<E>);
-    let mut next = || elements.next().expect("the length was checked");
     for position in geometry.remembered() {
-        for (key, value) in places(geometry, geometry.slot(position)) {
-            keys[key..].iter_mut().step_by(LANES).take(width).for_each(|element| *element = next());
-            values[value..value + width].iter_mut().for_each(|element| *element = next());
+        for (key, value, scales) in places::<E>(geometry, geometry.slot(position)) {
+            let key = entries.keys[key..].iter_mut().step_by(LANES).take(width);
+            key.chain(&mut entries.values[value..value + width])
+                .for_each(|element| *element = next(&mut bytes));
+            scales.for_each(|place| entries.scales[place] = next(&mut bytes));
         }
     }
-    assert!(elements.next().is_none(), "more bytes than positions");
+    assert!(bytes.is_empty(), "more bytes than positions");
 }

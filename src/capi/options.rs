@@ -55,6 +55,8 @@ pub const CINDER_CACHE_AUTO: i32 = 0;
 pub const CINDER_CACHE_F32: i32 = 1;
 /// Type of the cache: half precision.
 pub const CINDER_CACHE_F16: i32 = 2;
+/// Type of the cache: integers of 8 bits, in about half the bytes of half precision.
+pub const CINDER_CACHE_Q8: i32 = 3;
 
 /// Tokens are guessed where that saves time.
 pub const CINDER_SPECULATE_AUTO: i32 = 0;
@@ -95,7 +97,7 @@ pub struct cinder_session_options {
     pub cache_blocks: u64,
     /// First blocks that are never forgotten; fewer than cache_blocks.
     pub sink_blocks: u64,
-    /// CINDER_CACHE_AUTO, CINDER_CACHE_F32 or CINDER_CACHE_F16.
+    /// CINDER_CACHE_AUTO, CINDER_CACHE_F32, CINDER_CACHE_F16 or CINDER_CACHE_Q8.
     pub cache_type: i32,
     /// CINDER_ALIGN_AUTO, CINDER_ALIGN_LEFT or CINDER_ALIGN_TAIL.
     pub alignment: i32,
@@ -423,7 +425,8 @@ impl cinder_session_options {
             CINDER_CACHE_AUTO => None,
             CINDER_CACHE_F32 => Some(CacheType::F32),
             CINDER_CACHE_F16 => Some(CacheType::F16),
-            other => return Err(Failure::argument("cache_type", format!("found {other}, expected 0 to 2"))),
+            CINDER_CACHE_Q8 => Some(CacheType::Q8),
+            other => return Err(Failure::argument("cache_type", format!("found {other}, expected 0 to 3"))),
         };
         let alignment = match self.alignment {
             CINDER_ALIGN_AUTO => None,

@@ -5,7 +5,7 @@
 //! columns that are computed together nor on the thread that computes them.
 
 use super::activations::ColumnWriter;
-use super::{Attention, LANES};
+use super::{Attention, KeyValue, LANES};
 
 /// Sixteen floats: one AVX-512 register, two of AVX2, four of NEON or SSE2.
 type Lanes = [f32; LANES];
@@ -26,7 +26,8 @@ macro_rules! float_kernels {
         use crate::kernels::{Attention, FloatKernels, generic};
 
         pub(super) const FLOAT: FloatKernels = FloatKernels {
-            rows_f32, rows_f16, rows_bf16, quantize, layer_norm, gelu, narrow, attend_f32, attend_f16,
+            rows_f32, rows_f16, rows_bf16, quantize, layer_norm, gelu, narrow, narrow_q8, attend_f32, attend_f16,
+            attend_q8,
         };
 
         $(#[target_feature(enable = $features)])?
@@ -58,12 +59,20 @@ macro_rules! float_kernels {
             generic::narrow::<$simd>(values, bits)
         }
         $(#[target_feature(enable = $features)])?
+        unsafe fn narrow_q8(values: &[f32], inverse: f32, output: &mut [i8]) {
+            generic::narrow_q8(values, inverse, output)
+        }
+        $(#[target_feature(enable = $features)])?
         unsafe fn attend_f32(attention: &Attention<'_, f32>, scores: &mut [f32], output: &mut [f32]) {
             generic::attend::<$simd, f32>(attention, scores, output)
         }
         $(#[target_feature(enable = $features)])?
         unsafe fn attend_f16(attention: &Attention<'_, u16>, scores: &mut [f32], output: &mut [f32]) {
             generic::attend::<$simd, u16>(attention, scores, output)
+        }
+        $(#[target_feature(enable = $features)])?
+        unsafe fn attend_q8(attention: &Attention<'_, i8>, scores: &mut [f32], output: &mut [f32]) {
+            generic::attend::<$simd, i8>(attention, scores, output)
         }
     };
 }
@@ -86,6 +95,13 @@ impl Element for u16 {
     #[inline(always)]
     fn load<S: Simd>(values: &[u16; LANES]) -> Lanes {
         S::widen(values)
+    }
+}
+
+impl Element for i8 {
+    #[inline(always)]
+    fn load<S: Simd>(values: &[i8; LANES]) -> Lanes {
+        values.map(f32::from)
     }
 }
 
@@ -215,16 +231,26 @@ pub(super) fn quantize(input: &[f32], output: &mut ColumnWriter) {
     }
 }
 
+/// The largest magnitude. Magnitudes compare like their bits, where NaN is largest: it ends up in the scale and is
+/// noticed.
+#[inline(always)]
+pub(super) fn most(floats: &[f32]) -> f32 {
+    f32::from_bits(floats.iter().map(|float| float.abs().to_bits()).fold(0, u32::max))
+}
+
+#[inline(always)]
+fn round_q8(value: f32) -> i32 {
+    let value = (value + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+    value.clamp(-127, 127)
+}
+
 #[inline(always)]
 fn quantize_group(floats: &[f32; 32], output: &mut ColumnWriter) {
-    // Magnitudes compare like their bits, where NaN is largest: it ends up in the scale and is noticed.
-    let bits = floats.iter().map(|float| float.abs().to_bits());
-    let most = f32::from_bits(bits.fold(0, u32::max));
+    let most = most(floats);
     let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
     let mut rounded = [0i32; 32];
     for (rounded, float) in rounded.iter_mut().zip(floats) {
-        let value = (float * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
-        *rounded = value.clamp(-127, 127);
+        *rounded = round_q8(float * inverse);
     }
     let mut values = [0i8; 32];
     for (value, rounded) in values.iter_mut().zip(&rounded) {
@@ -340,13 +366,36 @@ pub(super) fn narrow<S: Simd>(values: &[f32], bits: &mut [u16]) {
     last.copy_from_slice(&S::narrow(&partial(rest, 0.0))[..rest.len()]);
 }
 
+/// Singles times `inverse` to integers of 8 bits.
+#[inline(always)]
+pub(super) fn narrow_q8(values: &[f32], inverse: f32, output: &mut [i8]) {
+    for (output, value) in output.iter_mut().zip(values) {
+        *output = round_q8(value * inverse) as i8;
+    }
+}
+
+#[inline(always)]
+fn multiply_lanes(rows: &mut [Lanes], factors: &Lanes) {
+    for row in rows {
+        for lane in 0..LANES {
+            row[lane] *= factors[lane];
+        }
+    }
+}
+
+/// The scales of a block's keys (`which` 0) or values (1).
+#[inline(always)]
+fn scales(scales: &[f32], block: usize, which: usize) -> &Lanes {
+    &scales.as_chunks::<LANES>().0[2 * block + which]
+}
+
 /// Softmax attention of up to four queries at consecutive positions.
 ///
 /// A position's lane is its slot modulo 16 and never changes, and positions are added one after the other, so
 /// the result of a query does not depend on which queries it shares the pass with: what it does not see has
 /// weight 0.
 #[inline(always)]
-pub(super) fn attend<S: Simd, E: Element>(
+pub(super) fn attend<S: Simd, E: Element + KeyValue>(
     attention: &Attention<'_, E>,
     scores: &mut [f32],
     output: &mut [f32],
@@ -391,12 +440,13 @@ fn blocks<'a>(
 }
 
 #[inline(always)]
-fn attend_some<S: Simd, E: Element, const N: usize>(
+fn attend_some<S: Simd, E: Element + KeyValue, const N: usize>(
     attention: &Attention<'_, E>,
     scores: &mut [f32],
     output: &mut [f32],
 ) {
     let Attention { keys, values, visible, windows, .. } = attention;
+    let scaled = E::SCALES == 2;
     let width = output.len() / N;
     let [older, newer] = &visible.window;
     let all = || {
@@ -418,6 +468,9 @@ fn attend_some<S: Simd, E: Element, const N: usize>(
             for n in 0..N {
                 sums[n] = fma_lanes::<S>(&[queries[n * width + dimension]; LANES], &key, &sums[n]);
             }
+        }
+        if scaled {
+            multiply_lanes(&mut sums, scales(attention.scales, block.index, 0));
         }
         let start = |n: usize| if block.pinned { 0 } else { windows[n].0 };
         let whole =
@@ -449,7 +502,7 @@ fn attend_some<S: Simd, E: Element, const N: usize>(
     let scores = &mut scores.as_chunks_mut::<LANES>().0[..count];
     let mut totals = [[0.0; LANES]; N];
     let most: [f32; N] = std::array::from_fn(|n| reduce(&most[n], |a, b| if a > b { a } else { b }));
-    for scores in scores.chunks_exact_mut(N) {
+    for (block, scores) in all().zip(scores.chunks_exact_mut(N)) {
         for n in 0..N {
             for lane in 0..LANES {
                 let score = scores[n][lane];
@@ -459,6 +512,9 @@ fn attend_some<S: Simd, E: Element, const N: usize>(
                 totals[n][lane] += weight;
                 scores[n][lane] = weight;
             }
+        }
+        if scaled {
+            multiply_lanes(scores, scales(attention.scales, block.index, 1));
         }
     }
     let inverse: [f32; N] = std::array::from_fn(|n| 1.0 / reduce(&totals[n], |a, b| a + b));

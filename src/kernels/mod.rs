@@ -48,8 +48,10 @@ struct FloatKernels {
     layer_norm: LayerNormKernel,
     gelu: unsafe fn(&mut [f32]),
     narrow: unsafe fn(&[f32], &mut [u16]),
+    narrow_q8: unsafe fn(&[f32], f32, &mut [i8]),
     attend_f32: AttendKernel<f32>,
     attend_f16: AttendKernel<u16>,
+    attend_q8: AttendKernel<i8>,
 }
 
 /// Gives back what a thread keeps between products. Called when it has nothing to do for a while.

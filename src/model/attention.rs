@@ -2,7 +2,7 @@
 
 use super::config::StackConfig;
 use super::stack::{Span, head_width};
-use crate::cache::{Geometry, Storage};
+use crate::cache::{Entries, Geometry, Storage};
 use crate::kernels::{Attention, Kernels, KeyValue, QUERIES, score_floats};
 use crate::threads::{Crew, Pieces};
 
@@ -39,10 +39,28 @@ struct Columns<'a> {
     storage: SharedStorage<'a>,
 }
 
-/// Keys `[heads, slots / 16, width, 16]` and values `[heads, slots, width]` of a layer.
 enum SharedStorage<'a> {
-    F32(Pieces<'a, f32>, Pieces<'a, f32>),
-    F16(Pieces<'a, u16>, Pieces<'a, u16>),
+    F32(SharedEntries<'a, f32>),
+    F16(SharedEntries<'a, u16>),
+    Q8(SharedEntries<'a, i8>),
+}
+
+/// A layer's part of [`Entries`].
+struct SharedEntries<'a, E> {
+    keys: Pieces<'a, E>,
+    values: Pieces<'a, E>,
+    scales: Pieces<'a, f32>,
+}
+
+impl<'a, E: KeyValue> SharedEntries<'a, E> {
+    fn new(entries: &'a mut Entries<E>, geometry: &Geometry, width: usize, layer: usize) -> Self {
+        let elements = geometry.layer(layer, width);
+        SharedEntries {
+            keys: Pieces::new(&mut entries.keys[elements.clone()]),
+            values: Pieces::new(&mut entries.values[elements]),
+            scales: Pieces::new(&mut entries.scales[geometry.layer(layer, E::SCALES)]),
+        }
+    }
 }
 
 impl Angles {
@@ -136,16 +154,11 @@ impl<'a> Columns<'a> {
     ) -> Self {
         let (range, row) = (span.first..span.first + span.columns, 3 * config.hidden);
         let (geometry, storage) = span.cache.parts();
-        let elements = geometry.layer(layer);
+        let width = head_width(config.head_dim());
         let storage = match storage {
-            Storage::F32(keys, values) => SharedStorage::F32(
-                Pieces::new(&mut keys[elements.clone()]),
-                Pieces::new(&mut values[elements]),
-            ),
-            Storage::F16(keys, values) => SharedStorage::F16(
-                Pieces::new(&mut keys[elements.clone()]),
-                Pieces::new(&mut values[elements]),
-            ),
+            Storage::F32(entries) => SharedStorage::F32(SharedEntries::new(entries, geometry, width, layer)),
+            Storage::F16(entries) => SharedStorage::F16(SharedEntries::new(entries, geometry, width, layer)),
+            Storage::Q8(entries) => SharedStorage::Q8(SharedEntries::new(entries, geometry, width, layer)),
         };
         let qkv = &qkv[range.start * row..range.end * row];
         let (skipped, first) =
@@ -156,8 +169,9 @@ impl<'a> Columns<'a> {
     /// One head, which belongs to one chunk of work.
     fn head(&self, kernels: &Kernels, head: usize, scratch: &mut HeadScratch, output: &Pieces<'_, f32>) {
         match &self.storage {
-            SharedStorage::F32(keys, values) => self.attend(kernels, head, scratch, keys, values, output),
-            SharedStorage::F16(keys, values) => self.attend(kernels, head, scratch, keys, values, output),
+            SharedStorage::F32(entries) => self.attend(kernels, head, scratch, entries, output),
+            SharedStorage::F16(entries) => self.attend(kernels, head, scratch, entries, output),
+            SharedStorage::Q8(entries) => self.attend(kernels, head, scratch, entries, output),
         }
     }
 
@@ -173,25 +187,29 @@ impl<'a> Columns<'a> {
         kernels: &Kernels,
         head: usize,
         scratch: &mut HeadScratch,
-        keys: &Pieces<'_, E>,
-        values: &Pieces<'_, E>,
+        entries: &SharedEntries<'_, E>,
         output: &Pieces<'_, f32>,
     ) {
         let (hidden, head_dim) = (self.config.hidden, self.config.head_dim());
         let width = head_width(head_dim);
         let scale = 1.0 / (head_dim as f32).sqrt();
         let (geometry, first) = (self.geometry, self.geometry.length());
-        let elements = geometry.slots() * width;
-        let elements = head * elements..(head + 1) * elements;
+        let of_head = |size: usize| head * geometry.slots() * size..(head + 1) * geometry.slots() * size;
+        let SharedEntries { keys, values, scales } = entries;
         // SAFETY: no other chunk has this head of this span.
-        let (keys, values) = unsafe { (keys.piece(elements.clone()), values.piece(elements)) };
+        let (keys, values, scales) = unsafe {
+            (keys.piece(of_head(width)), values.piece(of_head(width)), scales.piece(of_head(E::SCALES)))
+        };
         let row = &mut scratch.queries[..width];
         for (column, angles) in self.angles.iter().enumerate() {
             let slot = geometry.slot(first + column as u64);
             rotate(self.part(column, head, 1), &angles.own, row);
-            E::store_key(kernels, row, slot, keys);
+            let key_scale = E::store_key(kernels, row, slot, keys);
             row[..head_dim].copy_from_slice(self.part(column, head, 2));
-            E::store(kernels, row, &mut values[slot * width..(slot + 1) * width]);
+            let value_scale = E::store(kernels, row, &mut values[slot * width..(slot + 1) * width]);
+            for (place, scale) in E::scale_places(slot).zip([key_scale, value_scale]) {
+                scales[place] = scale;
+            }
         }
         for (group, angles) in self.angles[self.skipped..].chunks(QUERIES).enumerate() {
             let column = self.skipped + group * QUERIES;
@@ -209,6 +227,7 @@ impl<'a> Columns<'a> {
                 sink_queries: &scratch.sink_queries[..count * width],
                 keys,
                 values,
+                scales,
                 visible: geometry.visible(position, position + count as u64 - 1),
                 windows: std::array::from_fn(|n| {
                     let position = position + n as u64;
