@@ -5,7 +5,7 @@ mod common;
 use std::io::Read;
 use std::process::{Command, Stdio};
 
-use common::{binary, case, cinderblock, demo_model, quantize, run};
+use common::{case, cinderblock, demo_model, program, quantize, run};
 
 #[test]
 fn the_demo_tells_a_story() {
@@ -119,9 +119,7 @@ fn inspect_tells_what_is_in_a_file() {
 
 #[test]
 fn an_instruction_set_can_be_forced() {
-    let isa = |name: &str| {
-        run(Command::new(binary()).args(["inspect", "--cpu", "--json"]).env("CINDERBLOCK_ISA", name))
-    };
+    let isa = |name: &str| run(program().args(["inspect", "--cpu", "--json"]).env("CINDERBLOCK_ISA", name));
     assert_eq!(isa("scalar").json()["chosen"], "scalar");
     let outcome = isa("mmx");
     assert_eq!(outcome.code, Some(2));
@@ -166,7 +164,7 @@ fn usage_errors_are_one_line_and_exit_2() {
 /// A reader that goes away early, as `head` does, is no failure and no panic.
 #[test]
 fn a_closed_pipe_is_quiet() {
-    let mut child = Command::new(binary())
+    let mut child = program()
         .args(["run", "-n", "2000", "--ignore-end"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -184,7 +182,7 @@ fn a_closed_pipe_is_quiet() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_ends_cleanly() {
-    let mut child = Command::new(binary())
+    let mut child = program()
         .args(["run", "-n", "1000000", "--ignore-end"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())

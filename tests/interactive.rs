@@ -12,11 +12,11 @@ use std::process::{Child, Command, Stdio};
 use std::ptr::{null, null_mut};
 use std::time::{Duration, Instant};
 
-use common::binary;
+use common::program;
 use tempfile::TempDir;
 
-fn program(home: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(binary());
+fn at_home(home: &Path, arguments: &[&str]) -> Command {
+    let mut command = program();
     command.args(arguments).env("HOME", home).env("TERM", "xterm").env_remove("XDG_STATE_HOME");
     command.current_dir(home);
     command
@@ -24,7 +24,7 @@ fn program(home: &Path, arguments: &[&str]) -> Command {
 
 /// Standard output and error after some standard input.
 fn piped(home: &Path, arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
-    let mut command = program(home, arguments);
+    let mut command = at_home(home, arguments);
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
@@ -40,7 +40,7 @@ fn a_pipe_is_a_prompt() {
     let arguments = ["run", "-n", "12", "--temp", "0"];
     let (code, continued, _) = piped(home.path(), &arguments, "The old house\n");
     assert_eq!(code, Some(0));
-    let mut given = program(home.path(), &arguments);
+    let mut given = at_home(home.path(), &arguments);
     let given = given.args(["-p", "The old house"]).stdin(Stdio::null()).output().unwrap();
     assert_eq!(continued.as_bytes(), given.stdout);
 }
@@ -83,7 +83,7 @@ impl Terminal {
         // SAFETY: descriptors that were opened just now and belong to nobody else.
         let [master, slave] = [master, slave].map(|descriptor| unsafe { File::from_raw_fd(descriptor) });
         let end = || Stdio::from(slave.try_clone().unwrap());
-        let mut command = program(home, arguments);
+        let mut command = at_home(home, arguments);
         command.stdin(end()).stdout(end()).stderr(end());
         // SAFETY: system calls alone, so that Ctrl-C in the terminal reaches the child.
         unsafe {

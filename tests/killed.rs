@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{binary, cinderblock, demo_model};
+use common::{cinderblock, demo_model, program};
 use tempfile::TempDir;
 
 const KILLS: u64 = 200;
@@ -24,7 +24,7 @@ fn save(path: &Path, prompt: &str) -> Vec<u8> {
 
 /// Loads two sessions in turn and saves each over the same file, until it is killed.
 fn save_and_kill(folder: &Path, delay: Duration) {
-    let mut child = Command::new(binary())
+    let mut child = program()
         .args(["run", "-i", "--load", "one", "-n", "0", "-m"])
         .arg(demo_model())
         .current_dir(folder)

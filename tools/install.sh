@@ -4,7 +4,8 @@
 # Library, headers, pkg-config and CMake files, as `cargo cinstall --prefix PREFIX` does, with one difference: the
 # static library is one object in which only the functions of the header are visible, so that it can meet another
 # Rust library, or another version of itself, in one program. FEATURES is "capi,tokenizer"; "capi" alone leaves the
-# tokenizer out. DESTDIR and CARGO_TARGET_DIR are respected.
+# tokenizer out. DESTDIR and CARGO_TARGET_DIR are respected. For another machine, CARGO_BUILD_TARGET names its target
+# and CROSS_COMPILE what stands before the names of its tools, as in aarch64-linux-gnu-.
 set -eu
 [ $# -ge 1 ] || { echo "usage: tools/install.sh PREFIX [FEATURES]" >&2; exit 2; }
 case $1 in /*) prefix=$1 ;; *) prefix=$PWD/$1 ;; esac
@@ -13,8 +14,9 @@ cd "$(dirname "$0")/.."
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 # While the first number is 0, the second one says what a program needs.
 interface=${version%.*}
-build=${CARGO_TARGET_DIR:-target}
-for tool in cargo ld objcopy ar strip; do
+build=${CARGO_TARGET_DIR:-target}/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}release
+tools=${CROSS_COMPILE:-}
+for tool in cargo "${tools}ld" "${tools}objcopy" "${tools}ar" "${tools}strip"; do
     command -v "$tool" >/dev/null || { echo "$tool is missing" >&2; exit 1; }
 done
 
@@ -26,19 +28,19 @@ mkdir -p "$root/include" "$root/lib/pkgconfig" "$root/share/cmake/cinderblock"
 cp include/cinderblock.h include/cinderblock.hpp "$root/include"
 cp cmake/*.cmake "$root/share/cmake/cinderblock"
 
-cp "$build/release/libcinderblock.so" "$root/lib/libcinderblock.so.$version"
-strip --strip-debug "$root/lib/libcinderblock.so.$version"
+cp "$build/libcinderblock.so" "$root/lib/libcinderblock.so.$version"
+"${tools}strip" --strip-debug "$root/lib/libcinderblock.so.$version"
 ln -sf "libcinderblock.so.$version" "$root/lib/libcinderblock.so.$interface"
 ln -sf "libcinderblock.so.$interface" "$root/lib/libcinderblock.so"
 
-object=$build/release/libcinderblock.o
+object=$build/libcinderblock.o
 keep=$(sed -n 's/^[a-z].*[ *]\(cinder_[a-z_]*\)(.*/--undefined=\1/p' include/cinderblock.h | grep -v '(\*')
 # shellcheck disable=SC2086 # one word a function
-ld -r --gc-sections $keep --whole-archive "$build/release/libcinderblock.a" -o "$object"
+"${tools}ld" -r --gc-sections $keep --whole-archive "$build/libcinderblock.a" -o "$object"
 # Rust's own objects carry bitcode that no other compiler of this machine may be able to read.
-objcopy --strip-debug --remove-section=.llvmbc --remove-section=.llvmcmd --wildcard --keep-global-symbol='cinder_*' "$object"
+"${tools}objcopy" --strip-debug --remove-section=.llvmbc --remove-section=.llvmcmd --wildcard --keep-global-symbol='cinder_*' "$object"
 rm -f "$root/lib/libcinderblock.a"
-ar rcs "$root/lib/libcinderblock.a" "$object"
+"${tools}ar" rcs "$root/lib/libcinderblock.a" "$object"
 rm -f "$object"
 
 cat > "$root/lib/pkgconfig/cinderblock.pc" <<END

@@ -3,6 +3,7 @@
 
 pub mod damage;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,9 +13,43 @@ use tempfile::TempDir;
 /// The reference cases that are part of the repository.
 pub const CASES: [&str; 7] = ["block1", "block8", "main", "main_bf16", "megabyte", "uptrain", "wide_heads"];
 
-/// The program.
-pub fn binary() -> &'static Path {
+/// The file of the program.
+fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_cinderblock"))
+}
+
+/// What runs the program: nothing, or the emulator of a foreign processor with its arguments (`CINDERBLOCK_RUNNER`).
+fn runner() -> Vec<String> {
+    let words = std::env::var("CINDERBLOCK_RUNNER").unwrap_or_default();
+    words.split_whitespace().map(String::from).collect()
+}
+
+/// Whether an emulator runs the program.
+pub fn emulated() -> bool {
+    !runner().is_empty()
+}
+
+/// Says that a test cannot run under an emulator, and why; false where the processor is real.
+pub fn skipped_under_emulation(why: &str) -> bool {
+    if emulated() {
+        println!("skipped under emulation: {why}");
+    }
+    emulated()
+}
+
+/// The program, ready to be given arguments.
+pub fn program() -> Command {
+    with_runner(Command::new)
+}
+
+/// The program as arguments of another command, which `start` makes of the first word.
+pub fn with_runner(start: impl FnOnce(OsString) -> Command) -> Command {
+    let mut words: Vec<OsString> = runner().into_iter().map(OsString::from).collect();
+    words.push(binary().into());
+    let first = words.remove(0);
+    let mut command = start(first);
+    command.args(words);
+    command
 }
 
 /// The folder of a reference case.
@@ -58,7 +93,7 @@ impl Outcome {
 
 /// Runs the program with arguments, killing it after a minute.
 pub fn cinderblock<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Outcome {
-    run(Command::new(binary()).args(arguments))
+    run(program().args(arguments))
 }
 
 /// Runs a command, killing it after a minute.
@@ -95,7 +130,7 @@ pub fn quantize(checkpoint: &Path, kind: &str) -> (TempDir, PathBuf) {
     let file = folder.path().join(format!("{kind}.gguf"));
     let arguments =
         [checkpoint.as_os_str(), "-o".as_ref(), file.as_os_str(), "--type".as_ref(), kind.as_ref()];
-    run(Command::new(binary()).arg("quantize").args(arguments)).success();
+    run(program().arg("quantize").args(arguments)).success();
     (folder, file)
 }
 

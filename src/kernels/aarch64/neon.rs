@@ -28,10 +28,11 @@ macro_rules! group {
         ) -> [[int32x4_t; R]; N] {
             // SAFETY: the caller's promise.
             unsafe {
+                // Steps instead of products: a checked multiplication would keep the loops from being unrolled.
+                let (mut quads, step) = (values.cast::<i32>(), 2 * stride);
                 if RECORD == Q4_RECORD {
                     let mut sums = [[[vdupq_n_s16(0); 2]; R]; N];
                     for pair in 0..4 {
-                        let quads = values.add(8 * pair * stride).cast::<i32>();
                         for r in 0..R {
                             let packed = vld1q_u8(lines.add(64 * pair + 16 * r));
                             let low = vreinterpretq_s8_u8(vandq_u8(packed, vdupq_n_u8(15)));
@@ -46,6 +47,7 @@ macro_rules! group {
                                 *right = vmlal_high_s8(*right, high, odd);
                             }
                         }
+                        quads = quads.add(step);
                     }
                     std::array::from_fn(|n| {
                         let start = vdupq_n_s32(*starts.add(n));
@@ -54,7 +56,6 @@ macro_rules! group {
                 } else {
                     let mut sums = [[[vdupq_n_s32(0); 2]; R]; N];
                     for pair in 0..4 {
-                        let quads = values.add(8 * pair * stride).cast::<i32>();
                         for r in 0..R {
                             let weights = [0, 1].map(|quad| {
                                 let stored = vld1q_u8(lines.add(64 * (2 * pair + quad) + 16 * r));
@@ -72,6 +73,7 @@ macro_rules! group {
                                 *right = vpadalq_s16(*right, products);
                             }
                         }
+                        quads = quads.add(step);
                     }
                     sums.map(|sums| sums.map(|[left, right]| vpaddq_s32(left, right)))
                 }

@@ -46,28 +46,33 @@ macro_rules! group {
             unsafe {
                 let start = |n: usize| if RECORD == Q4_RECORD { *starts.add(n) } else { 0 };
                 let mut sums: [[int32x4_t; R]; N] = std::array::from_fn(|n| [vdupq_n_s32(start(n)); R]);
-                for quad in 0..8 {
-                    let weights: [int8x16_t; R] = std::array::from_fn(|r| {
-                        vreinterpretq_s8_u8(if RECORD == Q4_RECORD {
-                            let packed = vld1q_u8(lines.add(quad / 2 * 64 + 16 * r));
-                            if quad % 2 == 0 { vandq_u8(packed, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(packed) }
-                        } else {
-                            veorq_u8(vld1q_u8(lines.add(quad * 64 + 16 * r)), vdupq_n_u8(128))
-                        })
-                    });
-                    let quads = values.add(4 * quad * stride);
-                    for first in (0..N).step_by(4) {
-                        let values = super::load_quads::<N>(quads.add(4 * first));
-                        for r in 0..R {
-                            sums[first][r] = dot::<0>(sums[first][r], weights[r], values);
-                            if N > 1 {
-                                sums[first + 1][r] = dot::<1>(sums[first + 1][r], weights[r], values);
-                            }
-                            if N > 2 {
-                                sums[first + 2][r] = dot::<2>(sums[first + 2][r], weights[r], values);
-                                sums[first + 3][r] = dot::<3>(sums[first + 3][r], weights[r], values);
+                // Steps instead of products: a checked multiplication would keep the loop from being unrolled.
+                let (mut quads, step) = (values, 4 * stride);
+                for pair in 0..4 {
+                    for odd in 0..2 {
+                        let weights: [int8x16_t; R] = std::array::from_fn(|r| {
+                            vreinterpretq_s8_u8(if RECORD == Q4_RECORD {
+                                let packed = vld1q_u8(lines.add(64 * pair + 16 * r));
+                                if odd == 0 { vandq_u8(packed, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(packed) }
+                            } else {
+                                let stored = vld1q_u8(lines.add(64 * (2 * pair + odd) + 16 * r));
+                                veorq_u8(stored, vdupq_n_u8(128))
+                            })
+                        });
+                        for first in (0..N).step_by(4) {
+                            let values = super::load_quads::<N>(quads.add(4 * first));
+                            for r in 0..R {
+                                sums[first][r] = dot::<0>(sums[first][r], weights[r], values);
+                                if N > 1 {
+                                    sums[first + 1][r] = dot::<1>(sums[first + 1][r], weights[r], values);
+                                }
+                                if N > 2 {
+                                    sums[first + 2][r] = dot::<2>(sums[first + 2][r], weights[r], values);
+                                    sums[first + 3][r] = dot::<3>(sums[first + 3][r], weights[r], values);
+                                }
                             }
                         }
+                        quads = quads.add(step);
                     }
                 }
                 sums

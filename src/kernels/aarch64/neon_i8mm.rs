@@ -79,11 +79,13 @@ macro_rules! group {
             // SAFETY: the caller's promise.
             unsafe {
                 let mut sums: [[int32x4_t; R]; N] = std::array::from_fn(|n| [vdupq_n_s32(*starts.add(n)); R]);
+                // Steps instead of products: a checked multiplication would keep the loops from being unrolled.
+                let (mut quads, step) = (values, 4 * stride);
                 if N < 4 {
                     for pair in 0..4 {
-                        let quads = values.add(8 * pair * stride);
                         let even = super::load_quads::<N>(quads);
-                        let odd = super::load_quads::<N>(quads.add(4 * stride));
+                        let odd = super::load_quads::<N>(quads.add(step));
+                        quads = quads.add(2 * step);
                         for r in 0..R {
                             let [first, second] = load::<RECORD>(lines.add(16 * r), pair);
                             sums[0][r] = dot::<0>(dot::<0>(sums[0][r], first, even), second, odd);
@@ -101,14 +103,14 @@ macro_rules! group {
                     sums[n + 1] = [both; R];
                 }
                 for pair in 0..4 {
-                    let quads = values.add(8 * pair * stride);
                     let mut columns = [vdupq_n_s8(0); N];
                     for first in (0..N).step_by(4) {
                         let even = vreinterpretq_s32_s8(vld1q_s8(quads.add(4 * first)));
-                        let odd = vreinterpretq_s32_s8(vld1q_s8(quads.add(4 * (stride + first))));
+                        let odd = vreinterpretq_s32_s8(vld1q_s8(quads.add(step + 4 * first)));
                         columns[first / 2] = vreinterpretq_s8_s32(vzip1q_s32(even, odd));
                         columns[first / 2 + 1] = vreinterpretq_s8_s32(vzip2q_s32(even, odd));
                     }
+                    quads = quads.add(2 * step);
                     for r in 0..R {
                         let [first, second] = load::<RECORD>(lines.add(16 * r), pair);
                         let (first, second) = (vreinterpretq_u32_u8(first), vreinterpretq_u32_u8(second));
