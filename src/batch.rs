@@ -165,13 +165,11 @@ impl Batch {
     pub fn submit(&mut self, request: Request) -> Result<u64> {
         let model = self.engine.model();
         let config = model.config();
-        let length = config.block_length;
-        let before = request.start.as_ref().map_or(0, |start| start.length() as usize);
-        let tokens = before + request.prompt.len();
-        if tokens == 0 {
+        let (length, most) = (config.block_length, self.options.session.cache_blocks);
+        let tokens = request.prompt.len();
+        if tokens == 0 && request.start.is_none() {
             return Err(Error::argument("prompt: found 0 tokens, expected at least 1"));
         }
-        let most = self.options.session.cache_blocks;
         if tokens.div_ceil(length) > most {
             let most = most.saturating_mul(length);
             return Err(Error::argument(format!("prompt: found {tokens} tokens, expected at most {most}")));
@@ -180,12 +178,7 @@ impl Batch {
         Sampler::new(request.sampler.clone(), config.vocabulary)?;
         let options = match &request.start {
             Some(start) => start.options(),
-            None => {
-                // The padding of a first block, and the block that is open at the end.
-                let blocks = tokens.saturating_add(request.generate.max_tokens).div_ceil(length) + 1;
-                let least = self.options.session.sink_blocks + 1;
-                SessionOptions { cache_blocks: blocks.clamp(least, most), ..self.options.session.clone() }
-            }
+            None => self.sized(tokens, request.generate.max_tokens),
         };
         let (cache, rest) = estimate::of_sequence(model, &options);
         let bytes = cache.saturating_add(rest);
@@ -202,6 +195,27 @@ impl Batch {
         self.next_id += 1;
         self.waiting.push_back(Waiting { id, request, options, bytes });
         Ok(id)
+    }
+
+    /// Reads the beginning that several requests share ([`Request::start`]), with room for so many tokens after it.
+    /// Its memory is not counted.
+    ///
+    /// # Errors
+    /// As [`Engine::append`], and if its cache cannot be allocated.
+    pub fn begin(&mut self, prompt: &[u32], max_tokens: usize) -> Result<Arc<Sequence>> {
+        let mut sequence = Sequence::new(self.engine.model(), &self.sized(prompt.len(), max_tokens))?;
+        self.engine.append(&mut sequence, prompt)?;
+        Ok(Arc::new(sequence))
+    }
+
+    /// The cache that a text needs, or else as much as there may be.
+    fn sized(&self, prompt: usize, max_tokens: usize) -> SessionOptions {
+        let session = &self.options.session;
+        // The padding of a first block, and the block that is open at the end.
+        let length = self.engine.model().config().block_length;
+        let blocks = prompt.saturating_add(max_tokens).div_ceil(length) + 1;
+        let cache_blocks = blocks.clamp(session.sink_blocks + 1, session.cache_blocks);
+        SessionOptions { cache_blocks, ..session.clone() }
     }
 
     /// Goes on by one block and tells what came of it; nothing happens without texts.
@@ -237,7 +251,7 @@ impl Batch {
                 break;
             }
             let Some(Waiting { id, request, options, bytes }) = self.waiting.pop_front() else { break };
-            match self.start(id, request, &options, bytes) {
+            match self.join(id, request, &options, bytes) {
                 Ok(running) => {
                     self.used = used;
                     self.running.push(running);
@@ -247,7 +261,7 @@ impl Batch {
         }
     }
 
-    fn start(&self, id: u64, request: Request, options: &SessionOptions, bytes: u64) -> Result<Running> {
+    fn join(&self, id: u64, request: Request, options: &SessionOptions, bytes: u64) -> Result<Running> {
         let model = self.engine.model();
         let mut sampler = Sampler::new(request.sampler, model.config().vocabulary)?;
         let sequence = match &request.start {

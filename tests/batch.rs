@@ -11,7 +11,7 @@ use cinderblock::kernels::Kernels;
 use cinderblock::tokenizer::Tokenizer;
 use cinderblock::{
     Batch, BatchOptions, End, Event, GenerateOptions, Generator, MemoryEstimate, Model, Request,
-    SamplerOptions, Sequence, SessionOptions, Step, Team,
+    SamplerOptions, SessionOptions, Step, Team,
 };
 use common::{case, demo_model, quantize};
 
@@ -214,11 +214,8 @@ fn copies_of_a_start_go_on_by_themselves() {
     let model = Arc::new(Model::open(demo_model()).unwrap());
     let team = Arc::new(Team::new(2).unwrap());
     let prompt: Vec<u32> = (300..403).collect();
-    let session = SessionOptions { cache_blocks: 64, ..Default::default() };
-    let mut start = Sequence::new(&model, &session).unwrap();
-    cinderblock::Engine::new(&model, &team).append(&mut start, &prompt).unwrap();
-    let start = Arc::new(start);
     let mut batch = Batch::new(&model, &team, None, BatchOptions::default()).unwrap();
+    let start = batch.begin(&prompt, 30).unwrap();
     let request = |seed, prompt| Request {
         sampler: SamplerOptions { seed, repetition_penalty: 1.3, ..Default::default() },
         ..plain(prompt, 30)

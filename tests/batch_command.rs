@@ -5,14 +5,14 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use common::{Outcome, binary, case, cinderblock, quantize, run};
+use common::{Outcome, case, cinderblock, program, quantize, run};
 use serde_json::{Value as Json, json};
 
 fn batch(folder: &Path, more: &[&str]) -> Outcome {
-    run(Command::new(binary()).arg("batch").args(more).current_dir(folder))
+    run(program().arg("batch").args(more).current_dir(folder))
 }
 
 /// The answers by id, each once.
@@ -184,7 +184,7 @@ fn kills_lose_nothing_and_repeat_nothing() {
     }
     fs::write(folder.join("in"), lines).unwrap();
     let command = |output: &str| {
-        let mut command = Command::new(binary());
+        let mut command = program();
         command.arg("batch").arg("-m").arg(&model).args(["-i", "in", "-o", output, "--batch", "64"]);
         command.current_dir(folder).stdin(Stdio::null()).stderr(Stdio::null());
         command
@@ -218,4 +218,50 @@ fn kills_lose_nothing_and_repeat_nothing() {
     assert_eq!(out.len() as u64, LINES);
     assert!(out == whole);
     assert!(out.values().all(|answer| answer.get("error").is_none()));
+}
+
+/// Samples are what `run` writes with their seeds.
+#[test]
+fn samples_are_runs_with_other_seeds() {
+    let plain = ["run", "-p", "It was a dark", "-n", "21", "--seed", "5", "--samples", "3"];
+    let json = cinderblock(&[&plain[..], &["--json"]].concat()).json();
+    let shown = cinderblock(&plain).success();
+    for (index, seed) in ["5", "6", "7"].iter().enumerate() {
+        let sample = &json["samples"][index];
+        let alone = cinderblock(&["run", "-p", "It was a dark", "-n", "21", "--seed", seed, "--json"]).json();
+        for field in ["seed", "tokens", "text", "end"] {
+            assert_eq!(sample[field], alone[field], "{field} of seed {seed}");
+        }
+        let header = format!("--- sample {}, seed {seed}, ended by", index + 1);
+        assert!(shown.contains(&header) && shown.contains(alone["text"].as_str().unwrap()), "{shown}");
+    }
+    for more in [&["--samples", "0"][..], &["--samples", "2", "--save", "x"], &["--samples", "2", "-i"]] {
+        assert_eq!(cinderblock(&[&["run", "-p", "x"], more].concat()).code, Some(2));
+    }
+}
+
+/// What `inspect` says for a batch is what it then takes, beside the program itself.
+#[test]
+fn inspect_knows_what_a_batch_takes() {
+    let estimate = |batch: &str| {
+        let json = cinderblock(&["inspect", "--cache-blocks", "512", "--batch", batch, "--json"]).json();
+        json["memory"]["total"].as_u64().unwrap()
+    };
+    let (predicted, one) = (estimate("32"), estimate("1"));
+    let folder = tempfile::TempDir::new().unwrap();
+    let measure = |count: u32| {
+        let prompt: Vec<u32> = (0..2030).map(|i| 300 + i * 7 % 3000).collect();
+        let lines: Vec<String> =
+            (0..count).map(|id| json!({"id": id, "tokens": prompt}).to_string()).collect();
+        fs::write(folder.path().join("in"), lines.join("\n")).unwrap();
+        let arguments = ["-i", "in", "-n", "60", "--ignore-end", "--json", "--memory", "4GB"];
+        let outcome = batch(folder.path(), &arguments);
+        let summary: Json = serde_json::from_str(outcome.stderr.trim()).unwrap();
+        assert_eq!(summary["together"], count, "{summary}");
+        summary["peak_memory_bytes"].as_u64().unwrap()
+    };
+    let (taken, least) = (measure(32), measure(1));
+    let (more, expected) = ((taken - least) as f64, (predicted - one) as f64);
+    println!("31 more sequences: predicted {expected}, taken {more}");
+    assert!((more / expected - 1.0).abs() < 0.05, "predicted {expected}, taken {more}");
 }

@@ -18,6 +18,7 @@ use crate::output;
 ///   cinderblock inspect -m model.gguf
 ///   cinderblock inspect -m model.gguf --verify
 ///   cinderblock inspect -m model.gguf --cache-blocks 2048 --json
+///   cinderblock inspect -m model.gguf --cache-blocks 512 --batch 32
 ///   cinderblock inspect --cpu
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -41,6 +42,10 @@ pub struct Arguments {
     #[arg(long)]
     cpu: bool,
 
+    /// Tell what so many sequences take that advance together, each with a cache of its own
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: usize,
+
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -61,7 +66,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         model.verify()?;
     }
     let options = arguments.cache.options(SessionOptions::default());
-    let estimate = MemoryEstimate::new(&model, &options);
+    let estimate = MemoryEstimate::of_batch(&model, &options, arguments.batch);
     if arguments.json {
         return output::print_json(&json_of(&model, &estimate, arguments.verify));
     }

@@ -17,6 +17,7 @@ mod perplexity;
 mod plot;
 mod quantize;
 mod run;
+mod samples;
 mod sampling;
 mod statistics;
 mod synthesize;

@@ -10,11 +10,12 @@ use cinderblock::error::{Error, ErrorKind, Result};
 use cinderblock::snapshot::Snapshot;
 use cinderblock::tokenizer::Tokenizer;
 use cinderblock::{
-    Alignment, End, GenerateOptions, Generator, Model, SessionOptions, Speculate, Step, Team, Token,
+    Alignment, End, GenerateOptions, Generator, Model, Request, SessionOptions, Speculate, Step, Team, Token,
 };
 use serde_json::json;
 
 use crate::arguments::{CacheArguments, InputArguments, ModelArguments};
+use crate::samples::Samples;
 use crate::sampling::SamplingArguments;
 use crate::{interactive, interrupt, memory, output};
 
@@ -27,6 +28,7 @@ use crate::{interactive, interrupt, memory, output};
 ///   cinderblock run -p "The old house" -n 200
 ///   cinderblock run -m model.gguf -f prompt.txt --temp 0 --stop "\n\n"
 ///   cinderblock run -m model.gguf --tokens 5,6,7 -n 16 --json
+///   cinderblock run -p "The old house" --samples 8 --seed 1
 ///   fortune | cinderblock run --save tale.session
 ///   cinderblock run --load tale.session --save tale.session
 ///   cinderblock run -f rules.txt --pin-prompt --prompt-cache rules.session -i
@@ -69,6 +71,10 @@ pub struct Arguments {
     /// With --json, give the log-probability of every token and of the K most likely ones
     #[arg(long, value_name = "K", requires = "json")]
     logprobs: Option<usize>,
+
+    /// Write so many texts together, with seeds that count on from --seed; the prompt is read once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096), conflicts_with_all = ["interactive", "load", "save", "prompt_cache"])]
+    samples: u32,
 
     /// After the prompt, ask for more, line after line
     #[arg(short, long, conflicts_with = "json")]
@@ -266,6 +272,23 @@ pub fn run(arguments: Arguments) -> Result<()> {
     if arguments.pin_prompt {
         options = options.pin_prompt(&model, prompt.len());
     }
+    let generate = GenerateOptions {
+        max_tokens: arguments.max_tokens,
+        time_limit: arguments.time_limit,
+        ignore_end: arguments.ignore_end,
+        logprobs: arguments.logprobs,
+    };
+    let stops: Vec<String> = arguments.stop.iter().map(|stop| unescape(stop)).collect();
+    if arguments.samples > 1 && !interactive {
+        let request =
+            Request { sampler: arguments.sampling.options(), generate, stops, ..Default::default() };
+        let shown = input.text()?.filter(|_| echo && !arguments.json);
+        if let Some(text) = shown {
+            output::print(&format!("{text}\n"))?;
+        }
+        let samples = Samples { count: arguments.samples, prompt, request, json: arguments.json };
+        return samples.run(&model, &team, tokenizer, options);
+    }
     let place = (&model, &team);
     let found = arguments.prompt_cache.as_deref().map(|path| cached(path, place, &options, &prompt));
     let (mut generator, reused) = match (&arguments.load, found.transpose()?.flatten()) {
@@ -285,7 +308,6 @@ pub fn run(arguments: Arguments) -> Result<()> {
         }
         Some(_) => {}
     }
-    let stops: Vec<String> = arguments.stop.iter().map(|stop| unescape(stop)).collect();
     generator.set_stops(stops.clone());
     generator.set_speculation(Speculate::from_name(&arguments.speculate).unwrap_or_default());
     // While standard input was read, Ctrl-C kept its usual meaning.
@@ -301,13 +323,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     if let Some(path) = arguments.prompt_cache.as_deref().filter(|_| generator.blocks() > before) {
         generator.save()?.write(path)?;
     }
-    let options = GenerateOptions {
-        max_tokens: arguments.max_tokens,
-        time_limit: arguments.time_limit,
-        ignore_end: arguments.ignore_end,
-        logprobs: arguments.logprobs,
-    };
-    let mut run = Run { model, team, tokenizer, generator, options, stops };
+    let mut run = Run { model, team, tokenizer, generator, options: generate, stops };
     if interactive {
         interactive::run(&mut run)?;
         return arguments.save.map_or(Ok(()), |path| run.generator.save()?.write(&path));
