@@ -246,6 +246,7 @@ impl Sequence {
     }
 
     /// Lets the logits of the next token be computed once more.
+    #[cfg(feature = "tokenizer")]
     pub(crate) fn reopen(&mut self) {
         self.opened = false;
     }
@@ -437,6 +438,7 @@ impl Engine {
     }
 
     /// As [`Engine::logits`], but not checked.
+    #[cfg(feature = "tokenizer")]
     pub(crate) fn predict<S: BorrowMut<Sequence>>(&mut self, sequences: &mut [S]) -> Result<&[f32]> {
         self.ahead(sequences, &[])
     }
