@@ -281,6 +281,10 @@ impl Sequence {
     /// Makes the token decoder forget guesses that did not come true, `first` being its positions before any token.
     /// Whether there is a token left for it to see.
     fn settle(&mut self, first: usize) -> bool {
+        if self.tokens.length() < first as u64 {
+            // The block's first pass was stopped.
+            return true;
+        }
         let agreeing = self.seen.iter().zip(&self.open).take_while(|(seen, open)| seen == open).count();
         self.seen.truncate(agreeing);
         self.tokens.rewind((first + agreeing) as u64);

@@ -131,7 +131,9 @@ fn together(model: &Arc<Model>, count: u64, sequences: usize, seed: u64) {
                 Event::Failed(error) => panic!("text {id}: {error}"),
             }
         });
-        assert!(outcome.is_ok() || outcome.unwrap_err().kind() == ErrorKind::Interrupted);
+        if let Err(error) = outcome {
+            assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
+        }
         assert!(batch.memory() <= memory && batch.running() <= sequences);
         most = most.max(batch.running());
     }
@@ -249,7 +251,7 @@ fn what_cannot_be_is_refused_at_once() {
     assert!(batch(BatchOptions { sequences: 0, ..Default::default() }).is_err());
     let no_window = SessionOptions { cache_blocks: 4, sink_blocks: 4, ..Default::default() };
     assert!(batch(BatchOptions { session: no_window, ..Default::default() }).is_err());
-    let needed = MemoryEstimate::new(&model, &session).total();
+    let needed = MemoryEstimate::of_batch(&model, &session, 1).total();
     for (memory, kind) in [(needed, None), (needed - 1, Some(ErrorKind::Resource))] {
         let options = BatchOptions { session: session.clone(), sequences: 1, memory: Some(memory) };
         let mut batch = batch(options).unwrap();
