@@ -43,7 +43,9 @@ pub struct Request {
     /// A sequence that has had the beginning of the prompt, which `prompt` then goes on from. Requests can share it:
     /// each goes on with a copy.
     pub start: Option<Arc<Sequence>>,
-    /// How its tokens are chosen.
+    /// Tokens that it takes first, whatever is likely. With [`GenerateOptions::logprobs`], this scores them.
+    pub forced: Vec<u32>,
+    /// How its tokens are chosen after that.
     pub sampler: SamplerOptions,
     /// What ends it.
     pub generate: GenerateOptions,
@@ -81,6 +83,7 @@ struct Running {
     /// Tokens of the prompt, and how many of them have been read.
     prompt: Vec<u32>,
     read: usize,
+    forced: Vec<u32>,
     interrupt: Interrupt,
     bytes: u64,
     left: bool,
@@ -165,16 +168,13 @@ impl Batch {
     pub fn submit(&mut self, request: Request) -> Result<u64> {
         let model = self.engine.model();
         let config = model.config();
-        let (length, most) = (config.block_length, self.options.session.cache_blocks);
         let tokens = request.prompt.len();
         if tokens == 0 && request.start.is_none() {
             return Err(Error::argument("prompt: found 0 tokens, expected at least 1"));
         }
-        if tokens.div_ceil(length) > most {
-            let most = most.saturating_mul(length);
-            return Err(Error::argument(format!("prompt: found {tokens} tokens, expected at most {most}")));
-        }
+        self.check_length(tokens)?;
         model.check_tokens(&request.prompt)?;
+        model.check_tokens(&request.forced)?;
         Sampler::new(request.sampler.clone(), config.vocabulary)?;
         let options = match &request.start {
             Some(start) => start.options(),
@@ -201,11 +201,22 @@ impl Batch {
     /// Its memory is not counted.
     ///
     /// # Errors
-    /// As [`Engine::append`], and if its cache cannot be allocated.
+    /// As [`Engine::append`], and if the prompt is longer than the cache or that cannot be allocated.
     pub fn begin(&mut self, prompt: &[u32], max_tokens: usize) -> Result<Arc<Sequence>> {
+        self.check_length(prompt.len())?;
         let mut sequence = Sequence::new(self.engine.model(), &self.sized(prompt.len(), max_tokens))?;
         self.engine.append(&mut sequence, prompt)?;
         Ok(Arc::new(sequence))
+    }
+
+    fn check_length(&self, tokens: usize) -> Result<()> {
+        let length = self.engine.model().config().block_length;
+        let most = self.options.session.cache_blocks;
+        if tokens.div_ceil(length) > most {
+            let most = most.saturating_mul(length);
+            return Err(Error::argument(format!("prompt: found {tokens} tokens, expected at most {most}")));
+        }
+        Ok(())
     }
 
     /// The cache that a text needs, or else as much as there may be.
@@ -280,6 +291,7 @@ impl Batch {
             writer: Writer::new(self.tokenizer.clone(), &request.stops, &request.generate, end_token),
             prompt: request.prompt,
             read: 0,
+            forced: request.forced,
             interrupt: request.interrupt,
             bytes,
             left: false,
@@ -326,7 +338,10 @@ impl Batch {
                 continue;
             }
             let random = running.sampler.state().0;
-            let id = running.sampler.sample(logits);
+            let id = match running.forced.get(running.writer.count()) {
+                Some(id) => *id,
+                None => running.sampler.sample(logits),
+            };
             let token = (!running.writer.ends(id)).then(|| running.writer.token(id, logits));
             choices.push(Choice { index, random, token });
         }

@@ -6,8 +6,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
+use cinderblock::score::negative_log_likelihood;
+use cinderblock::{Model, Session, SessionOptions, Team};
 use common::{Outcome, case, cinderblock, program, quantize, run};
 use serde_json::{Value as Json, json};
 
@@ -69,6 +72,56 @@ fn answers_are_those_of_run() {
     let answer = &answers["\"stops\""];
     assert!(answer["text"] == alone["text"] && answer["end"] == "stop", "{answer}");
     assert_eq!(answer["logprobs"], alone["logprobs"]);
+}
+
+/// A score is the sum of what a session says about each token.
+#[test]
+fn scores_are_log_likelihoods() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let continuations: [&[u32]; 3] = [&[11, 290], &[262], &[5, 6, 7, 8, 9, 10]];
+    let prompt = [464, 1468, 2156, 318, 13];
+    let lines = [
+        json!({"id": "ids", "tokens": prompt, "continuations": continuations}),
+        json!({"id": "texts", "prompt": "The old house", "continuations": [" was", " xylophone"]}),
+        json!({"id": "none", "tokens": prompt, "continuations": []}),
+        json!({"id": "empty", "tokens": prompt, "continuations": [[1], []]}),
+        json!({"id": "foreign", "tokens": prompt, "continuations": [[4_000_000]]}),
+        json!({"id": "long", "tokens": vec![1; 4000], "continuations": [[1]]}),
+    ];
+    fs::write(folder.path().join("in"), lines.map(|line| format!("{line}\n")).concat()).unwrap();
+    let outcome = batch(folder.path(), &["--score", "-i", "in"]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    let answers = answers(&outcome.stdout);
+    for (id, error) in [
+        ("none", "found no \"continuations\""),
+        ("empty", "continuation: found 0 tokens"),
+        ("foreign", "4000000"),
+        ("long", "found 4000 tokens"),
+    ] {
+        let answer = &answers[&format!("\"{id}\"")];
+        assert!(answer["error"].as_str().is_some_and(|text| text.contains(error)), "{answer}");
+    }
+    let texts = &answers["\"texts\""]["scores"];
+    assert!(texts[0]["logprob"].as_f64() > texts[1]["logprob"].as_f64(), "{texts}");
+
+    let model = Arc::new(Model::open(common::demo_model()).unwrap());
+    let team = Arc::new(Team::new(2).unwrap());
+    for (continuation, score) in continuations.iter().zip(answers["\"ids\""]["scores"].as_array().unwrap()) {
+        let mut session = Session::new(&model, &team, &SessionOptions::default()).unwrap();
+        session.append(&prompt).unwrap();
+        let (mut sum, mut greedy) = (0.0, true);
+        for token in *continuation {
+            let logits = session.logits().unwrap();
+            sum -= negative_log_likelihood(logits, *token);
+            greedy &= logits.iter().all(|logit| *logit <= logits[*token as usize]);
+            session.append(&[*token]).unwrap();
+        }
+        assert!((score["logprob"].as_f64().unwrap() - sum).abs() < 1e-4, "{score} {sum}");
+        assert_eq!(
+            (score["tokens"].as_u64(), score["is_greedy"].as_bool()),
+            (Some(continuation.len() as u64), Some(greedy))
+        );
+    }
 }
 
 #[test]

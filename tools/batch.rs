@@ -2,6 +2,7 @@
 
 mod journal;
 mod lines;
+mod score;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
-use cinderblock::error::{Error, Result};
+use cinderblock::error::{Error, ErrorKind, Result};
 use cinderblock::tokenizer::Tokenizer;
 use cinderblock::{
     Alignment, Batch, BatchOptions, End, Event, GenerateOptions, Model, Request, SamplerOptions,
@@ -26,6 +27,7 @@ use crate::sampling::SamplingArguments;
 use crate::{interrupt, memory, output};
 use journal::{Journal, Name};
 use lines::{Fields, Line};
+use score::Scores;
 
 /// Continue many prompts, several at a time
 ///
@@ -37,10 +39,15 @@ use lines::{Fields, Line};
 /// what else is asked. With -o, a run that was killed goes on where it was: what the file answers is not asked
 /// again.
 ///
+/// With --score, nothing is generated: a line has "continuations", a list of texts or of lists of ids, beside its
+/// prompt, which is read once, and is answered by their log-likelihoods: {"id", "scores": [{"logprob", "tokens",
+/// "is_greedy"}, ...]}.
+///
 /// Examples:
 ///   cinderblock batch -m model.gguf -i prompts.jsonl -o answers.jsonl
 ///   cinderblock batch -i prompts.jsonl -n 64 --temp 0 --batch 64 --memory 8GB > answers.jsonl
 ///   printf '{"id":1,"prompt":"The old house"}\n' | cinderblock batch -n 32
+///   cinderblock batch --score -i questions.jsonl -o scores.jsonl
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Arguments {
@@ -83,6 +90,10 @@ pub struct Arguments {
     #[arg(long, value_name = "HOW", value_parser = Alignment::ALL.map(Alignment::name))]
     align: Option<String>,
 
+    /// Give the log-likelihoods of given continuations instead of new ones
+    #[arg(long)]
+    score: bool,
+
     /// Tell about the run, at its end on standard error, in JSON
     #[arg(long)]
     json: bool,
@@ -117,6 +128,8 @@ struct Job {
     tokens: Vec<Token>,
     text: String,
     logprobs: bool,
+    /// Whose continuation it scores, and which.
+    scored: Option<(String, usize)>,
 }
 
 /// What has been done.
@@ -148,6 +161,8 @@ struct Run {
     /// Ids that the input has had.
     seen: HashSet<String>,
     jobs: HashMap<u64, Job>,
+    /// With `--score`, the lines that are being scored, by id.
+    scores: Option<HashMap<String, Scores>>,
     counts: Counts,
     bar: ProgressBar,
 }
@@ -178,7 +193,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let journal = Journal::open(arguments.output.as_deref())?;
     interrupt::listen_for(batch.interrupt());
     let (seen, jobs, counts) = (HashSet::new(), HashMap::new(), Counts::default());
-    let mut run = Run { model, tokenizer, defaults, batch, journal, seen, jobs, counts, bar };
+    let scores = arguments.score.then(HashMap::new);
+    let mut run = Run { model, tokenizer, defaults, batch, journal, seen, jobs, scores, counts, bar };
     let started = Instant::now();
     let result = run.work(&lines::read(input), 2 * arguments.batch);
     run.bar.finish_and_clear();
@@ -249,6 +265,13 @@ impl Run {
             self.bar.inc(1);
             return Ok(());
         }
+        if self.scores.is_some() {
+            return match result.and_then(|fields| self.score(&name, fields)) {
+                Ok(()) => Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
+                Err(error) => self.fail(&name, &error),
+            };
+        }
         let submitted = result.and_then(|fields| {
             let request = self.request(&name.id, fields)?;
             let (prompt_tokens, logprobs) = (request.prompt.len(), request.generate.logprobs.is_some());
@@ -256,7 +279,8 @@ impl Run {
         });
         match submitted {
             Ok((number, prompt_tokens, logprobs)) => {
-                let job = Job { name, prompt_tokens, tokens: Vec::new(), text: String::new(), logprobs };
+                let (tokens, text) = (Vec::new(), String::new());
+                let job = Job { name, prompt_tokens, tokens, text, logprobs, scored: None };
                 self.jobs.insert(number, job);
                 Ok(())
             }
@@ -317,6 +341,10 @@ impl Run {
         });
         for (number, end) in ended {
             let Some(job) = self.jobs.remove(&number) else { continue };
+            if let Some((id, index)) = job.scored {
+                self.scored(&id, index, end.map(|_| job.tokens))?;
+                continue;
+            }
             match end {
                 Ok(end) => {
                     self.counts.answered += 1;

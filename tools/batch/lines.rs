@@ -121,6 +121,11 @@ impl Fields {
         }
     }
 
+    /// A field that stays to be taken.
+    pub fn peek(&self, name: &str) -> Option<&Json> {
+        self.0.get(name)
+    }
+
     /// Takes a number.
     pub fn float(&mut self, name: &str) -> Result<Option<f32>> {
         self.take(name, "a number", |value| value.as_f64().map(|value| value as f32))
