@@ -79,6 +79,11 @@ impl Drafter {
         self.source.map_or(0, |(_, matching)| matching)
     }
 
+    /// The first token of [`Drafter::draft`].
+    pub(crate) fn next(&self) -> Option<u32> {
+        self.source.map(|(start, _)| self.tokens[start])
+    }
+
     /// The next tokens as they were behind the last place that ended like this text; no end if there is one, and
     /// nothing if there is none.
     pub(crate) fn draft(&self) -> impl Iterator<Item = u32> {

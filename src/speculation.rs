@@ -164,7 +164,7 @@ impl Speculation {
     pub(crate) fn accept(&mut self, token: u32) {
         self.counts.tokens += 1;
         // What would have been guessed is known also where nothing was: learning costs no pass.
-        if let Some(guess) = self.drafter.draft().next() {
+        if let Some(guess) = self.drafter.next() {
             let rate = &mut self.rates[self.drafter.matching()];
             *rate += OUTCOME * (f64::from(u8::from(guess == token)) - *rate);
         }
