@@ -44,6 +44,7 @@ macro_rules! with_features {
     (neon_dotprod, $then:ident!($($args:tt)*)) => { $then!("neon,dotprod"; $($args)*); };
     (neon_i8mm, $then:ident!($($args:tt)*)) => { $then!("neon,i8mm"; $($args)*); };
 }
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(super) use with_features;
 
 /// The list that [`with_features`] gives, as text.
