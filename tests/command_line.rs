@@ -185,13 +185,16 @@ fn ctrl_c_ends_cleanly() {
     let mut child = program()
         .args(["run", "-n", "1000000", "--ignore-end"])
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    let mut story = child.stdout.take().unwrap();
+    // Longer than the opening, which is shown before it is read.
+    story.read_exact(&mut [0; 500]).unwrap();
     // SAFETY: a plain call on a child that has not been waited for.
     unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    story.read_to_end(&mut Vec::new()).unwrap();
     let mut text = String::new();
     child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
