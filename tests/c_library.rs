@@ -159,6 +159,28 @@ fn the_python_example_runs() {
     assert!(text.len() > 200 && text.ends_with("no such file: no such file or directory\n"), "{text}");
 }
 
+/// As Swift's importer does, which is clang's.
+#[test]
+fn the_module_is_found_and_linked() {
+    if !has(&["clang"]) {
+        return;
+    }
+    let folder = TempDir::new().expect("temporary folder");
+    let (source, program) = (folder.path().join("version.m"), folder.path().join("version"));
+    let text = "@import Cinderblock;\nint main(void) { return *cinder_version() == 0; }\n";
+    fs::write(&source, text).expect("a source");
+    let mut command = Command::new("clang");
+    command.args(WARNINGS).args(["-x", "objective-c", "-fmodules", "-I"]);
+    command
+        .arg(prefix().join("include/cinderblock"))
+        .arg(format!("-fmodules-cache-path={}", folder.path().display()));
+    command.arg(source).arg("-o").arg(&program);
+    command.arg(library()).arg(format!("-Wl,-rpath,{}", prefix().join("lib").display()));
+    let outcome = run(&mut command);
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{command:?}");
+    output::<&str>(&program, &[]);
+}
+
 #[test]
 fn the_header_compiles_alone_in_two_units() {
     let folder = TempDir::new().expect("temporary folder");

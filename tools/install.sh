@@ -24,8 +24,9 @@ cargo rustc --release --quiet --lib --no-default-features --features "$features"
     -C link-arg=-Wl,-soname,libcinderblock.so."$interface"
 
 root=${DESTDIR:-}$prefix
-mkdir -p "$root/include" "$root/lib/pkgconfig" "$root/share/cmake/cinderblock"
+mkdir -p "$root/include/cinderblock" "$root/lib/pkgconfig" "$root/share/cmake/cinderblock"
 cp include/cinderblock.h include/cinderblock.hpp "$root/include"
+cp include/cinderblock/module.modulemap "$root/include/cinderblock"
 cp cmake/*.cmake "$root/share/cmake/cinderblock"
 
 cp "$build/libcinderblock.so" "$root/lib/libcinderblock.so.$version"
