@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use cinderblock::{CacheType, Model, Sampler, SamplerOptions, Session, SessionOptions, Team};
 use common::{CASES, Golden, case, demo_model, quantize};
-use proptest::prelude::*;
 
 fn logits(session: &mut Session) -> Vec<f32> {
     session.logits().unwrap().to_vec()
@@ -97,27 +96,34 @@ fn bad_requests_change_nothing() {
     assert!(logits(&mut session) == before && session.length() == 4);
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
-
-    /// Rolling caches of half precision and of int8 stay close to one of single precision.
-    #[test]
-    fn cache_types_agree(cache_blocks in 2usize..12, sinks in 0usize..2, count in 5usize..90) {
-        let golden = Golden::read("main");
-        let (_folder, file) = quantize(&case("main"), "q8");
-        let model = Arc::new(Model::open(&file).unwrap());
-        let team = Arc::new(Team::new(1).unwrap());
+/// Rolling caches of half precision and of int8 stay close to one of single precision.
+#[test]
+fn cache_types_agree() {
+    let golden = Golden::read("main");
+    let (_folder, file) = quantize(&case("main"), "q8");
+    let model = Arc::new(Model::open(&file).unwrap());
+    let team = Arc::new(Team::new(1).unwrap());
+    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
+    for (cache_blocks, sink_blocks, count) in
+        [(2, 0, 21), (2, 1, 90), (3, 1, 5), (5, 1, 34), (6, 0, 37), (7, 0, 83), (11, 1, 62), (11, 0, 18)]
+    {
         let run = |kind| {
-            let options = SessionOptions { cache_blocks, sink_blocks: sinks, cache_type: Some(kind), ..Default::default() };
+            let options =
+                SessionOptions { cache_blocks, sink_blocks, cache_type: Some(kind), ..Default::default() };
             let mut session = Session::new(&model, &team, &options).unwrap();
             session.append(&golden.tokens[..count]).unwrap();
             logits(&mut session)
         };
         let exact = run(CacheType::F32);
-        for kind in [CacheType::F16, CacheType::Q8] {
+        for (kind, limit) in [(CacheType::F16, 0.03), (CacheType::Q8, 0.15)] {
             let rounded = run(kind);
-            let worst = exact.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            prop_assert!(worst < 0.6, "{kind:?} {worst}");
+            let error =
+                norm(&mut exact.iter().zip(&rounded).map(|(a, b)| a - b)) / norm(&mut exact.iter().copied());
+            eprintln!("{kind:?} {cache_blocks} {sink_blocks} {count} {error}");
+            assert!(
+                error < limit,
+                "{kind:?}: {error} with {cache_blocks} blocks, {sink_blocks} sinks, {count} tokens"
+            );
         }
     }
 }

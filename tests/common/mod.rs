@@ -91,12 +91,12 @@ impl Outcome {
     }
 }
 
-/// Runs the program with arguments, killing it after a minute.
+/// Runs the program with arguments, killing it after five minutes, when it hangs.
 pub fn cinderblock<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Outcome {
     run(program().args(arguments))
 }
 
-/// Runs a command, killing it after a minute.
+/// Runs a command, killing it after five minutes, when it hangs.
 pub fn run(command: &mut Command) -> Outcome {
     let started = Instant::now();
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -114,7 +114,7 @@ pub fn run(command: &mut Command) -> Outcome {
         if let Some(status) = child.try_wait().expect("wait") {
             break status;
         }
-        if started.elapsed() > Duration::from_secs(60) {
+        if started.elapsed() > Duration::from_secs(300) {
             let _ = child.kill();
         }
         std::thread::sleep(Duration::from_millis(2));
