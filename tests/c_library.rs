@@ -175,7 +175,8 @@ fn the_module_is_found_and_linked() {
         .arg(prefix().join("include/cinderblock"))
         .arg(format!("-fmodules-cache-path={}", folder.path().display()));
     command.arg(source).arg("-o").arg(&program);
-    command.arg(library()).arg(format!("-Wl,-rpath,{}", prefix().join("lib").display()));
+    // The language is the source's, not the library's.
+    command.args(["-x", "none"]).arg(library()).arg(format!("-Wl,-rpath,{}", prefix().join("lib").display()));
     let outcome = run(&mut command);
     assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{command:?}");
     output::<&str>(&program, &[]);
