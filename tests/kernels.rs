@@ -7,7 +7,10 @@ use cinderblock::cache::{Run, Visible};
 use cinderblock::kernels::{
     Activations, Attention, Epilogue, Isa, Kernels, KeyValue, Product, QUERIES, Term, multiply, score_floats,
 };
-use cinderblock::quant::{PANEL_ROWS, WeightType, Weights, pack_floats, pack_panel, panel_weight};
+use cinderblock::quant::{
+    GROUP, PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, Rounded, SPAN, WeightType, Weights, multiplier_limit,
+    pack_floats, pack_groups, pack_panel, panel_weight,
+};
 
 /// A small generator: the tests need variety, not quality.
 struct Random(u64);
@@ -62,7 +65,7 @@ fn product(kernels: &Kernels, team: &Team, weights: Weights<'_>, input: &Activat
 }
 
 const SHAPES: [(usize, usize); 9] =
-    [(1, 1), (5, 3), (16, 32), (16, 64), (17, 65), (33, 31), (48, 127), (15, 192), (100, 160)];
+    [(1, 1), (5, 3), (16, 32), (16, 64), (17, 65), (33, 31), (48, 127), (15, 192), (100, 300)];
 const QUANTIZED: [WeightType; 2] = [WeightType::Q4, WeightType::Q8];
 
 #[test]
@@ -78,47 +81,55 @@ fn required_instruction_sets_are_tested() {
     assert_eq!(names[0], "scalar");
 }
 
+/// Integers of every size that a group may hold, with a scale of 1.
+fn integer_group(kind: WeightType, random: &mut Random, length: usize) -> Rounded {
+    let mut weights = [0; GROUP];
+    let (zero, multiplier) = if kind == WeightType::Q4 {
+        let zero = 4 + random.below(8) as u8;
+        (zero, random.below(u32::from(multiplier_limit(zero)) + 1) as u8)
+    } else {
+        (0, 1)
+    };
+    for weight in &mut weights[..length] {
+        *weight = match kind {
+            WeightType::Q4 => random.below(16) as i8 - zero as i8,
+            _ => (random.below(255) as i32 - 127) as i8,
+        };
+    }
+    Rounded { scale: 1.0, multiplier, zero, weights }
+}
+
 /// Scales of exactly 1 make every float sum an exact integer, so the integer sums themselves are compared.
 #[test]
 fn integer_sums_are_exact() {
     let team = Team::new(1).unwrap();
     for kernels in Kernels::all() {
         for kind in QUANTIZED {
-            let most = if kind == WeightType::Q4 { 8 } else { 127 };
             for (rows, columns) in SHAPES {
                 let mut random = Random(1);
-                let mut weights: Vec<f32> =
-                    (0..rows * columns).map(|_| random.below(2 * most) as f32 - most as f32).collect();
+                let mut packed = Vec::new();
+                for first in (0..rows).step_by(PANEL_ROWS) {
+                    let groups: Vec<Rounded> = (first..rows.min(first + PANEL_ROWS))
+                        .flat_map(|_| (0..columns).step_by(GROUP))
+                        .map(|at| integer_group(kind, &mut random, GROUP.min(columns - at)))
+                        .collect();
+                    pack_groups(kind, &groups, columns, &mut packed);
+                }
                 let count = 1 + random.below(33) as usize;
                 let mut input: Vec<f32> =
                     (0..count * columns).map(|_| random.below(255) as f32 - 127.0).collect();
-                // The extreme value of each group fixes its scale at 1.
-                for row in weights.chunks_mut(columns) {
-                    row.chunks_mut(32).for_each(|group| group[0] = -(most as f32));
-                }
+                // The extreme value of each span fixes its scale at 1.
                 for column in input.chunks_mut(columns) {
-                    column.chunks_mut(32).for_each(|group| group[0] = 127.0);
+                    column.chunks_mut(SPAN).for_each(|span| span[0] = 127.0);
                 }
-                let packed = pack(kind, &weights, columns);
                 let view = Weights::new(kind, rows, columns, &packed).unwrap();
                 let mut row = vec![0.0; columns];
-                let stored: Vec<f32> = (0..rows)
-                    .flat_map(|r| {
-                        view.row(r, &mut row);
-                        row.clone()
-                    })
-                    .collect();
                 let result = product(kernels, &team, view, &activations(kernels, &team, &input, columns));
-                for (column, output) in input.chunks(columns).zip(result.chunks(rows)) {
-                    for (weights, output) in stored.chunks(columns).zip(output) {
-                        let sum: f64 = weights.iter().zip(column).map(|(w, x)| f64::from(w * x)).sum();
-                        let scale = f64::from(stored[0].abs()) / f64::from(most);
-                        let error = (f64::from(*output) - sum).abs();
-                        assert!(
-                            error <= 1e-6 * scale * sum.abs().max(1.0),
-                            "{} {kind} {rows}x{columns}",
-                            kernels.isa()
-                        );
+                for r in 0..rows {
+                    view.row(r, &mut row);
+                    for (column, output) in input.chunks(columns).zip(result.chunks(rows)) {
+                        let sum: f32 = row.iter().zip(column).map(|(w, x)| w * x).sum();
+                        assert_eq!(output[r], sum, "{} {kind} {rows}x{columns}", kernels.isa());
                     }
                 }
             }
@@ -126,27 +137,41 @@ fn integer_sums_are_exact() {
     }
 }
 
-/// Bytes that no quantizer writes: weights of -128 and activations of +-127 everywhere, any bit pattern.
+/// Bytes that no quantizer writes: weights of -128 and activations of +-127 everywhere, any bit pattern; in q4 with
+/// every zero level and the largest multiplier that it admits.
 #[test]
 fn extreme_bytes_do_not_saturate() {
     let team = Team::new(1).unwrap();
-    let columns = 128;
-    let scale_one = half::f16::ONE.to_le_bytes();
+    let columns = 256;
+    let panels = |fill: u8| {
+        let mut q8 = vec![fill; WeightType::Q8.panel_bytes(columns)];
+        for record in q8.chunks_mut(Q8_RECORD) {
+            record[..64].as_chunks_mut::<2>().0.fill(half::f16::ONE.to_le_bytes());
+        }
+        let q4 = (0..=15).map(move |zero| {
+            let mut q4 = vec![fill; WeightType::Q4.panel_bytes(columns)];
+            let (scales, records) = q4.split_at_mut(Q4_SCALES);
+            scales.as_chunks_mut::<4>().0.fill(1f32.to_le_bytes());
+            for record in records.chunks_mut(Q4_RECORD) {
+                record[..64].fill(multiplier_limit(zero) | zero << 4);
+            }
+            (WeightType::Q4, q4)
+        });
+        q4.chain([(WeightType::Q8, q8)])
+    };
     for kernels in Kernels::all() {
-        for kind in QUANTIZED {
-            for fill in [0x00, 0xff, 0x80, 0x7f, 0x0f, 0xf0] {
-                for sign in [1.0, -1.0] {
-                    let record = kind.record_bytes().unwrap();
-                    let mut panel = vec![fill; kind.panel_bytes(columns)];
-                    for record in panel.chunks_mut(record) {
-                        record[..64].as_chunks_mut::<2>().0.fill(scale_one);
-                    }
-                    let input = vec![127.0 * sign; columns];
-                    let view = Weights::new(kind, 16, columns, &panel).unwrap();
-                    let result = product(kernels, &team, view, &activations(kernels, &team, &input, columns));
-                    let sum: i32 = (0..columns).map(|k| panel_weight(kind, &panel, 3, k) * 127).sum();
-                    assert_eq!(result[3], sum as f32 * sign, "{} {kind} {fill:#x}", kernels.isa());
-                }
+        for (kind, panel) in [0x00, 0xff, 0x80, 0x7f, 0x0f, 0xf0].into_iter().flat_map(panels) {
+            // Enough columns for the widest tile and for what is left of it.
+            for (sign, count) in [(1.0, 1), (-1.0, 1), (1.0, 15), (-1.0, 15)] {
+                let input = vec![127.0 * sign; count * columns];
+                let view = Weights::new(kind, 16, columns, &panel).unwrap();
+                let result = product(kernels, &team, view, &activations(kernels, &team, &input, columns));
+                let sum: i32 = (0..columns).map(|k| panel_weight(kind, &panel, 3, k) * 127).sum();
+                assert!(
+                    result.iter().all(|&output| output == sum as f32 * sign),
+                    "{} {kind}: {result:?}, {sum}",
+                    kernels.isa()
+                );
             }
         }
     }
@@ -216,29 +241,34 @@ fn float_products_are_close_to_exact_ones() {
 fn quantized_activations_are_the_same_everywhere() {
     let team = Team::new(1).unwrap();
     let mut random = Random(4);
-    for (width, count) in [(1, 1), (31, 3), (32, 16), (33, 17), (64, 20), (100, 40)] {
+    for (width, count) in [(1, 1), (31, 3), (32, 16), (33, 17), (128, 20), (130, 40)] {
         let mut input = random.floats(width * count);
         input[width / 2] = if width == 33 { 0.0 } else { -3.0 };
         let of = |kernels: &Kernels| {
             let quantized = activations(kernels, &team, &input, width);
             let blocks = (0..count.div_ceil(16)).map(|index| {
                 let block = quantized.block(index);
-                let groups = (0..block.columns).flat_map(|c| (0..block.groups).map(move |g| (c, g)));
-                let groups = groups.map(|(c, g)| {
-                    let at = g * block.columns + c;
-                    (block.group(c, g), block.scales[at], block.q4_starts[at], block.q8_starts[at])
+                let spans = (0..block.columns).flat_map(|c| (0..block.spans).map(move |s| (c, s)));
+                let spans = spans.map(|(c, s)| {
+                    let values: Vec<i8> = (s * SPAN..(s + 1) * SPAN).map(|k| block.value(c, k)).collect();
+                    let groups = SPAN / GROUP;
+                    let starts =
+                        (0..groups).map(|g| block.group_starts[(s * groups + g) * block.columns + c]);
+                    let at = s * block.columns + c;
+                    (values, block.scales[at], block.span_starts[at], starts.collect::<Vec<i32>>())
                 });
-                groups.collect::<Vec<_>>()
+                spans.collect::<Vec<_>>()
             });
             blocks.collect::<Vec<_>>().concat()
         };
         let scalar = of(Kernels::for_isa(Isa::Scalar).unwrap());
-        let padded = width.next_multiple_of(64);
-        assert_eq!(scalar.len(), count * padded / 32);
-        for (index, (values, scale, q4_start, q8_start)) in scalar.iter().enumerate() {
-            let (column, first) = (index / (padded / 32), index % (padded / 32) * 32);
-            let sum: i32 = values.iter().map(|&value| i32::from(value)).sum();
-            assert_eq!((-8 * sum, -128 * sum), (*q4_start, *q8_start));
+        let spans = width.div_ceil(SPAN);
+        assert_eq!(scalar.len(), count * spans);
+        for (index, (values, scale, span_start, group_starts)) in scalar.iter().enumerate() {
+            let (column, first) = (index / spans, index % spans * SPAN);
+            let start = |values: &[i8]| -128 * values.iter().map(|&value| i32::from(value)).sum::<i32>();
+            assert_eq!(start(values), *span_start);
+            assert!(values.chunks(GROUP).map(start).eq(group_starts.iter().copied()));
             for (k, value) in values.iter().enumerate() {
                 let wanted = if first + k < width { input[column * width + first + k] } else { 0.0 };
                 assert!(*value != -128 && (f32::from(*value) * scale - wanted).abs() <= 0.501 * scale);

@@ -9,7 +9,7 @@ use cinderblock::model::{
     Alignment, CHECKSUMS_KEY, Config, Projection, RECIPE_KEY, Role, StackConfig, Strategy, TYPES_KEY,
     TensorSpec, tensors,
 };
-use cinderblock::quant::WeightType;
+use cinderblock::quant::{Q4_RECORD, Q4_SCALES, Q8_RECORD, WeightType, row_scale};
 use half::{bf16, f16};
 
 use crate::interrupt;
@@ -137,8 +137,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
 
 struct Random(u64);
 
-/// Whole records and whole floats of every type fit in a chunk.
-const CHUNK: usize = 9 * 17 * 64 * 64;
+/// Of every q4 group.
+const MULTIPLIER: u8 = 10;
+
+/// Most bytes that are made at once.
+const CHUNK: usize = 1 << 20;
 
 impl Random {
     /// SplitMix64.
@@ -154,21 +157,30 @@ impl Random {
     /// standard deviation of 1 / sqrt(columns), so that activations stay of the order of 1.
     fn fill(&mut self, spec: &TensorSpec, kind: WeightType, left: usize, chunk: &mut Vec<u8>) {
         chunk.clear();
-        let length = left.min(CHUNK);
+        // Whole panels, of the types that have them.
+        let panel = if kind.is_quantized() { kind.panel_bytes(spec.columns) } else { 1 };
+        let length = left.min((CHUNK / panel).max(1) * panel);
         if spec.role == Role::Vector {
             // Norms must be near 1, biases may be 0.
             let value: f32 = if spec.name.ends_with("norm.weight") { 1.0 } else { 0.0 };
             return chunk.extend((0..length / 4).flat_map(|_| value.to_le_bytes()));
         }
         let deviation = 1.0 / (spec.columns as f32).sqrt();
-        if let Some(record) = kind.record_bytes() {
+        if kind.is_quantized() {
             while chunk.len() < length {
                 chunk.extend(self.next().to_le_bytes());
             }
-            let levels = if kind == WeightType::Q4 { 16.0 } else { 256.0 };
-            let scale = f16::from_f32(deviation * 12f32.sqrt() / levels).to_le_bytes();
-            for record in chunk.chunks_mut(record) {
-                record[..64].as_chunks_mut::<2>().0.fill(scale);
+            for panel in chunk.chunks_mut(panel) {
+                if kind == WeightType::Q4 {
+                    let scale = row_scale(deviation * 12f32.sqrt() / (16.0 * f32::from(MULTIPLIER)));
+                    let (scales, records) = panel.split_at_mut(Q4_SCALES);
+                    scales.as_chunks_mut::<4>().0.fill(scale.to_le_bytes());
+                    records.chunks_mut(Q4_RECORD).for_each(|record| record[..64].fill(MULTIPLIER | 8 << 4));
+                } else {
+                    let scale = f16::from_f32(deviation * 12f32.sqrt() / 256.0).to_le_bytes();
+                    let records = panel.chunks_mut(Q8_RECORD);
+                    records.for_each(|record| record[..64].as_chunks_mut::<2>().0.fill(scale));
+                }
             }
             return;
         }

@@ -8,15 +8,17 @@
 use std::ops::Range;
 
 use super::Kernels;
-use crate::quant::{GROUP, RECORD_COLUMNS};
+use crate::quant::{GROUP, SPAN};
 use crate::threads::{Crew, Pieces};
 
 /// Columns of a block.
 pub const BLOCK_COLUMNS: usize = 16;
 /// Consecutive inputs of a column that lie together.
 const QUAD: usize = 4;
-/// Groups that one chunk of work quantizes.
-const PIECE_GROUPS: usize = 32;
+/// Groups of a span, which shares a scale.
+pub(super) const SPAN_GROUPS: usize = SPAN / GROUP;
+/// Spans that one chunk of work quantizes.
+const PIECE_SPANS: usize = 8;
 
 /// Columns of activations `[columns, width]`, kept as floats and, if asked for, quantized.
 ///
@@ -32,7 +34,8 @@ pub struct Activations {
     has_rows: bool,
     rows: Vec<i8>,
     scales: Vec<f32>,
-    starts: [Vec<i32>; 2],
+    span_starts: Vec<i32>,
+    group_starts: Vec<i32>,
 }
 
 /// One block of quantized columns.
@@ -40,25 +43,24 @@ pub struct Activations {
 pub struct QuantizedBlock<'a> {
     /// Number of columns, 1 to 16.
     pub columns: usize,
-    /// Groups of 32 in a column; even.
-    pub groups: usize,
-    /// `[groups * 8, columns, 4]`, each in -127..=127, zero beyond the width.
+    /// Spans of 128 in a column; a span has 4 groups of 32.
+    pub spans: usize,
+    /// `[spans * 32, columns, 4]`, each in -127..=127, zero beyond the width.
     pub values: &'a [i8],
-    /// `[16, groups * 32]`: the values of each column, then anything; empty unless the kernels asked for it.
+    /// `[16, spans * 128]`: the values of each column, then anything; empty unless the kernels asked for it.
     pub rows: &'a [i8],
-    /// `[groups, columns]`.
+    /// `[spans, columns]`.
     pub scales: &'a [f32],
-    /// `[groups, columns]`: -8 times the sum of a group, which makes sums over stored q4 weights exact.
-    pub q4_starts: &'a [i32],
-    /// `[groups, columns]`: -128 times the sum of a group, likewise for q8.
-    pub q8_starts: &'a [i32],
+    /// `[spans, columns]`: -128 times the sum of a span, which makes sums over weights with 128 added exact.
+    pub span_starts: &'a [i32],
+    /// `[spans * 4, columns]`: -128 times the sum of a group.
+    pub group_starts: &'a [i32],
 }
 
 impl QuantizedBlock<'_> {
-    /// The 32 values of a group of a column.
-    pub fn group(&self, column: usize, group: usize) -> [i8; GROUP] {
-        let quad = |k: usize| (group * GROUP + k) / QUAD;
-        std::array::from_fn(|k| self.values[(quad(k) * self.columns + column) * QUAD + k % QUAD])
+    /// Value `k` of a column.
+    pub fn value(&self, column: usize, k: usize) -> i8 {
+        self.values[(k / QUAD * self.columns + column) * QUAD + k % QUAD]
     }
 }
 
@@ -68,39 +70,42 @@ pub(super) struct ColumnWriter {
     /// Null if there are no plain rows.
     row: *mut i8,
     scales: *mut f32,
-    starts: [*mut i32; 2],
-    groups: usize,
-    /// Columns of the block: the distance between quads, and between groups.
+    span_starts: *mut i32,
+    group_starts: *mut i32,
+    spans: usize,
+    /// Columns of the block: the distance between quads, between groups, and between spans.
     stride: usize,
 }
 
 impl ColumnWriter {
-    /// Groups that are still to be written.
-    pub(super) fn groups(&self) -> usize {
-        self.groups
+    /// Spans that are still to be written.
+    pub(super) fn spans(&self) -> usize {
+        self.spans
     }
 
-    /// Writes the next group.
+    /// Writes the next span, with the sum of each of its groups.
     #[inline(always)]
-    pub(super) fn put(&mut self, values: &[i8; GROUP], scale: f32, sum: i32) {
-        assert!(self.groups > 0);
-        self.groups -= 1;
-        // SAFETY: the group exists, and `Target::write` made the writer for one column of a block that
-        // has room for `groups` of them at this stride. Past the last one the pointers are not used.
+    pub(super) fn put(&mut self, values: &[i8; SPAN], scale: f32, sums: [i32; SPAN_GROUPS]) {
+        assert!(self.spans > 0);
+        self.spans -= 1;
+        // SAFETY: the span exists, and `Target::write` made the writer for one column of a block that
+        // has room for `spans` of them at this stride. Past the last one the pointers are not used.
         unsafe {
             for bytes in values.as_chunks::<QUAD>().0 {
                 self.values.cast::<[i8; QUAD]>().write_unaligned(*bytes);
                 self.values = self.values.wrapping_add(self.stride * QUAD);
             }
             if !self.row.is_null() {
-                self.row.cast::<[i8; GROUP]>().write(*values);
-                self.row = self.row.wrapping_add(GROUP);
+                self.row.cast::<[i8; SPAN]>().write(*values);
+                self.row = self.row.wrapping_add(SPAN);
             }
             self.scales.write(scale);
             self.scales = self.scales.wrapping_add(self.stride);
-            for (starts, zero_point) in self.starts.iter_mut().zip([8, 128]) {
-                starts.write(-zero_point * sum);
-                *starts = starts.wrapping_add(self.stride);
+            self.span_starts.write(-128 * sums.iter().sum::<i32>());
+            self.span_starts = self.span_starts.wrapping_add(self.stride);
+            for sum in sums {
+                self.group_starts.write(-128 * sum);
+                self.group_starts = self.group_starts.wrapping_add(self.stride);
             }
         }
     }
@@ -111,7 +116,7 @@ impl Activations {
     pub fn new(width: usize, quantized: bool) -> Self {
         Activations {
             width,
-            padded: width.next_multiple_of(RECORD_COLUMNS),
+            padded: width.next_multiple_of(SPAN),
             columns: 0,
             quantized,
             floats: Vec::new(),
@@ -119,7 +124,8 @@ impl Activations {
             has_rows: false,
             rows: Vec::new(),
             scales: Vec::new(),
-            starts: [Vec::new(), Vec::new()],
+            span_starts: Vec::new(),
+            group_starts: Vec::new(),
         }
     }
 
@@ -135,8 +141,8 @@ impl Activations {
 
     /// Bytes that `columns` columns of `width` need.
     pub fn bytes(width: usize, columns: usize, quantized: bool) -> usize {
-        let padded = width.next_multiple_of(RECORD_COLUMNS);
-        columns * (width * 4 + if quantized { padded + padded / GROUP * 12 } else { 0 })
+        let padded = width.next_multiple_of(SPAN);
+        columns * (width * 4 + if quantized { padded + padded / SPAN * 8 + padded / GROUP * 4 } else { 0 })
     }
 
     /// Columns `first..first + columns` as floats, `[columns, width]`.
@@ -152,20 +158,21 @@ impl Activations {
         let first = index * BLOCK_COLUMNS;
         assert!(self.quantized && first < self.columns);
         let columns = BLOCK_COLUMNS.min(self.columns - first);
-        let groups = self.padded / GROUP;
-        let of_groups = first * groups..(first + columns) * groups;
+        let spans = self.padded / SPAN;
+        let of_spans = first * spans..(first + columns) * spans;
+        let of_groups = of_spans.start * SPAN_GROUPS..of_spans.end * SPAN_GROUPS;
         QuantizedBlock {
             columns,
-            groups,
+            spans,
             values: &self.values[first * self.padded..][..columns * self.padded],
             rows: if self.has_rows {
                 &self.rows[first * self.padded..][..BLOCK_COLUMNS * self.padded]
             } else {
                 &[]
             },
-            scales: &self.scales[of_groups.clone()],
-            q4_starts: &self.starts[0][of_groups.clone()],
-            q8_starts: &self.starts[1][of_groups],
+            scales: &self.scales[of_spans.clone()],
+            span_starts: &self.span_starts[of_spans],
+            group_starts: &self.group_starts[of_groups],
         }
     }
 
@@ -216,25 +223,27 @@ impl Activations {
     fn target(&mut self, kernels: &Kernels, columns: usize) -> Target<'_> {
         self.floats_mut(columns);
         self.has_rows = self.quantized && kernels.isa().takes_rows();
-        let (width, padded, groups) = (self.width, self.padded, self.padded / GROUP);
+        let (width, padded, spans) = (self.width, self.padded, self.padded / SPAN);
         if self.quantized {
             grow(&mut self.values, columns * padded);
             if self.has_rows {
                 grow(&mut self.rows, columns.next_multiple_of(BLOCK_COLUMNS) * padded);
             }
-            grow(&mut self.scales, columns * groups);
-            self.starts.iter_mut().for_each(|starts| grow(starts, columns * groups));
+            grow(&mut self.scales, columns * spans);
+            grow(&mut self.span_starts, columns * spans);
+            grow(&mut self.group_starts, columns * spans * SPAN_GROUPS);
         }
         Target {
             width,
-            groups,
+            spans,
             columns,
             quantized: self.quantized,
             floats: Pieces::new(&mut self.floats[..columns * width]),
             values: self.values.as_mut_ptr(),
             rows: if self.has_rows { self.rows.as_mut_ptr() } else { std::ptr::null_mut() },
             scales: self.scales.as_mut_ptr(),
-            starts: self.starts.each_mut().map(|starts| starts.as_mut_ptr()),
+            span_starts: self.span_starts.as_mut_ptr(),
+            group_starts: self.group_starts.as_mut_ptr(),
         }
     }
 }
@@ -242,45 +251,47 @@ impl Activations {
 /// The buffers of activations while threads write to them.
 struct Target<'a> {
     width: usize,
-    groups: usize,
+    spans: usize,
     columns: usize,
     quantized: bool,
     floats: Pieces<'a, f32>,
-    /// `[columns, groups * 32]`, in blocks.
+    /// `[columns, spans * 128]`, in blocks.
     values: *mut i8,
-    /// `[columns, groups * 32]`, plain; or null.
+    /// `[columns, spans * 128]`, plain; or null.
     rows: *mut i8,
-    /// `[columns, groups]`, in blocks.
+    /// `[columns, spans]`, in blocks.
     scales: *mut f32,
-    starts: [*mut i32; 2],
+    span_starts: *mut i32,
+    /// `[columns, spans * 4]`, in blocks.
+    group_starts: *mut i32,
 }
 
 // SAFETY: the pointers are those of the vectors that `'a` borrows mutably, and are written to only for columns
-// and groups that one thread has: see `write`.
+// and spans that one thread has: see `write`.
 unsafe impl Sync for Target<'_> {}
 
 impl Target<'_> {
     /// Pieces of columns that can be quantized in parallel.
     fn pieces(&self) -> usize {
-        if self.quantized { self.columns * self.groups.div_ceil(PIECE_GROUPS) } else { 0 }
+        if self.quantized { self.columns * self.spans.div_ceil(PIECE_SPANS) } else { 0 }
     }
 
     fn quantize(&self, kernels: &Kernels, piece: usize) {
-        let pieces = self.groups.div_ceil(PIECE_GROUPS);
-        let first = piece % pieces * PIECE_GROUPS;
-        self.write(kernels, piece / pieces, first..self.groups.min(first + PIECE_GROUPS), |_| ());
+        let pieces = self.spans.div_ceil(PIECE_SPANS);
+        let first = piece % pieces * PIECE_SPANS;
+        self.write(kernels, piece / pieces, first..self.spans.min(first + PIECE_SPANS), |_| ());
     }
 
     fn fill(&self, kernels: &Kernels, column: usize, write: impl FnOnce(&mut [f32])) {
-        self.write(kernels, column, 0..self.groups, write);
+        self.write(kernels, column, 0..self.spans, write);
     }
 
-    /// Lets `write` set the floats of some groups of a column, and quantizes them. A chunk of parallel work calls
-    /// this for groups that no other chunk has.
-    fn write(&self, kernels: &Kernels, column: usize, groups: Range<usize>, write: impl FnOnce(&mut [f32])) {
-        let edge = |group: usize| column * self.width + self.width.min(group * GROUP);
-        // SAFETY: no other chunk has these groups.
-        let floats = unsafe { self.floats.piece(edge(groups.start)..edge(groups.end)) };
+    /// Lets `write` set the floats of some spans of a column, and quantizes them. A chunk of parallel work calls
+    /// this for spans that no other chunk has.
+    fn write(&self, kernels: &Kernels, column: usize, spans: Range<usize>, write: impl FnOnce(&mut [f32])) {
+        let edge = |span: usize| column * self.width + self.width.min(span * SPAN);
+        // SAFETY: no other chunk has these spans.
+        let floats = unsafe { self.floats.piece(edge(spans.start)..edge(spans.end)) };
         write(floats);
         if !self.quantized {
             return;
@@ -288,20 +299,22 @@ impl Target<'_> {
         let block = column - column % BLOCK_COLUMNS;
         let stride = BLOCK_COLUMNS.min(self.columns - block);
         let lane = column - block;
-        let group = block * self.groups + groups.start * stride + lane;
+        // The first span and the first group of this column.
+        let [span, group] = [1, SPAN_GROUPS].map(|n| n * (block * self.spans + spans.start * stride) + lane);
         // SAFETY: `target` grew the buffers to `columns` columns. A block of columns begins where plain rows
-        // would; this column's quads and groups begin at its lane, and no other column has that lane.
+        // would; this column's quads, groups and spans begin at its lane, and no other column has that lane.
         let mut writer = unsafe {
             ColumnWriter {
-                values: self.values.add(group * GROUP - lane * (GROUP - QUAD)),
+                values: self.values.add(span * SPAN - lane * (SPAN - QUAD)),
                 row: if self.rows.is_null() {
                     self.rows
                 } else {
-                    self.rows.add((column * self.groups + groups.start) * GROUP)
+                    self.rows.add((column * self.spans + spans.start) * SPAN)
                 },
-                scales: self.scales.add(group),
-                starts: self.starts.map(|starts| starts.add(group)),
-                groups: groups.len(),
+                scales: self.scales.add(span),
+                span_starts: self.span_starts.add(span),
+                group_starts: self.group_starts.add(group),
+                spans: spans.len(),
                 stride,
             }
         };

@@ -6,6 +6,7 @@
 
 use super::activations::ColumnWriter;
 use super::{Attention, KeyValue, LANES};
+use crate::quant::{GROUP, SPAN};
 
 /// Sixteen floats: one AVX-512 register, two of AVX2, four of NEON or SSE2.
 type Lanes = [f32; LANES];
@@ -217,17 +218,16 @@ fn dot<S: Simd, E: Element, const N: usize>(row: &[E], input: &[f32], columns: u
 /// Adding and subtracting 1.5 x 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
 const ROUND: f32 = 12582912.0;
 
-/// Activations to int8: per group of 32, `scale = max |x| / 127` and the sum of the integers. Groups beyond the
-/// input are 0.
+/// Activations to int8: per span of 128, `scale = max |x| / 127`, and per group of 32 the sum of the integers. What
+/// lies beyond the input is 0.
 #[inline(always)]
 pub(super) fn quantize(input: &[f32], output: &mut ColumnWriter) {
-    let (whole, rest) = input.as_chunks::<32>();
-    whole.iter().for_each(|floats| quantize_group(floats, output));
-    let mut floats = [0.0; 32];
-    floats[..rest.len()].copy_from_slice(rest);
-    while output.groups() > 0 {
-        quantize_group(&floats, output);
-        floats = [0.0; 32];
+    let (whole, rest) = input.as_chunks::<SPAN>();
+    whole.iter().for_each(|floats| quantize_span(floats, output));
+    if output.spans() > 0 {
+        let mut floats = [0.0; SPAN];
+        floats[..rest.len()].copy_from_slice(rest);
+        quantize_span(&floats, output);
     }
 }
 
@@ -245,26 +245,31 @@ fn round_q8(value: f32) -> i32 {
 }
 
 #[inline(always)]
-fn quantize_group(floats: &[f32; 32], output: &mut ColumnWriter) {
+fn quantize_span(floats: &[f32; SPAN], output: &mut ColumnWriter) {
     let most = most(floats);
     let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
-    let mut rounded = [0i32; 32];
-    for (rounded, float) in rounded.iter_mut().zip(floats) {
-        *rounded = round_q8(float * inverse);
-    }
-    let mut values = [0i8; 32];
-    for (value, rounded) in values.iter_mut().zip(&rounded) {
-        *value = *rounded as i8;
-    }
-    // Two sums of halves, so that the loop is one of lanes.
-    let (halves, _) = rounded.as_chunks::<LANES>();
-    let mut sums = halves[0];
-    for (sum, value) in sums.iter_mut().zip(&halves[1]) {
-        *sum = sum.wrapping_add(*value);
+    let mut values = [0i8; SPAN];
+    let mut sums = [0; SPAN / GROUP];
+    let groups = values.as_chunks_mut::<GROUP>().0.iter_mut().zip(floats.as_chunks::<GROUP>().0);
+    for (sum, (values, floats)) in sums.iter_mut().zip(groups) {
+        let mut rounded = [0i32; GROUP];
+        for (rounded, float) in rounded.iter_mut().zip(floats) {
+            *rounded = round_q8(float * inverse);
+        }
+        for (value, rounded) in values.iter_mut().zip(&rounded) {
+            *value = *rounded as i8;
+        }
+        // Two sums of halves, so that the loop is one of lanes.
+        let (halves, _) = rounded.as_chunks::<LANES>();
+        let mut lanes = halves[0];
+        for (lane, value) in lanes.iter_mut().zip(&halves[1]) {
+            *lane = lane.wrapping_add(*value);
+        }
+        *sum = lanes.into_iter().fold(0, i32::wrapping_add);
     }
     // Whole in memory, or the compiler takes the quads out of the register byte by byte.
     let values = std::hint::black_box(&values);
-    output.put(values, most / 127.0, sums.into_iter().fold(0, i32::wrapping_add));
+    output.put(values, most / 127.0, sums);
 }
 
 /// LayerNorm with bias: `(x - mean) / sqrt(variance + epsilon) * weight + bias`.

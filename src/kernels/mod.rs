@@ -140,7 +140,7 @@ impl Kernels {
             let kernel = if kind == WeightType::Q4 { self.panels.q4 } else { self.panels.q8 };
             // SAFETY: the instruction set is available (`for_isa`). The panel has the records of the input's
             // width, for `Weights::panel` gives all of a panel and the widths are equal; the block's slices
-            // have the lengths of its columns and groups (`Activations::block`), and so has the tile.
+            // have the lengths of its columns and spans (`Activations::block`), and so has the tile.
             return unsafe { kernel(data, input, tile) };
         }
         let input = input.floats(block * BLOCK_COLUMNS, tile.len());

@@ -4,7 +4,7 @@ use half::f16;
 
 use super::generic::{Simd, float_kernels};
 use super::{LANES, PanelKernels, QuantizedBlock};
-use crate::quant::{GROUP, PANEL_ROWS, WeightType, panel_scale, panel_weight};
+use crate::quant::{GROUP, PANEL_ROWS, SPAN, WeightType, panel_scale, panel_weight};
 
 pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8 };
 
@@ -39,17 +39,26 @@ unsafe fn q8(panel: &[u8], input: QuantizedBlock<'_>, tile: &mut [[f32; PANEL_RO
     multiply(WeightType::Q8, panel, input, tile);
 }
 
+/// Sums in the order of all kernels: q4 spans, or q8 groups, one after the other; the row's scale last in q4.
 fn multiply(kind: WeightType, panel: &[u8], input: QuantizedBlock<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+    let width = if kind == WeightType::Q4 { SPAN } else { GROUP };
     for (column, tile) in tile.iter_mut().enumerate() {
         *tile = [0.0; PANEL_ROWS];
-        for group in 0..input.groups {
-            let values = input.group(column, group);
-            let activation_scale = input.scales[group * input.columns + column];
+        for first in (0..kind.stored_columns(panel)).step_by(width) {
+            let activation_scale = input.scales[first / SPAN * input.columns + column];
             for (lane, tile) in tile.iter_mut().enumerate() {
-                let weight = |k: usize| panel_weight(kind, panel, lane, group * GROUP + k);
-                let sum: i32 =
-                    values.iter().enumerate().map(|(k, &value)| weight(k) * i32::from(value)).sum();
-                *tile += sum as f32 * (panel_scale(kind, panel, lane, group * GROUP) * activation_scale);
+                let product =
+                    |k: usize| panel_weight(kind, panel, lane, k) * i32::from(input.value(column, k));
+                let sum = (first..first + width).map(product).sum::<i32>() as f32;
+                *tile += match kind {
+                    WeightType::Q4 => sum * activation_scale,
+                    _ => sum * (panel_scale(kind, panel, lane, first) * activation_scale),
+                };
+            }
+        }
+        if kind == WeightType::Q4 {
+            for (lane, tile) in tile.iter_mut().enumerate() {
+                *tile *= panel_scale(kind, panel, lane, 0);
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use super::config::{Config, Projection, StackConfig};
 use crate::gguf::{ElementType, NewTensor};
-use crate::quant::{PANEL_ROWS, RECORD_COLUMNS, WeightType};
+use crate::quant::{PANEL_ROWS, WeightType};
 
 /// What a tensor is for, as far as it decides its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,20 +39,15 @@ impl TensorSpec {
 
     /// How the container describes the tensor when it is stored as `kind`.
     pub fn describe(&self, kind: WeightType) -> NewTensor {
-        let (element, dimensions) = match (self.role, kind.record_bytes()) {
-            (Role::Vector, _) => (ElementType::F32, vec![self.columns]),
-            (_, Some(record)) => {
-                let panels = self.rows.div_ceil(PANEL_ROWS);
-                (ElementType::I8, vec![record, self.columns.div_ceil(RECORD_COLUMNS), panels])
+        let matrix = vec![self.columns, self.rows];
+        let (element, dimensions) = match kind {
+            _ if self.role == Role::Vector => (ElementType::F32, vec![self.columns]),
+            WeightType::Q4 | WeightType::Q8 => {
+                (ElementType::I8, vec![kind.panel_bytes(self.columns), self.rows.div_ceil(PANEL_ROWS)])
             }
-            (_, None) => {
-                let element = match kind {
-                    WeightType::Bf16 => ElementType::Bf16,
-                    WeightType::F16 => ElementType::F16,
-                    _ => ElementType::F32,
-                };
-                (element, vec![self.columns, self.rows])
-            }
+            WeightType::Bf16 => (ElementType::Bf16, matrix),
+            WeightType::F16 => (ElementType::F16, matrix),
+            WeightType::F32 => (ElementType::F32, matrix),
         };
         NewTensor {
             name: self.name.clone(),

@@ -5,17 +5,20 @@ mod panel;
 mod round;
 
 pub use panel::{
-    GROUP, PANEL_ROWS, Q4_RECORD, Q8_RECORD, RECORD_COLUMNS, pack_groups, pack_panel, panel_scale,
+    GROUP, PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, SPAN, pack_groups, pack_panel, panel_scale,
     panel_weight,
 };
-pub use round::{Rounded, round_q4, round_q8};
+pub use round::{
+    Rounded, ZERO_LEVELS, likely_zero, multiplier_limit, reaching_scale, round_q8, round_row, row_scale,
+};
 
 use half::{bf16, f16};
 
 /// The types a weight matrix can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WeightType {
-    /// Panels of 4-bit integers with an f16 scale per 32 columns: 4.5 bits a weight.
+    /// Panels of 4-bit integers with a multiplier and a zero level per 32 columns and a scale a row: 4.27 bits a
+    /// weight with 2048 columns.
     Q4,
     /// Panels of 8-bit integers with an f16 scale per 32 columns: 8.5 bits a weight.
     Q8,
@@ -44,25 +47,7 @@ impl WeightType {
 
     /// Whether the weights are integers in panels, which are multiplied by quantized activations.
     pub fn is_quantized(self) -> bool {
-        self.record_bytes().is_some()
-    }
-
-    /// Bytes of one record (16 rows x 64 columns) of a quantized type.
-    pub fn record_bytes(self) -> Option<usize> {
-        match self {
-            WeightType::Q4 => Some(Q4_RECORD),
-            WeightType::Q8 => Some(Q8_RECORD),
-            _ => None,
-        }
-    }
-
-    /// Rounds up to 32 floats that share a scale, on their own; `None` if the type is not quantized.
-    pub fn round(self, values: &[f32]) -> Option<Rounded> {
-        match self {
-            WeightType::Q4 => Some(round_q4(values)),
-            WeightType::Q8 => Some(round_q8(values)),
-            _ => None,
-        }
+        matches!(self, WeightType::Q4 | WeightType::Q8)
     }
 
     /// Bytes of one float of a type that is not quantized.
@@ -70,23 +55,28 @@ impl WeightType {
         if self == WeightType::F32 { 4 } else { 2 }
     }
 
-    /// Bytes of 16 rows of `columns` weights. The last panel of a float matrix holds only the rows there are.
+    /// Bytes of 16 rows of `columns` weights, `usize::MAX` if they are more. The last panel of a float matrix holds
+    /// only the rows there are.
     pub fn panel_bytes(self, columns: usize) -> usize {
-        match self.record_bytes() {
-            Some(record) => columns.div_ceil(RECORD_COLUMNS) * record,
-            None => PANEL_ROWS * columns * self.float_bytes(),
-        }
+        let bytes = if self.is_quantized() {
+            panel::quantized_panel_bytes(self, columns)
+        } else {
+            columns.checked_mul(PANEL_ROWS * self.float_bytes())
+        };
+        bytes.unwrap_or(usize::MAX)
+    }
+
+    /// Columns of a quantized panel with what fills up its last record.
+    pub(crate) fn stored_columns(self, panel: &[u8]) -> usize {
+        panel::stored_columns(self, panel)
     }
 
     /// Bytes of a matrix of `rows` x `columns`; `None` when that overflows.
     pub fn matrix_bytes(self, rows: usize, columns: usize) -> Option<usize> {
-        match self.record_bytes() {
-            Some(record) => {
-                let records = rows.div_ceil(PANEL_ROWS).checked_mul(columns.div_ceil(RECORD_COLUMNS))?;
-                records.checked_mul(record)
-            }
-            None => rows.checked_mul(columns)?.checked_mul(self.float_bytes()),
+        if self.is_quantized() {
+            return rows.div_ceil(PANEL_ROWS).checked_mul(panel::quantized_panel_bytes(self, columns)?);
         }
+        rows.checked_mul(columns)?.checked_mul(self.float_bytes())
     }
 }
 
@@ -196,7 +186,7 @@ mod tests {
 
     #[test]
     fn sizes_are_those_of_the_design() {
-        assert_eq!(WeightType::Q4.matrix_bytes(16, 64), Some(9 * 64));
+        assert_eq!(WeightType::Q4.matrix_bytes(16, 128), Some(18 * 64));
         assert_eq!(WeightType::Q8.matrix_bytes(17, 65), Some(4 * 17 * 64));
         assert_eq!(WeightType::Bf16.matrix_bytes(3, 5), Some(30));
         assert_eq!(WeightType::F32.matrix_bytes(usize::MAX, 2), None);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cinderblock::error::ErrorKind;
+use cinderblock::quant::WeightType;
 use cinderblock::{Session, SessionOptions, Team};
 
 use super::*;
@@ -127,8 +128,8 @@ fn a_weight_that_is_not_a_number_is_an_error() {
         let model = file.model();
         assert!(logits(file.model(), &team).is_ok());
         for (info, kind) in model.index().tensors().iter().zip(model.types()) {
-            // Bias and norm hold singles; a record begins with its scales, which are halves.
-            let values: &[&[u8]] = if kind.is_quantized() {
+            // Bias and norm hold singles, and so do the scales that a q4 panel begins with; those of q8 are halves.
+            let values: &[&[u8]] = if kind == WeightType::Q8 {
                 &[&[0, 0x7e], &[0, 0x7c]]
             } else {
                 &[&[0, 0, 0xc0, 0x7f], &[0, 0, 0x80, 0x7f]]

@@ -5,7 +5,7 @@
 //! the form that a Cholesky factor gives to a quadratic form. From the last column down, each is rounded after
 //! the errors of those behind it were added to it, and every candidate for the scale is tried in full.
 
-use cinderblock::quant::GROUP;
+use cinderblock::quant::{GROUP, ZERO_LEVELS, likely_zero, multiplier_limit, reaching_scale};
 use half::f16;
 
 use super::matrix::Matrix;
@@ -15,26 +15,87 @@ pub const LANES: usize = 16;
 /// A value of each row.
 pub type Lanes = [f32; LANES];
 
-/// The integers of a type and how many scales are tried.
-#[derive(Clone, Copy, Debug)]
-pub struct Levels {
-    pub low: f32,
-    pub high: f32,
-    /// The extreme value is mapped to these multiples of the lowest level.
-    candidates: &'static [f32],
+/// What groups are rounded to.
+#[derive(Clone, Copy)]
+pub enum Grid {
+    /// 16 levels, of which one is 0, times a multiple of the row's scale, which is given.
+    Q4(Lanes),
+    /// -127 to 127, times any scale that f16 has: -128 is not used, so that every product fits the pairwise int16 sums of AVX2.
+    Q8,
 }
 
-/// -8 to 7.
-pub const Q4: Levels = Levels {
-    low: -8.0,
-    high: 7.0,
-    candidates: &[
-        1.2, 1.175, 1.15, 1.125, 1.1, 1.075, 1.05, 1.025, 1.0, 0.975, 0.95, 0.925, 0.9, 0.875, 0.85, 0.825,
-        0.8, 0.75, -1.0, -0.925, -0.85,
-    ],
-};
-/// -127 to 127: -128 is not used, so that every product fits the pairwise int16 sums of AVX2.
-pub const Q8: Levels = Levels { low: -127.0, high: 127.0, candidates: &[-1.0, -1.01] };
+/// Integers from `low` to `high`, times `scale`.
+#[derive(Clone, Copy)]
+pub struct Steps {
+    pub scale: Lanes,
+    /// The multiple of the row's scale; 1 in q8.
+    pub multiplier: Lanes,
+    pub low: Lanes,
+    pub high: Lanes,
+}
+
+impl Steps {
+    /// Zeros alone.
+    pub const ZERO: Steps =
+        Steps { scale: [0.0; LANES], multiplier: [0.0; LANES], low: [-8.0; LANES], high: [7.0; LANES] };
+}
+
+/// Multipliers that are tried with a zero level, up to the one with which its levels reach all values, and beyond.
+const MULTIPLIERS: i32 = 5;
+const BEYOND: i32 = 1;
+
+impl Grid {
+    /// Steps that may suit values from `-below` to `above`.
+    fn candidates(&self, below: &Lanes, above: &Lanes) -> Vec<Steps> {
+        match self {
+            Grid::Q4(units) => {
+                let tried = (-1..=1).flat_map(|shift| (0..MULTIPLIERS).map(move |less| (shift, less)));
+                tried.map(|(shift, less)| q4_candidate(units, below, above, shift, less)).collect()
+            }
+            Grid::Q8 => {
+                let scale =
+                    |factor| std::array::from_fn(|lane| factor * below[lane].max(above[lane]) / 127.0);
+                [1.0, 0.99].map(|factor| q8_steps(scale(factor))).to_vec()
+            }
+        }
+    }
+
+    /// The steps whose scale is next to a given one, with the range of others.
+    fn with_scale(&self, range: &Steps, scale: &Lanes) -> Steps {
+        let Grid::Q4(units) = self else {
+            return q8_steps(*scale);
+        };
+        let multiplier: Lanes = std::array::from_fn(|lane| {
+            let wanted = if units[lane] > 0.0 { (scale[lane] / units[lane]).round() } else { 0.0 };
+            wanted.clamp(0.0, f32::from(multiplier_limit(-range.low[lane] as u8)))
+        });
+        Steps { scale: std::array::from_fn(|lane| multiplier[lane] * units[lane]), multiplier, ..*range }
+    }
+}
+
+/// The zero level that is `shift` from the likely one; `less` multipliers below the largest that is tried.
+fn q4_candidate(units: &Lanes, below: &Lanes, above: &Lanes, shift: i8, less: i32) -> Steps {
+    let mut steps = Steps::ZERO;
+    for lane in 0..LANES {
+        let (unit, below, above) = (units[lane], below[lane], above[lane]);
+        let zero = likely_zero(below, above).saturating_add_signed(shift);
+        let zero = zero.clamp(*ZERO_LEVELS.start(), *ZERO_LEVELS.end());
+        steps.low[lane] = -f32::from(zero);
+        steps.high[lane] = f32::from(15 - zero);
+        if unit > 0.0 {
+            let limit = i32::from(multiplier_limit(zero));
+            let largest = ((reaching_scale(below, above, zero) / unit).ceil() as i32).saturating_add(BEYOND);
+            steps.multiplier[lane] = (largest.min(limit) - less).max(1) as f32;
+            steps.scale[lane] = steps.multiplier[lane] * unit;
+        }
+    }
+    steps
+}
+
+fn q8_steps(scale: Lanes) -> Steps {
+    let scale = scale.map(|scale| f16::from_f32(scale.clamp(-65504.0, 65504.0)).to_f32());
+    Steps { scale, multiplier: [1.0; LANES], low: [-127.0; LANES], high: [127.0; LANES] }
+}
 
 /// How the errors of the columns of a group are coupled.
 pub struct Coupling {
@@ -45,8 +106,7 @@ pub struct Coupling {
 /// 16 rounded groups.
 #[derive(Clone)]
 pub struct Choice {
-    /// Scales, exact in f16.
-    pub scale: Lanes,
+    pub steps: Steps,
     /// Integers.
     pub weights: [Lanes; GROUP],
     /// Errors as above.
@@ -95,18 +155,19 @@ impl Coupling {
         self.loss(&self.spread(errors), &[[0.0; LANES]; GROUP], &[0.0; LANES])
     }
 
-    /// Rounds with one scale: `targets` are the spread targets with their feedback.
-    fn with_scale(&self, targets: &[Lanes; GROUP], levels: Levels, scale: Lanes) -> Choice {
+    /// Rounds with given steps: `targets` are the spread targets with their feedback.
+    fn with_steps(&self, targets: &[Lanes; GROUP], steps: Steps) -> Choice {
+        let Steps { scale, low, high, .. } = steps;
         let inverse = scale.map(|scale| if scale == 0.0 { 0.0 } else { 1.0 / scale });
         // What is left of a target once the chosen levels of the columns behind it are taken off.
         let mut left = *targets;
-        let mut choice = Choice { scale, weights: [[0.0; LANES]; GROUP], loss: [0.0; LANES] };
+        let mut choice = Choice { steps, weights: [[0.0; LANES]; GROUP], loss: [0.0; LANES] };
         for j in (0..GROUP).rev() {
             let weights = &mut choice.weights[j];
             let mut value = [0.0; LANES];
             for lane in 0..LANES {
                 // Adding and subtracting 1.5 x 2^23 rounds to the nearest integer, ties to even.
-                let level = (left[j][lane] * inverse[lane]).max(levels.low).min(levels.high);
+                let level = (left[j][lane] * inverse[lane]).max(low[lane]).min(high[lane]);
                 weights[lane] = (level + 12_582_912.0) - 12_582_912.0;
                 value[lane] = weights[lane] * scale[lane];
                 let error = left[j][lane] - value[lane];
@@ -122,22 +183,20 @@ impl Coupling {
     }
 
     /// Rounds `targets`, to whose columns `feedback` of other groups is added.
-    pub fn round(&self, targets: &[Lanes; GROUP], feedback: &[Lanes; GROUP], levels: Levels) -> Choice {
+    pub fn round(&self, targets: &[Lanes; GROUP], feedback: &[Lanes; GROUP], grid: &Grid) -> Choice {
         let mut spread = self.spread(targets);
-        let mut extreme = [0.0f32; LANES];
+        let (mut below, mut above) = ([0.0f32; LANES], [0.0f32; LANES]);
         for ((spread, feedback), target) in spread.iter_mut().zip(feedback).zip(targets) {
             for lane in 0..LANES {
                 spread[lane] += feedback[lane];
                 let value = target[lane] + feedback[lane];
-                if value.abs() > extreme[lane].abs() {
-                    extreme[lane] = value;
-                }
+                below[lane] = below[lane].max(-value);
+                above[lane] = above[lane].max(value);
             }
         }
-        let scales = |factor: f32| extreme.map(|extreme| stored(extreme / (levels.low * factor)));
-        let mut best = self.with_scale(&spread, levels, scales(1.0));
-        for factor in levels.candidates {
-            best.keep_better(&self.with_scale(&spread, levels, scales(*factor)));
+        let mut best = self.with_steps(&spread, Steps::ZERO);
+        for steps in grid.candidates(&below, &above) {
+            best.keep_better(&self.with_steps(&spread, steps));
         }
         // The best scale of the integers, and the best integers of that scale.
         for _ in 0..2 {
@@ -150,32 +209,35 @@ impl Coupling {
                 }
             }
             let scale: Lanes = std::array::from_fn(|lane| {
-                if square[lane] > 0.0 { stored(product[lane] / square[lane]) } else { best.scale[lane] }
+                if square[lane] > 0.0 { product[lane] / square[lane] } else { best.steps.scale[lane] }
             });
-            let loss = self.loss(&spread, &weights, &scale);
-            best.keep_better(&Choice { scale, weights: best.weights, loss });
-            best.keep_better(&self.with_scale(&spread, levels, scale));
+            let steps = grid.with_scale(&best.steps, &scale);
+            let loss = self.loss(&spread, &weights, &steps.scale);
+            best.keep_better(&Choice { steps, weights: best.weights, loss });
+            best.keep_better(&self.with_steps(&spread, steps));
         }
         best
     }
 }
 
 impl Choice {
+    /// Nothing but zeros, of any loss.
+    pub const ZERO: Choice =
+        Choice { steps: Steps::ZERO, weights: [[0.0; LANES]; GROUP], loss: [0.0; LANES] };
+
     /// Takes from another choice the rows that have less error there.
     pub fn keep_better(&mut self, other: &Choice) {
         for lane in 0..LANES {
             if other.loss[lane] < self.loss[lane] {
                 self.loss[lane] = other.loss[lane];
-                self.scale[lane] = other.scale[lane];
+                self.steps.scale[lane] = other.steps.scale[lane];
+                self.steps.multiplier[lane] = other.steps.multiplier[lane];
+                self.steps.low[lane] = other.steps.low[lane];
+                self.steps.high[lane] = other.steps.high[lane];
                 for (weights, other) in self.weights.iter_mut().zip(&other.weights) {
                     weights[lane] = other[lane];
                 }
             }
         }
     }
-}
-
-/// A scale as the file keeps it.
-fn stored(scale: f32) -> f32 {
-    f16::from_f32(scale.clamp(-65504.0, 65504.0)).to_f32()
 }

@@ -2,7 +2,6 @@
 //! tokens is rounded for the samples in which its tokens are likely.
 
 use cinderblock::quant::{GROUP, Rounded, WeightType};
-use half::f16;
 use rayon::prelude::*;
 
 use super::matrix::Matrix;
@@ -22,10 +21,9 @@ pub fn calibrate_head(kind: WeightType, weights: &Matrix, inputs: Inputs<'_>) ->
     let clusters = clusters(weights, (weights.rows / CLUSTER).clamp(1, MOST_CLUSTERS));
     let doubts = doubts(weights, inputs.exact, &clusters);
     let groups_of_row = weights.columns.div_ceil(GROUP);
-    let zero = Rounded { scale: f16::ZERO, weights: [0; GROUP] };
     let mut whole = Calibrated {
         kind,
-        groups: vec![zero; if kind.is_quantized() { weights.rows * groups_of_row } else { 0 }],
+        groups: vec![Rounded::ZERO; if kind.is_quantized() { weights.rows * groups_of_row } else { 0 }],
         values: Matrix::zeros(weights.rows, weights.columns),
         bias: Vec::new(),
         method: Method::Nearest,

@@ -4,11 +4,10 @@
 //! (GPTQ; here through the Cholesky factor of the moments themselves, which needs no inverse). Groups with the
 //! largest moments come first. Then each group is rounded anew while all others stay, as long as that helps.
 
-use cinderblock::quant::{GROUP, PANEL_ROWS, Rounded, WeightType};
-use half::f16;
+use cinderblock::quant::{GROUP, PANEL_ROWS, Rounded, WeightType, round_row};
 use rayon::prelude::*;
 
-use super::group::{Choice, Coupling, LANES, Lanes, Levels, Q4, Q8};
+use super::group::{Choice, Coupling, Grid, LANES, Lanes};
 use super::matrix::{Cholesky, Matrix};
 
 /// The moments of a matrix' inputs, prepared for rounding.
@@ -88,11 +87,10 @@ impl Plan {
 
     /// Rounds a matrix, then improves it `sweeps` times.
     pub fn round(&self, kind: WeightType, targets: &Matrix, sweeps: usize) -> Integers {
-        let levels = if kind == WeightType::Q4 { Q4 } else { Q8 };
-        let mut work = Work::new(self, targets);
-        work.compensate(levels);
+        let mut work = Work::new(self, kind, targets);
+        work.compensate();
         for _ in 0..sweeps {
-            work.descend(levels);
+            work.descend();
         }
         work.finish()
     }
@@ -107,6 +105,8 @@ struct Work<'p> {
     errors: Matrix,
     /// `[bundles][groups]`.
     choices: Vec<Choice>,
+    /// Of each bundle.
+    grids: Vec<Grid>,
 }
 
 /// 32 columns of 16 rows, columns first.
@@ -115,7 +115,7 @@ fn gather(rows: &[f32], width: usize, first: usize) -> [Lanes; GROUP] {
 }
 
 impl<'p> Work<'p> {
-    fn new(plan: &'p Plan, targets: &Matrix) -> Work<'p> {
+    fn new(plan: &'p Plan, kind: WeightType, targets: &Matrix) -> Work<'p> {
         let (rows, width) = (targets.rows.next_multiple_of(LANES), plan.order.len());
         let mut permuted = Matrix::zeros(rows, width);
         for row in 0..targets.rows {
@@ -124,30 +124,32 @@ impl<'p> Work<'p> {
                 *output = if column < plan.columns { input[column] } else { 0.0 };
             }
         }
-        let zero = Choice { scale: [0.0; LANES], weights: [[0.0; LANES]; GROUP], loss: [0.0; LANES] };
-        let choices = vec![zero; rows / LANES * (width / GROUP)];
-        Work { plan, rows: targets.rows, errors: permuted.clone(), targets: permuted, choices }
+        let choices = vec![Choice::ZERO; rows / LANES * (width / GROUP)];
+        let bundles = targets.data.par_chunks(LANES * plan.columns);
+        let grids = bundles.map(|bundle| grid(kind, bundle, plan.columns)).collect();
+        Work { plan, rows: targets.rows, errors: permuted.clone(), targets: permuted, choices, grids }
     }
 
-    /// Calls `each(bundle targets, bundle errors, bundle of the product, choice)` for a group of all rows.
+    /// Calls `each(bundle targets, bundle errors, bundle of the product, choice, grid)` for a group of all rows.
     fn each(
         &mut self,
         group: usize,
         product: &Matrix,
-        each: impl Fn(&[f32], &mut [f32], &[f32], &mut Choice) + Sync,
+        each: impl Fn(&[f32], &mut [f32], &[f32], &mut Choice, &Grid) + Sync,
     ) {
         let width = self.plan.order.len();
         let errors = self.errors.data.par_chunks_mut(LANES * width);
         let targets = self.targets.data.par_chunks(LANES * width);
         let product = product.data.par_chunks(LANES * GROUP);
         let choices = self.choices.par_chunks_mut(width / GROUP);
-        errors.zip(targets).zip(product).zip(choices).for_each(|(((errors, targets), product), choices)| {
-            each(targets, errors, product, &mut choices[group]);
+        let bundles = errors.zip(targets).zip(product).zip(choices).zip(&self.grids);
+        bundles.for_each(|((((errors, targets), product), choices), grid)| {
+            each(targets, errors, product, &mut choices[group], grid);
         });
     }
 
     /// Rounds group after group from the last; those before make up for the errors.
-    fn compensate(&mut self, levels: Levels) {
+    fn compensate(&mut self) {
         let width = self.plan.order.len();
         for group in (0..width / GROUP).rev() {
             let (first, after) = (group * GROUP, (group + 1) * GROUP);
@@ -158,34 +160,34 @@ impl<'p> Work<'p> {
                 self.errors.view().columns(after, width - after).times(unit)
             };
             let coupling = &self.plan.couplings[group];
-            self.each(group, &feedback, |targets, errors, feedback, choice| {
+            self.each(group, &feedback, |targets, errors, feedback, choice, grid| {
                 let targets = gather(targets, width, first);
-                *choice = coupling.round(&targets, &gather(feedback, GROUP, 0), levels);
+                *choice = coupling.round(&targets, &gather(feedback, GROUP, 0), grid);
                 store_errors(&targets, choice, errors, width, first);
             });
         }
     }
 
     /// Rounds each group anew while the others stay.
-    fn descend(&mut self, levels: Levels) {
+    fn descend(&mut self) {
         let width = self.plan.order.len();
         for group in (0..width / GROUP).rev() {
             let first = group * GROUP;
             let gradient = self.errors.view().times(self.plan.moments.view().columns(first, GROUP));
             let (inverse, coupling) = &self.plan.blocks[group];
             let step = gradient.view().times(inverse.view());
-            self.each(group, &step, |targets, errors, step, choice| {
+            self.each(group, &step, |targets, errors, step, choice, grid| {
                 let targets = gather(targets, width, first);
                 let step = gather(step, GROUP, 0);
                 // The free optimum of this group.
                 let mut wanted = step;
                 for (wanted, weights) in wanted.iter_mut().zip(&choice.weights) {
                     for lane in 0..LANES {
-                        wanted[lane] += choice.scale[lane] * weights[lane];
+                        wanted[lane] += choice.steps.scale[lane] * weights[lane];
                     }
                 }
                 choice.loss = coupling.loss_of(&step).map(|loss| loss * 0.9999);
-                choice.keep_better(&coupling.round(&wanted, &[[0.0; LANES]; GROUP], levels));
+                choice.keep_better(&coupling.round(&wanted, &[[0.0; LANES]; GROUP], grid));
                 store_errors(&targets, choice, errors, width, first);
             });
         }
@@ -194,19 +196,22 @@ impl<'p> Work<'p> {
     fn finish(self) -> Integers {
         let (plan, width) = (self.plan, self.plan.order.len());
         let groups_of_row = width / GROUP;
-        let zero = Rounded { scale: f16::ZERO, weights: [0; GROUP] };
-        let mut groups = vec![zero; self.rows * groups_of_row];
+        let mut groups = vec![Rounded::ZERO; self.rows * groups_of_row];
         let mut values = Matrix::zeros(self.rows, plan.columns);
         for row in 0..self.rows {
-            let choices = &self.choices[row / LANES * groups_of_row..][..groups_of_row];
+            let (bundle, lane) = (row / LANES, row % LANES);
+            let choices = &self.choices[bundle * groups_of_row..][..groups_of_row];
             for (choice, order) in choices.iter().zip(plan.order.chunks_exact(GROUP)) {
-                let scale = choice.scale[row % LANES];
+                let steps = &choice.steps;
                 let rounded = &mut groups[row * groups_of_row + order[0] / GROUP];
-                rounded.scale = f16::from_f32(scale);
+                (rounded.scale, rounded.multiplier, rounded.zero) = match &self.grids[bundle] {
+                    Grid::Q4(units) => (units[lane], steps.multiplier[lane] as u8, -steps.low[lane] as u8),
+                    Grid::Q8 => (steps.scale[lane], 1, 0),
+                };
                 for (weights, &column) in choice.weights.iter().zip(order) {
-                    rounded.weights[column % GROUP] = weights[row % LANES] as i8;
+                    rounded.weights[column % GROUP] = weights[lane] as i8;
                     if column < plan.columns {
-                        values.data[row * plan.columns + column] = scale * weights[row % LANES];
+                        values.data[row * plan.columns + column] = steps.scale[lane] * weights[lane];
                     }
                 }
             }
@@ -215,10 +220,23 @@ impl<'p> Work<'p> {
     }
 }
 
+/// What a bundle of rows is rounded to. Compensation changes the weights, but hardly how large the largest are: the row
+/// scales are those of rounding to nearest.
+fn grid(kind: WeightType, bundle: &[f32], columns: usize) -> Grid {
+    if kind != WeightType::Q4 {
+        return Grid::Q8;
+    }
+    let mut units = [0.0; LANES];
+    for (unit, row) in units.iter_mut().zip(bundle.chunks(columns)) {
+        *unit = round_row(kind, row).expect("a quantized type")[0].scale;
+    }
+    Grid::Q4(units)
+}
+
 fn store_errors(targets: &[Lanes; GROUP], choice: &Choice, errors: &mut [f32], width: usize, first: usize) {
     for (j, (target, weights)) in targets.iter().zip(&choice.weights).enumerate() {
         for lane in 0..LANES {
-            errors[lane * width + first + j] = target[lane] - choice.scale[lane] * weights[lane];
+            errors[lane * width + first + j] = target[lane] - choice.steps.scale[lane] * weights[lane];
         }
     }
 }
@@ -229,6 +247,7 @@ const _: () = assert!(LANES == PANEL_ROWS);
 mod tests {
     use super::super::tensor::nearest;
     use super::*;
+    use cinderblock::quant::multiplier_limit;
 
     /// Uniform numbers from -1 to 1.
     fn random(rows: usize, columns: usize, seed: u32) -> Matrix {
@@ -272,13 +291,15 @@ mod tests {
     /// The integers are in range and give exactly the values.
     fn check_groups(kind: WeightType, rounded: &Integers) {
         let columns = rounded.values.columns;
-        let range = if kind == WeightType::Q4 { -8..=7 } else { -127..=127 };
         for (row, groups) in rounded.groups.chunks_exact(columns.div_ceil(GROUP)).enumerate() {
+            assert!(kind == WeightType::Q8 || groups.iter().all(|group| group.scale == groups[0].scale));
             for (column, value) in rounded.values.row(row).iter().enumerate() {
                 let group = &groups[column / GROUP];
-                let weight = group.weights[column % GROUP];
+                let (weight, zero) = (group.weights[column % GROUP], group.zero as i8);
+                let range = if kind == WeightType::Q4 { -zero..=15 - zero } else { -127..=127 };
                 assert!(range.contains(&weight));
-                assert_eq!(*value, group.scale.to_f32() * f32::from(weight));
+                assert!(kind == WeightType::Q8 || group.multiplier <= multiplier_limit(group.zero));
+                assert_eq!(*value, group.value(column % GROUP));
             }
         }
     }

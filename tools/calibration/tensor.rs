@@ -1,6 +1,6 @@
 //! One matrix: what it should answer to the inputs that it will really see, and the rounding that comes closest.
 
-use cinderblock::quant::{GROUP, Rounded, WeightType, Weights, pack_floats};
+use cinderblock::quant::{GROUP, Rounded, WeightType, Weights, pack_floats, round_row};
 use rayon::prelude::*;
 
 use super::matrix::Matrix;
@@ -117,19 +117,16 @@ impl Moments {
     }
 }
 
-/// Rounds each group of 32 columns on its own.
+/// Rounds each row on its own.
 pub fn nearest(kind: WeightType, weights: &Matrix) -> Integers {
     let mut values = Matrix::zeros(weights.rows, weights.columns);
     let output = values.data.par_chunks_mut(weights.columns);
     let groups = output.zip(weights.data.par_chunks(weights.columns)).flat_map_iter(|(output, row)| {
-        let each = output.chunks_mut(GROUP).zip(row.chunks(GROUP));
-        let rounded = each.map(|(output, group)| {
-            let rounded = kind.round(group).expect("a quantized type");
-            let scale = rounded.scale.to_f32();
-            output.iter_mut().zip(&rounded.weights).for_each(|(o, w)| *o = scale * f32::from(*w));
-            rounded
-        });
-        rounded.collect::<Vec<_>>()
+        let groups = round_row(kind, row).expect("a quantized type");
+        for (output, rounded) in output.chunks_mut(GROUP).zip(&groups) {
+            output.iter_mut().enumerate().for_each(|(i, output)| *output = rounded.value(i));
+        }
+        groups
     });
     Integers { groups: groups.collect(), values }
 }

@@ -24,12 +24,15 @@ pub fn weights(specs: &[TensorSpec]) -> u64 {
     specs.iter().map(|spec| (spec.rows * spec.columns) as u64).sum()
 }
 
-/// All that can be in q4, where no rule says otherwise.
+/// All that can be in q4, where no rule says otherwise; but narrow matrices, which q4 would pad to more than q8, in q8.
 pub fn smallest(specs: &[TensorSpec], rules: &[Rule]) -> Vec<WeightType> {
     let kind = |spec: &TensorSpec| match rules.iter().rev().find(|rule| rule.matches(spec)) {
         _ if spec.role == Role::Vector => WeightType::F32,
         Some(rule) => rule.kind,
-        None => WeightType::Q4,
+        None => [WeightType::Q8, WeightType::Q4]
+            .into_iter()
+            .min_by_key(|kind| spec.describe(*kind).bytes())
+            .expect("there are two"),
     };
     specs.iter().map(kind).collect()
 }

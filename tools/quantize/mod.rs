@@ -84,7 +84,7 @@ pub struct Arguments {
 /// All in q4 is the least there is.
 fn parse_bits(text: &str) -> std::result::Result<f64, String> {
     let bits: f64 = text.parse().map_err(|_| "expected a number".to_string())?;
-    if (4.5..=16.0).contains(&bits) { Ok(bits) } else { Err("expected 4.5 to 16".to_string()) }
+    if (4.25..=16.0).contains(&bits) { Ok(bits) } else { Err("expected 4.25 to 16".to_string()) }
 }
 
 fn parse_tokens(text: &str) -> std::result::Result<usize, String> {

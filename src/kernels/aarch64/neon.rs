@@ -1,8 +1,8 @@
 //! NEON as every AArch64 has it. `smull` and `smlal` multiply 8 signed bytes into int16: two rows by a quad of
 //! columns, so a register of weights takes two of them.
 //!
-//! Nothing saturates or wraps. q4: 8 quads sum to at most 8 x 15 x 127 = 15240 in a lane, and their pairs to
-//! 30480, so a whole group stays in int16. q8: two products are at most 2 x 128 x 127 = 32512; `sadalp` then
+//! Nothing saturates or wraps. q4: 8 quads of levels sum to at most 8 x 15 x 127 = 15240 in a lane, and their pairs
+//! to 30480, so a whole group stays in int16. q8: two products are at most 2 x 128 x 127 = 32512; `sadalp` then
 //! adds the pairs to int32. On a Cortex-A72 the multiplications have one pipe, which nothing else here needs.
 
 use std::arch::aarch64::*;
@@ -14,23 +14,26 @@ use crate::kernels::isa::with_features;
 with_features!(neon, float_kernels!(Neon));
 with_features!(neon, panel_kernels!(4 x 2, 2 x 4, 1 x 4));
 
+const PAIRED: usize = usize::MAX;
+
 macro_rules! group {
     ($features:literal;) => {
         /// # Safety
         /// As `panel_kernels` says: the lines of a group and the `N` columns of its 8 quads can be read.
         #[target_feature(enable = $features)]
         #[inline]
-        unsafe fn group<const RECORD: usize, const N: usize, const R: usize>(
+        unsafe fn group<const Q4: bool, const N: usize, const R: usize>(
             lines: *const u8,
             values: *const i8,
             stride: usize,
-            starts: *const i32,
+            _starts: *const i32,
         ) -> [[int32x4_t; R]; N] {
             // SAFETY: the caller's promise.
             unsafe {
                 // Steps instead of products: a checked multiplication would keep the loops from being unrolled.
                 let (mut quads, step) = (values.cast::<i32>(), 2 * stride);
-                if RECORD == Q4_RECORD {
+                let mut result = [[vdupq_n_s32(0); R]; N];
+                if Q4 {
                     let mut sums = [[[vdupq_n_s16(0); 2]; R]; N];
                     for pair in 0..4 {
                         for r in 0..R {
@@ -49,18 +52,21 @@ macro_rules! group {
                         }
                         quads = quads.add(step);
                     }
-                    std::array::from_fn(|n| {
-                        let start = vdupq_n_s32(*starts.add(n));
-                        sums[n].map(|[left, right]| vpadalq_s16(start, vpaddq_s16(left, right)))
-                    })
+                    for n in 0..N {
+                        for r in 0..R {
+                            let [left, right] = sums[n][r];
+                            result[n][r] = vpaddlq_s16(vpaddq_s16(left, right));
+                        }
+                    }
                 } else {
                     let mut sums = [[[vdupq_n_s32(0); 2]; R]; N];
                     for pair in 0..4 {
                         for r in 0..R {
-                            let weights = [0, 1].map(|quad| {
+                            let mut weights = [vdupq_n_s8(0); 2];
+                            for quad in 0..2 {
                                 let stored = vld1q_u8(lines.add(64 * (2 * pair + quad) + 16 * r));
-                                vreinterpretq_s8_u8(veorq_u8(stored, vdupq_n_u8(128)))
-                            });
+                                weights[quad] = vreinterpretq_s8_u8(veorq_u8(stored, vdupq_n_u8(128)));
+                            }
                             for n in 0..N {
                                 let even = vreinterpretq_s8_s32(vld1q_dup_s32(quads.add(n)));
                                 let odd = vreinterpretq_s8_s32(vld1q_dup_s32(quads.add(stride + n)));
@@ -75,8 +81,14 @@ macro_rules! group {
                         }
                         quads = quads.add(step);
                     }
-                    sums.map(|sums| sums.map(|[left, right]| vpaddq_s32(left, right)))
+                    for n in 0..N {
+                        for r in 0..R {
+                            let [left, right] = sums[n][r];
+                            result[n][r] = vpaddq_s32(left, right);
+                        }
+                    }
                 }
+                result
             }
         }
     };

@@ -2,8 +2,8 @@
 //! instruction picks from a register by its lane. The columns of a block lie next to each other, so one load
 //! brings the quads of 4 columns.
 //!
-//! q4 weights stay unsigned, with the sums corrected by their start; q8 weights, which would not fit in signed
-//! bytes, are made signed by flipping their highest bit.
+//! q4 levels fit in signed bytes as they are stored; q8 weights, which would not, are made signed by flipping their
+//! highest bit.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -14,6 +14,8 @@ use crate::kernels::isa::with_features;
 
 with_features!(neon_dotprod, float_kernels!(Neon));
 with_features!(neon_dotprod, panel_kernels!(8 x 2, 4 x 4, 2 x 4, 1 x 4));
+
+const PAIRED: usize = usize::MAX;
 
 macro_rules! group {
     ($features:literal;) => {
@@ -36,29 +38,29 @@ macro_rules! group {
         /// As `panel_kernels` says: the lines of a group and the `N` columns of its 8 quads can be read.
         #[target_feature(enable = $features)]
         #[inline]
-        unsafe fn group<const RECORD: usize, const N: usize, const R: usize>(
+        unsafe fn group<const Q4: bool, const N: usize, const R: usize>(
             lines: *const u8,
             values: *const i8,
             stride: usize,
-            starts: *const i32,
+            _starts: *const i32,
         ) -> [[int32x4_t; R]; N] {
             // SAFETY: the caller's promise.
             unsafe {
-                let start = |n: usize| if RECORD == Q4_RECORD { *starts.add(n) } else { 0 };
-                let mut sums: [[int32x4_t; R]; N] = std::array::from_fn(|n| [vdupq_n_s32(start(n)); R]);
+                let mut sums = [[vdupq_n_s32(0); R]; N];
                 // Steps instead of products: a checked multiplication would keep the loop from being unrolled.
                 let (mut quads, step) = (values, 4 * stride);
                 for pair in 0..4 {
                     for odd in 0..2 {
-                        let weights: [int8x16_t; R] = std::array::from_fn(|r| {
-                            vreinterpretq_s8_u8(if RECORD == Q4_RECORD {
+                        let mut weights = [vdupq_n_s8(0); R];
+                        for r in 0..R {
+                            weights[r] = vreinterpretq_s8_u8(if Q4 {
                                 let packed = vld1q_u8(lines.add(64 * pair + 16 * r));
                                 if odd == 0 { vandq_u8(packed, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(packed) }
                             } else {
                                 let stored = vld1q_u8(lines.add(64 * (2 * pair + odd) + 16 * r));
                                 veorq_u8(stored, vdupq_n_u8(128))
-                            })
-                        });
+                            });
+                        }
                         for first in (0..N).step_by(4) {
                             let values = super::load_quads::<N>(quads.add(4 * first));
                             for r in 0..R {

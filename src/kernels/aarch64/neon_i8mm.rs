@@ -16,6 +16,8 @@ use crate::kernels::isa::with_features;
 with_features!(neon_i8mm, float_kernels!(Neon));
 with_features!(neon_i8mm, panel_kernels!(8 x 2, 4 x 4, 2 x 4, 1 x 4));
 
+const PAIRED: usize = 4;
+
 macro_rules! group {
     ($features:literal;) => {
         /// Adds to each row's sum its 4 weights times quad `LANE` of `values`.
@@ -54,10 +56,10 @@ macro_rules! group {
         /// The lines can be read.
         #[target_feature(enable = $features)]
         #[inline]
-        unsafe fn load<const RECORD: usize>(lines: *const u8, pair: usize) -> [uint8x16_t; 2] {
+        unsafe fn load<const Q4: bool>(lines: *const u8, pair: usize) -> [uint8x16_t; 2] {
             // SAFETY: the caller's promise.
             unsafe {
-                if RECORD == Q4_RECORD {
+                if Q4 {
                     let packed = vld1q_u8(lines.add(64 * pair));
                     [vandq_u8(packed, vdupq_n_u8(15)), vshrq_n_u8::<4>(packed)]
                 } else {
@@ -70,7 +72,7 @@ macro_rules! group {
         /// As `panel_kernels` says: the lines of a group and the `N` columns of its 8 quads can be read.
         #[target_feature(enable = $features)]
         #[inline]
-        unsafe fn group<const RECORD: usize, const N: usize, const R: usize>(
+        unsafe fn group<const Q4: bool, const N: usize, const R: usize>(
             lines: *const u8,
             values: *const i8,
             stride: usize,
@@ -78,16 +80,21 @@ macro_rules! group {
         ) -> [[int32x4_t; R]; N] {
             // SAFETY: the caller's promise.
             unsafe {
-                let mut sums: [[int32x4_t; R]; N] = std::array::from_fn(|n| [vdupq_n_s32(*starts.add(n)); R]);
+                let mut sums = [[vdupq_n_s32(0); R]; N];
+                if !Q4 {
+                    for n in 0..N {
+                        sums[n] = [vdupq_n_s32(*starts.add(n)); R];
+                    }
+                }
                 // Steps instead of products: a checked multiplication would keep the loops from being unrolled.
                 let (mut quads, step) = (values, 4 * stride);
-                if N < 4 {
+                if N < PAIRED {
                     for pair in 0..4 {
                         let even = super::load_quads::<N>(quads);
                         let odd = super::load_quads::<N>(quads.add(step));
                         quads = quads.add(2 * step);
                         for r in 0..R {
-                            let [first, second] = load::<RECORD>(lines.add(16 * r), pair);
+                            let [first, second] = load::<Q4>(lines.add(16 * r), pair);
                             sums[0][r] = dot::<0>(dot::<0>(sums[0][r], first, even), second, odd);
                             if N == 2 {
                                 sums[1][r] = dot::<1>(dot::<1>(sums[1][r], first, even), second, odd);
@@ -112,7 +119,7 @@ macro_rules! group {
                     }
                     quads = quads.add(2 * step);
                     for r in 0..R {
-                        let [first, second] = load::<RECORD>(lines.add(16 * r), pair);
+                        let [first, second] = load::<Q4>(lines.add(16 * r), pair);
                         let (first, second) = (vreinterpretq_u32_u8(first), vreinterpretq_u32_u8(second));
                         let upper = vreinterpretq_u8_u32(vzip1q_u32(first, second));
                         let lower = vreinterpretq_u8_u32(vzip2q_u32(first, second));
@@ -120,13 +127,6 @@ macro_rules! group {
                             sums[n][r] = matrix(sums[n][r], upper, columns[n / 2]);
                             sums[n + 1][r] = matrix(sums[n + 1][r], lower, columns[n / 2]);
                         }
-                    }
-                }
-                for n in (0..N).step_by(2) {
-                    for r in 0..R {
-                        let (upper, lower) = (sums[n][r], sums[n + 1][r]);
-                        sums[n][r] = vuzp1q_s32(upper, lower);
-                        sums[n + 1][r] = vuzp2q_s32(upper, lower);
                     }
                 }
                 sums

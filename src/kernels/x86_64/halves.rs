@@ -4,15 +4,26 @@ use std::arch::x86_64::*;
 
 use super::line::Line;
 
-/// AVX with `vpdpbusd` in the encoding of AVX-VNNI or, if `EVEX`, in that of AVX-512.
-pub(super) struct Halves<const EVEX: bool>;
+/// `maddubs`, which multiplies unsigned by signed bytes and adds pairs with int16 saturation.
+///
+/// Levels cannot saturate: a whole group sums to at most 8 x 15 x 127 x 2 = 30480. q8 multiplies |weight| by the
+/// activation with the weight's sign: 128 x 127 x 2 = 32512 fits, so each pair is exact, and is widened to int32 at
+/// once.
+pub(super) const MADDUBS: u8 = 0;
+/// `vpdpbusd` in the encoding of AVX-VNNI.
+pub(super) const VEX: u8 = 1;
+/// `vpdpbusd` in the encoding of AVX-512.
+pub(super) const EVEX: u8 = 2;
 
-impl<const EVEX: bool> Line for Halves<EVEX> {
+/// AVX2 with one of the instructions above. There are 16 registers.
+pub(super) struct Halves<const DOT: u8>;
+
+impl<const DOT: u8> Line for Halves<DOT> {
     type Ints = [__m256i; 2];
     type Floats = [__m256; 2];
-    /// 16 registers: 8 sums, 4 weights, a mask and an activation.
-    const COLUMNS: usize = 4;
-    const SIGNED_Q8: bool = false;
+    const COLUMNS: usize = if DOT == MADDUBS { 2 } else { 4 };
+    const SIGNED_Q8: bool = DOT == MADDUBS;
+    const STAGED_COLUMNS: usize = if DOT == MADDUBS { Self::COLUMNS } else { 2 };
 
     #[inline(always)]
     unsafe fn zero() -> [__m256; 2] {
@@ -37,11 +48,35 @@ impl<const EVEX: bool> Line for Halves<EVEX> {
         // SAFETY: as above.
         unsafe {
             let (packed, nibble) = (Self::bytes(line), _mm256_set1_epi8(15));
-            let shifted = [_mm256_srli_epi16::<4>(packed[0]), _mm256_srli_epi16::<4>(packed[1])];
-            (
-                [_mm256_and_si256(packed[0], nibble), _mm256_and_si256(packed[1], nibble)],
-                [_mm256_and_si256(shifted[0], nibble), _mm256_and_si256(shifted[1], nibble)],
-            )
+            let low = both(packed, |packed| _mm256_and_si256(packed, nibble));
+            let high = both(packed, |packed| _mm256_and_si256(_mm256_srli_epi16::<4>(packed), nibble));
+            (low, high)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn multipliers(bytes: *const u8, staged: bool) -> ([__m256i; 2], [__m256i; 2]) {
+        // SAFETY: as above.
+        unsafe {
+            let rows = _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.cast()));
+            let first = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let low = multipliers(rows, first, staged);
+            let high = multipliers(rows, _mm256_add_epi32(first, _mm256_set1_epi32(8)), staged);
+            ([low.0, high.0], [low.1, high.1])
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weigh(
+        levels: [__m256i; 2],
+        (multipliers, offsets): ([__m256i; 2], [__m256i; 2]),
+    ) -> [__m256i; 2] {
+        // SAFETY: as above. A product of two bytes of at most 15 stays in its byte.
+        unsafe {
+            [
+                _mm256_add_epi8(_mm256_mullo_epi16(levels[0], multipliers[0]), offsets[0]),
+                _mm256_add_epi8(_mm256_mullo_epi16(levels[1], multipliers[1]), offsets[1]),
+            ]
         }
     }
 
@@ -50,14 +85,42 @@ impl<const EVEX: bool> Line for Halves<EVEX> {
         // SAFETY: as above.
         unsafe {
             let values = _mm256_set1_epi32(values);
-            [dot::<EVEX>(sums[0], weights[0], values), dot::<EVEX>(sums[1], weights[1], values)]
+            [dot::<DOT>(sums[0], weights[0], values), dot::<DOT>(sums[1], weights[1], values)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn finish(
+        sums: [__m256i; 2],
+        group: [__m256i; 2],
+        (multipliers, zeros): ([__m256i; 2], [__m256i; 2]),
+        start: i32,
+    ) -> [__m256i; 2] {
+        // SAFETY: as above.
+        unsafe {
+            [
+                finish::<DOT>(sums[0], group[0], multipliers[0], zeros[0], start),
+                finish::<DOT>(sums[1], group[1], multipliers[1], zeros[1], start),
+            ]
         }
     }
 
     #[inline(always)]
     unsafe fn dot_q8(sums: [__m256i; 2], weights: [__m256i; 2], values: i32) -> [__m256i; 2] {
         // SAFETY: as above.
-        unsafe { Self::dot_q4(sums, weights, values) }
+        unsafe {
+            if DOT != MADDUBS {
+                return Self::dot_q4(sums, weights, values);
+            }
+            let values = _mm256_set1_epi32(values);
+            let add = |half: usize| {
+                let weights = _mm256_xor_si256(weights[half], _mm256_set1_epi8(-128));
+                let signed = _mm256_sign_epi8(values, weights);
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), signed);
+                _mm256_add_epi32(sums[half], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            };
+            [add(0), add(1)]
+        }
     }
 
     #[inline(always)]
@@ -70,21 +133,32 @@ impl<const EVEX: bool> Line for Halves<EVEX> {
     }
 
     #[inline(always)]
-    unsafe fn accumulate(
-        sums: [__m256i; 2],
-        weights: [__m256; 2],
-        activations: f32,
-        floats: [__m256; 2],
-    ) -> [__m256; 2] {
+    unsafe fn floats(floats: *const f32) -> [__m256; 2] {
+        // SAFETY: as above.
+        unsafe { [_mm256_loadu_ps(floats), _mm256_loadu_ps(floats.add(8))] }
+    }
+
+    #[inline(always)]
+    unsafe fn scale(floats: [__m256; 2], scales: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: as above.
+        unsafe { [_mm256_mul_ps(floats[0], scales[0]), _mm256_mul_ps(floats[1], scales[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn accumulate(sums: [__m256i; 2], scales: [__m256; 2], floats: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: as above.
         unsafe {
-            let activations = _mm256_set1_ps(activations);
-            let scales = [_mm256_mul_ps(weights[0], activations), _mm256_mul_ps(weights[1], activations)];
             [
                 _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[0]), scales[0], floats[0]),
                 _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[1]), scales[1], floats[1]),
             ]
         }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> [__m256; 2] {
+        // SAFETY: as above.
+        unsafe { [_mm256_set1_ps(value); 2] }
     }
 
     #[inline(always)]
@@ -97,16 +171,68 @@ impl<const EVEX: bool> Line for Halves<EVEX> {
     }
 }
 
+#[inline(always)]
+fn both(registers: [__m256i; 2], f: impl Fn(__m256i) -> __m256i) -> [__m256i; 2] {
+    [f(registers[0]), f(registers[1])]
+}
+
+/// [`Line::multipliers`] of the rows that the lanes of `of` name.
+///
+/// # Safety
+/// AVX2 is available.
+#[inline(always)]
+unsafe fn multipliers(rows: __m256i, of: __m256i, staged: bool) -> (__m256i, __m256i) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Each row's byte in all four of its bytes.
+        let of = _mm256_mullo_epi32(_mm256_set1_epi32(0x0101_0101), of);
+        let stored = _mm256_shuffle_epi8(rows, of);
+        let multipliers = _mm256_and_si256(stored, _mm256_set1_epi16(15));
+        let zeros = _mm256_and_si256(_mm256_srli_epi16::<4>(stored), _mm256_set1_epi8(15));
+        // At most 15 x 15 in each byte.
+        let products = _mm256_mullo_epi16(zeros, multipliers);
+        let offsets = if staged {
+            _mm256_and_si256(products, _mm256_set1_epi32(255))
+        } else {
+            _mm256_sub_epi8(_mm256_set1_epi8(-128), products)
+        };
+        (multipliers, offsets)
+    }
+}
+
+/// # Safety
+/// AVX2 is available.
+#[inline(always)]
+unsafe fn finish<const DOT: u8>(
+    sums: __m256i,
+    group: __m256i,
+    multipliers: __m256i,
+    zeros: __m256i,
+    start: i32,
+) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let levels = if DOT == MADDUBS {
+            _mm256_madd_epi16(group, multipliers)
+        } else {
+            _mm256_mullo_epi32(group, _mm256_and_si256(multipliers, _mm256_set1_epi32(15)))
+        };
+        // The sum of 32 activations fits in int16; the upper half of each lane of `zeros` is 0.
+        let zeros = _mm256_madd_epi16(zeros, _mm256_set1_epi32(start >> 7));
+        _mm256_add_epi32(sums, _mm256_add_epi32(levels, zeros))
+    }
+}
+
 /// # Safety
 /// The instruction is available in the encoding.
 #[inline(always)]
-unsafe fn dot<const EVEX: bool>(sums: __m256i, weights: __m256i, values: __m256i) -> __m256i {
+unsafe fn dot<const DOT: u8>(sums: __m256i, weights: __m256i, values: __m256i) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
-        if EVEX {
-            _mm256_dpbusd_epi32(sums, weights, values)
-        } else {
-            _mm256_dpbusd_avx_epi32(sums, weights, values)
+        match DOT {
+            EVEX => _mm256_dpbusd_epi32(sums, weights, values),
+            VEX => _mm256_dpbusd_avx_epi32(sums, weights, values),
+            _ => _mm256_add_epi16(sums, _mm256_maddubs_epi16(weights, values)),
         }
     }
 }

@@ -1,14 +1,17 @@
-//! A panel line of 16 rows x 4 columns, and the loop over a panel that every instruction set shares whose
-//! dot product adds to int32 sums.
+//! A panel line of 16 rows x 4 columns, and the loops over a panel that every instruction set shares.
 //!
 //! An instruction set says how it loads a line and multiplies it by four broadcast activations, with int32 sums
-//! that are exact, and how sums become floats.
+//! that are exact, and how sums become floats. In q4 the multiplier of a group is taken up in one of two ways. With
+//! many columns the levels become weights before they are multiplied, which costs as much as with one. Staged, the
+//! levels are multiplied and the multiplier comes last, once for each column: so it is with few columns, and always
+//! where products are added in int16 first, which only levels fit into.
 
-/// What the loop needs of an instruction set.
+/// What the loops need of an instruction set.
 ///
 /// # Safety
 /// Every method may be called only where the instruction set is available. Addresses hold a line of 64 bytes, for
-/// `scales` 16 halves, for `store` room for 16 floats; none needs to be aligned.
+/// `scales` 16 halves, for `floats` 16 floats, for `multipliers` 16 bytes, for `store` room for 16 floats; none
+/// needs to be aligned.
 pub(super) trait Line {
     /// 64 bytes, or 16 sums.
     type Ints: Copy;
@@ -18,22 +21,35 @@ pub(super) trait Line {
     const COLUMNS: usize;
     /// Whether `dot_q8` subtracts the zero point itself, so that sums start at 0.
     const SIGNED_Q8: bool;
+    /// Most columns with which the q4 levels of a group are summed before they are multiplied.
+    const STAGED_COLUMNS: usize;
 
     unsafe fn zero() -> Self::Floats;
     unsafe fn start(value: i32) -> Self::Ints;
     unsafe fn bytes(line: *const u8) -> Self::Ints;
     /// The low nibbles of a line, and the high ones.
     unsafe fn nibbles(line: *const u8) -> (Self::Ints, Self::Ints);
+    /// The multiplier m of each row in its int16 lanes; and 128 - m z in its bytes or, if staged, m z in its int32
+    /// lane.
+    unsafe fn multipliers(bytes: *const u8, staged: bool) -> (Self::Ints, Self::Ints);
+    /// Levels as weights with 128 added.
+    unsafe fn weigh(levels: Self::Ints, multipliers: (Self::Ints, Self::Ints)) -> Self::Ints;
+    /// `sums + weights * values`; in int16 if all columns are staged.
     unsafe fn dot_q4(sums: Self::Ints, weights: Self::Ints, values: i32) -> Self::Ints;
+    /// Adds the staged sums of a group of levels to `sums`; `start` is -128 times the sum of its activations.
+    unsafe fn finish(
+        sums: Self::Ints,
+        group: Self::Ints,
+        multipliers: (Self::Ints, Self::Ints),
+        start: i32,
+    ) -> Self::Ints;
     unsafe fn dot_q8(sums: Self::Ints, weights: Self::Ints, values: i32) -> Self::Ints;
     unsafe fn scales(halves: *const u8) -> Self::Floats;
-    /// `sums * (weights * activations) + floats`
-    unsafe fn accumulate(
-        sums: Self::Ints,
-        weights: Self::Floats,
-        activations: f32,
-        floats: Self::Floats,
-    ) -> Self::Floats;
+    unsafe fn floats(floats: *const f32) -> Self::Floats;
+    unsafe fn scale(floats: Self::Floats, scales: Self::Floats) -> Self::Floats;
+    /// `sums * scales + floats`
+    unsafe fn accumulate(sums: Self::Ints, scales: Self::Floats, floats: Self::Floats) -> Self::Floats;
+    unsafe fn splat(value: f32) -> Self::Floats;
     unsafe fn store(floats: Self::Floats, output: *mut f32);
 }
 
@@ -44,30 +60,29 @@ macro_rules! panel_kernels {
 
         use crate::kernels::x86_64::line::Line;
         use crate::kernels::{PanelKernels, QuantizedBlock};
-        use crate::quant::{PANEL_ROWS, Q4_RECORD, Q8_RECORD};
+        use crate::quant::{PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD};
 
         pub(in crate::kernels::x86_64) const PANELS: PanelKernels = PanelKernels { q4, q8 };
 
         #[target_feature(enable = $features)]
         unsafe fn q4(panel: &[u8], input: QuantizedBlock<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
             // SAFETY: the caller's promise is passed on.
-            unsafe { multiply::<Q4_RECORD>(panel, input, input.q4_starts, tile) }
+            unsafe { multiply::<true>(panel, input, tile) }
         }
 
         #[target_feature(enable = $features)]
         unsafe fn q8(panel: &[u8], input: QuantizedBlock<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
             // SAFETY: the caller's promise is passed on.
-            unsafe { multiply::<Q8_RECORD>(panel, input, input.q8_starts, tile) }
+            unsafe { multiply::<false>(panel, input, tile) }
         }
 
         /// # Safety
-        /// `panel` has the records of `input.groups` groups; the slices of `input`, `starts` and `tile` have the
-        /// lengths of its groups and columns.
+        /// `panel` has the records of a matrix as wide as `input`; the slices of `input` and `tile` have the lengths of
+        /// its spans and columns.
         #[target_feature(enable = $features)]
-        unsafe fn multiply<const RECORD: usize>(
+        unsafe fn multiply<const Q4: bool>(
             panel: &[u8],
             input: QuantizedBlock<'_>,
-            starts: &[i32],
             tile: &mut [[f32; PANEL_ROWS]],
         ) {
             let mut column = 0;
@@ -75,11 +90,11 @@ macro_rules! panel_kernels {
                 // SAFETY: the columns asked for exist.
                 column += unsafe {
                     match (input.columns - column).min(<$line>::COLUMNS) {
-                        16.. => columns::<RECORD, 16>(panel, input, starts, column, tile),
-                        8.. => columns::<RECORD, 8>(panel, input, starts, column, tile),
-                        4.. => columns::<RECORD, 4>(panel, input, starts, column, tile),
-                        2.. => columns::<RECORD, 2>(panel, input, starts, column, tile),
-                        _ => columns::<RECORD, 1>(panel, input, starts, column, tile),
+                        16.. => columns::<Q4, 16>(panel, input, column, tile),
+                        8.. => columns::<Q4, 8>(panel, input, column, tile),
+                        4.. => columns::<Q4, 4>(panel, input, column, tile),
+                        2.. => columns::<Q4, 2>(panel, input, column, tile),
+                        _ => columns::<Q4, 1>(panel, input, column, tile),
                     }
                 };
             }
@@ -90,78 +105,155 @@ macro_rules! panel_kernels {
         /// # Safety
         /// As `multiply`; the columns exist.
         #[target_feature(enable = $features)]
-        unsafe fn columns<const RECORD: usize, const N: usize>(
+        unsafe fn columns<const Q4: bool, const N: usize>(
             panel: &[u8],
             input: QuantizedBlock<'_>,
-            starts: &[i32],
             first: usize,
             tile: &mut [[f32; PANEL_ROWS]],
         ) -> usize {
-            let stride = input.columns;
-            // SAFETY: the instruction set is available, by the caller's promise.
-            let mut floats = [unsafe { <$line>::zero() }; N];
-            // SAFETY: every address lies inside the panel's records or inside the block's slices, by the
-            // caller's promise; loads are unaligned.
+            // SAFETY: the caller's promise is passed on; the floats are those of columns that exist.
             unsafe {
-                let mut values = input.values.as_ptr().cast::<i32>().add(first);
-                let mut starts = starts.as_ptr().add(first);
-                let mut activation_scales = input.scales.as_ptr().add(first);
-                let mut record = panel.as_ptr();
-                let panel_bytes = input.groups / 2 * RECORD;
-                for _ in 0..input.groups / 2 {
-                    // With many columns a panel takes long enough for the next one to arrive meanwhile. With few
-                    // the memory is the limit and more requests only disturb it.
-                    if N >= 8 && first == 0 {
-                        let next = record.wrapping_add(panel_bytes);
-                        for line in 0..RECORD / 64 {
-                            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(line * 64).cast());
-                        }
-                    }
-                    let mut lines = record.add(64);
-                    for half in 0..2 {
-                        let weight_scale = <$line>::scales(record.add(half * 32));
-                        let mut sums = [<$line>::start(0); N];
-                        if RECORD == Q4_RECORD || !<$line>::SIGNED_Q8 {
-                            for n in 0..N {
-                                sums[n] = <$line>::start(*starts.add(n));
-                            }
-                        }
-                        for _ in 0..4 {
-                            let (even, odd) = if RECORD == Q4_RECORD {
-                                let pair = <$line>::nibbles(lines);
-                                lines = lines.add(64);
-                                pair
-                            } else {
-                                let pair = (<$line>::bytes(lines), <$line>::bytes(lines.add(64)));
-                                lines = lines.add(128);
-                                pair
-                            };
-                            for weights in [even, odd] {
-                                for n in 0..N {
-                                    let value = values.add(n).read_unaligned();
-                                    sums[n] = if RECORD == Q4_RECORD {
-                                        <$line>::dot_q4(sums[n], weights, value)
-                                    } else {
-                                        <$line>::dot_q8(sums[n], weights, value)
-                                    };
-                                }
-                                values = values.add(stride);
-                            }
-                        }
-                        for n in 0..N {
-                            let scale = *activation_scales.add(n);
-                            floats[n] = <$line>::accumulate(sums[n], weight_scale, scale, floats[n]);
-                        }
-                        starts = starts.add(stride);
-                        activation_scales = activation_scales.add(stride);
-                    }
-                    record = record.add(RECORD);
-                }
+                let floats = if Q4 {
+                    q4_columns::<N>(panel, input, first)
+                } else {
+                    q8_columns::<N>(panel, input, first)
+                };
                 for n in 0..N {
                     <$line>::store(floats[n], tile.get_unchecked_mut(first + n).as_mut_ptr());
                 }
             }
             N
+        }
+
+        /// With many columns a panel takes long enough for the next one to arrive meanwhile. With few the memory is the
+        /// limit and more requests only disturb it.
+        #[target_feature(enable = $features)]
+        fn prefetch<const N: usize, const RECORD: usize>(record: *const u8, panel: &[u8], first: usize) {
+            if N >= 8 && first == 0 {
+                let next = record.wrapping_add(panel.len());
+                for line in 0..RECORD / 64 {
+                    _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(line * 64).cast());
+                }
+            }
+        }
+
+        /// # Safety
+        /// As `columns`.
+        #[target_feature(enable = $features)]
+        unsafe fn q4_columns<const N: usize>(
+            panel: &[u8],
+            input: QuantizedBlock<'_>,
+            first: usize,
+        ) -> [<$line as Line>::Floats; N] {
+            let (stride, staged) = (input.columns, N <= <$line>::STAGED_COLUMNS);
+            // SAFETY: every address lies inside the panel's records or inside the block's slices, by the
+            // caller's promise; loads are unaligned.
+            unsafe {
+                let mut floats = [<$line>::zero(); N];
+                let mut values = input.values.as_ptr().cast::<i32>().add(first);
+                let mut span_starts = input.span_starts.as_ptr().add(first);
+                let mut group_starts = input.group_starts.as_ptr().add(first);
+                let mut scales = input.scales.as_ptr().add(first);
+                for record in panel.get_unchecked(Q4_SCALES..).chunks_exact(Q4_RECORD) {
+                    let record = record.as_ptr();
+                    prefetch::<N, Q4_RECORD>(record, panel, first);
+                    let mut lines = record.add(64);
+                    let mut sums = [<$line>::start(0); N];
+                    if !staged {
+                        for n in 0..N {
+                            sums[n] = <$line>::start(*span_starts.add(n));
+                        }
+                    }
+                    for group in 0..4 {
+                        let multipliers = <$line>::multipliers(record.add(16 * group), staged);
+                        let mut level_sums = [<$line>::start(0); N];
+                        for _ in 0..4 {
+                            let (even, odd) = <$line>::nibbles(lines);
+                            lines = lines.add(64);
+                            for levels in [even, odd] {
+                                if staged {
+                                    for n in 0..N {
+                                        let value = values.add(n).read_unaligned();
+                                        level_sums[n] = <$line>::dot_q4(level_sums[n], levels, value);
+                                    }
+                                } else {
+                                    let weights = <$line>::weigh(levels, multipliers);
+                                    for n in 0..N {
+                                        let value = values.add(n).read_unaligned();
+                                        sums[n] = <$line>::dot_q4(sums[n], weights, value);
+                                    }
+                                }
+                                values = values.add(stride);
+                            }
+                        }
+                        if staged {
+                            for n in 0..N {
+                                let start = *group_starts.add(n);
+                                sums[n] = <$line>::finish(sums[n], level_sums[n], multipliers, start);
+                            }
+                            group_starts = group_starts.add(stride);
+                        }
+                    }
+                    for n in 0..N {
+                        floats[n] = <$line>::accumulate(sums[n], <$line>::splat(*scales.add(n)), floats[n]);
+                    }
+                    span_starts = span_starts.add(stride);
+                    scales = scales.add(stride);
+                }
+                let row_scales = <$line>::floats(panel.as_ptr().cast());
+                floats.map(|floats| <$line>::scale(floats, row_scales))
+            }
+        }
+
+        /// # Safety
+        /// As `columns`.
+        #[target_feature(enable = $features)]
+        unsafe fn q8_columns<const N: usize>(
+            panel: &[u8],
+            input: QuantizedBlock<'_>,
+            first: usize,
+        ) -> [<$line as Line>::Floats; N] {
+            let stride = input.columns;
+            // SAFETY: as `q4_columns`.
+            unsafe {
+                let mut floats = [<$line>::zero(); N];
+                let mut values = input.values.as_ptr().cast::<i32>().add(first);
+                let mut starts = input.group_starts.as_ptr().add(first);
+                for (at, record) in panel.chunks_exact(Q8_RECORD).enumerate() {
+                    let record = record.as_ptr();
+                    prefetch::<N, Q8_RECORD>(record, panel, first);
+                    // Two records make a span.
+                    let activation_scales = input.scales.as_ptr().add(at / 2 * stride + first);
+                    let mut lines = record.add(64);
+                    for half in 0..2 {
+                        // Opaque, or a register for each column's scale would be taken from the sums.
+                        let activation_scales = std::hint::black_box(activation_scales);
+                        let scales = <$line>::scales(record.add(half * 32));
+                        let mut sums = [<$line>::start(0); N];
+                        if !<$line>::SIGNED_Q8 {
+                            for n in 0..N {
+                                sums[n] = <$line>::start(*starts.add(n));
+                            }
+                        }
+                        for _ in 0..8 {
+                            let weights = <$line>::bytes(lines);
+                            lines = lines.add(64);
+                            for n in 0..N {
+                                let value = values.add(n).read_unaligned();
+                                sums[n] = <$line>::dot_q8(sums[n], weights, value);
+                            }
+                            values = values.add(stride);
+                        }
+                        for n in 0..N {
+                            let activation = <$line>::splat(*activation_scales.add(n));
+                            let scale = <$line>::scale(scales, activation);
+                            floats[n] = <$line>::accumulate(sums[n], scale, floats[n]);
+                        }
+                        starts = starts.add(stride);
+                    }
+                }
+                floats
+            }
         }
     };
 }

@@ -1,4 +1,4 @@
-//! The tile registers of AMX: asking for them, and the one product that is made with them.
+//! The tile registers of AMX: asking for them, and the two products that are made with them.
 //!
 //! Rust's AMX intrinsics are not stable, so the instructions are written out.
 
@@ -14,7 +14,13 @@ pub(super) trait Tiles {
     /// # Safety
     /// The tiles are available and configured. `rows` has 16 rows of 32 bytes that lie `stride` apart, `lines` 8 of 64
     /// (`[quad of inputs][row][4]`), and `sums` has room for `[16][16]`.
-    unsafe fn product(half: usize, rows: *const i8, stride: usize, lines: *const u8, sums: *mut i32);
+    unsafe fn group(half: usize, rows: *const i8, stride: usize, lines: *const u8, sums: *mut i32);
+
+    /// The same of 128 inputs.
+    ///
+    /// # Safety
+    /// As `group`, with rows of 128 bytes and 32 lines.
+    unsafe fn span(rows: *const i8, stride: usize, lines: *const u8, sums: *mut i32);
 }
 
 /// The registers themselves.
@@ -30,13 +36,13 @@ struct Configuration {
     rows: [u8; 16],
 }
 
-/// Registers 0 and 1 are sums, 2 and 3 columns, 4 and 5 lines of weights.
+/// Registers 0 and 1 are sums; 2, 3 and 6 columns; 4, 5 and 7 lines of weights: of 32 inputs, the last two of 64.
 static CONFIGURATION: Configuration = Configuration {
     palette: 1,
     start_row: 0,
     reserved: [0; 14],
-    row_bytes: [64, 64, 32, 32, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-    rows: [16, 16, 16, 16, 8, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    row_bytes: [64, 64, 32, 32, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+    rows: [16, 16, 16, 16, 8, 8, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
 impl Hardware {
@@ -59,7 +65,7 @@ impl Hardware {
     }
 }
 
-macro_rules! product {
+macro_rules! group {
     ($sums:tt, $columns:tt, $weights:tt; $rows:expr, $stride:expr, $lines:expr, $output:expr) => {
         asm!(
             concat!("tilezero ", $sums),
@@ -80,15 +86,41 @@ macro_rules! product {
 
 impl Tiles for Hardware {
     #[inline(always)]
-    unsafe fn product(half: usize, rows: *const i8, stride: usize, lines: *const u8, sums: *mut i32) {
+    unsafe fn group(half: usize, rows: *const i8, stride: usize, lines: *const u8, sums: *mut i32) {
         // SAFETY: the caller's promise: the rows, lines and sums exist, and the registers have the shapes of
         // `CONFIGURATION`.
         unsafe {
             if half == 0 {
-                product!("tmm0", "tmm2", "tmm4"; rows, stride, lines, sums);
+                group!("tmm0", "tmm2", "tmm4"; rows, stride, lines, sums);
             } else {
-                product!("tmm1", "tmm3", "tmm5"; rows, stride, lines, sums);
+                group!("tmm1", "tmm3", "tmm5"; rows, stride, lines, sums);
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn span(rows: *const i8, stride: usize, lines: *const u8, sums: *mut i32) {
+        // SAFETY: as `group`.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tileloadd tmm6, [{rows} + {stride} * 1]",
+                "tileloadd tmm7, [{lines} + {line} * 1]",
+                "tdpbsud tmm0, tmm6, tmm7",
+                "tileloadd tmm6, [{rows} + {stride} * 1 + 64]",
+                "tileloadd tmm7, [{lines} + {line} * 1 + 1024]",
+                "tdpbsud tmm0, tmm6, tmm7",
+                "tilestored [{output} + {line} * 1], tmm0",
+                rows = in(reg) rows,
+                stride = in(reg) stride,
+                lines = in(reg) lines,
+                line = in(reg) 64usize,
+                output = in(reg) sums,
+                out("tmm0") _,
+                out("tmm6") _,
+                out("tmm7") _,
+                options(nostack, preserves_flags),
+            );
         }
     }
 }
@@ -170,21 +202,33 @@ pub(in crate::kernels) fn has_int8() -> bool {
 mod tests {
     use super::*;
 
-    /// The same product, written as the manual defines `tdpbsud`.
+    /// The same products, written as the manual defines `tdpbsud`.
     struct Software;
 
+    /// # Safety
+    /// As [`Tiles::group`], with `width` inputs.
+    unsafe fn product(width: usize, rows: *const i8, stride: usize, lines: *const u8, sums: *mut i32) {
+        for (column, row) in (0..16).flat_map(|column| (0..16).map(move |row| (column, row))) {
+            // SAFETY: the caller's promise.
+            let products = (0..width).map(|k| unsafe {
+                let input = *rows.add(column * stride + k);
+                let weight = *lines.add(k / 4 * 64 + row * 4 + k % 4);
+                i32::from(input) * i32::from(weight)
+            });
+            // SAFETY: as above.
+            unsafe { *sums.add(column * 16 + row) = products.sum() };
+        }
+    }
+
     impl Tiles for Software {
-        unsafe fn product(_half: usize, rows: *const i8, stride: usize, lines: *const u8, sums: *mut i32) {
-            for (column, row) in (0..16).flat_map(|column| (0..16).map(move |row| (column, row))) {
-                // SAFETY: the caller's promise.
-                let products = (0..32).map(|k| unsafe {
-                    let input = *rows.add(column * stride + k);
-                    let weight = *lines.add(k / 4 * 64 + row * 4 + k % 4);
-                    i32::from(input) * i32::from(weight)
-                });
-                // SAFETY: as above.
-                unsafe { *sums.add(column * 16 + row) = products.sum() };
-            }
+        unsafe fn group(_half: usize, rows: *const i8, stride: usize, lines: *const u8, sums: *mut i32) {
+            // SAFETY: the caller's promise.
+            unsafe { product(32, rows, stride, lines, sums) }
+        }
+
+        unsafe fn span(rows: *const i8, stride: usize, lines: *const u8, sums: *mut i32) {
+            // SAFETY: the caller's promise.
+            unsafe { product(128, rows, stride, lines, sums) }
         }
     }
 

@@ -16,6 +16,7 @@ impl<const VNNI: bool> Line for Wide<VNNI> {
     type Floats = __m512;
     const COLUMNS: usize = 16;
     const SIGNED_Q8: bool = !VNNI;
+    const STAGED_COLUMNS: usize = if VNNI { 2 } else { Self::COLUMNS };
 
     #[inline(always)]
     unsafe fn zero() -> __m512 {
@@ -46,11 +47,62 @@ impl<const VNNI: bool> Line for Wide<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn multipliers(bytes: *const u8, staged: bool) -> (__m512i, __m512i) {
+        // SAFETY: as above.
+        unsafe {
+            let rows = _mm512_broadcast_i32x4(_mm_loadu_si128(bytes.cast()));
+            let quad = _mm512_set1_epi32(0x0101_0101);
+            let first = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            // Each row's byte in all four of its bytes.
+            let both = _mm512_shuffle_epi8(rows, _mm512_mullo_epi32(quad, first));
+            let multipliers = _mm512_and_si512(both, _mm512_set1_epi16(15));
+            let zeros = _mm512_and_si512(_mm512_srli_epi16::<4>(both), _mm512_set1_epi8(15));
+            // At most 15 x 15 in each byte.
+            let products = _mm512_mullo_epi16(zeros, multipliers);
+            if staged {
+                (multipliers, _mm512_and_si512(products, _mm512_set1_epi32(255)))
+            } else {
+                (multipliers, _mm512_sub_epi8(_mm512_set1_epi8(-128), products))
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weigh(levels: __m512i, (multipliers, offsets): (__m512i, __m512i)) -> __m512i {
+        // SAFETY: as above. A product of two bytes of at most 15 stays in its byte.
+        unsafe { _mm512_add_epi8(_mm512_mullo_epi16(levels, multipliers), offsets) }
+    }
+
+    #[inline(always)]
+    unsafe fn finish(
+        sums: __m512i,
+        group: __m512i,
+        (multipliers, zeros): (__m512i, __m512i),
+        start: i32,
+    ) -> __m512i {
+        // SAFETY: as above.
+        unsafe {
+            let levels = if VNNI {
+                _mm512_mullo_epi32(group, _mm512_and_si512(multipliers, _mm512_set1_epi32(15)))
+            } else {
+                _mm512_madd_epi16(group, multipliers)
+            };
+            // The sum of 32 activations fits in int16; the upper half of each lane of `zeros` is 0.
+            let zeros = _mm512_madd_epi16(zeros, _mm512_set1_epi32(start >> 7));
+            _mm512_add_epi32(sums, _mm512_add_epi32(levels, zeros))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn dot_q4(sums: __m512i, weights: __m512i, values: i32) -> __m512i {
         // SAFETY: as above.
         unsafe {
             let values = _mm512_set1_epi32(values);
-            if VNNI { _mm512_dpbusd_epi32(sums, weights, values) } else { add_pairs(sums, weights, values) }
+            if VNNI {
+                _mm512_dpbusd_epi32(sums, weights, values)
+            } else {
+                _mm512_add_epi16(sums, _mm512_maddubs_epi16(weights, values))
+            }
         }
     }
 
@@ -76,12 +128,27 @@ impl<const VNNI: bool> Line for Wide<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn accumulate(sums: __m512i, weights: __m512, activations: f32, floats: __m512) -> __m512 {
+    unsafe fn floats(floats: *const f32) -> __m512 {
         // SAFETY: as above.
-        unsafe {
-            let scale = _mm512_mul_ps(weights, _mm512_set1_ps(activations));
-            _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scale, floats)
-        }
+        unsafe { _mm512_loadu_ps(floats) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale(floats: __m512, scales: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_mul_ps(floats, scales) }
+    }
+
+    #[inline(always)]
+    unsafe fn accumulate(sums: __m512i, scales: __m512, floats: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scales, floats) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_set1_ps(value) }
     }
 
     #[inline(always)]
