@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Cycles that one column costs per 16 x 32 weights, by llvm-mca: cycles.py LLVM_MCA PROGRAM [OBJECT...]
 
-PROGRAM is the release build for AArch64; OBJECTs are llama.cpp's kernels, named after their processor. The loop over a panel is found in its disassembly: the smallest one that multiplies
-weights by one column and converts the sums. Loops inside it are written out as often as they run.
+PROGRAM is the release build for AArch64; OBJECTs are llama.cpp's kernels, named after their processor. The loop over a
+panel is found in its disassembly: the smallest one that multiplies weights by one column and converts the sums. Loops
+inside it are written out as often as they run.
 """
 
 import collections
+import fractions
 import re
 import subprocess
 import sys
@@ -18,10 +20,14 @@ KERNELS = [
     ("neon_dotprod", "q4", "cortex-a76", "neoverse-n1", 32, 16),
     ("neon_dotprod", "q8", "cortex-a76", "neoverse-n1", 32, 32),
 ]
-BYTES = {"q4": 288, "q8": 544}
+BYTES = {"q4": 272, "q8": 544}
+# Groups of 32 inputs whose sum becomes one float.
+SPAN = {"q4": 4, "q8": 1}
 # Measured by others: bytes a second that all cores together read, in GB/s, and GHz.
 MEMORY = {"cortex-a72": ("Pi 4", 3.3, 1.8), "cortex-a76": ("Pi 5", 10.5, 2.4)}
-MULTIPLY = re.compile(r"^(smlal2?|smull2?|sdot)$")
+# Of weights; the multipliers of q4 meet wider numbers.
+MULTIPLY = re.compile(r"^((smlal2?|smull2?) v\d+\.8h|sdot) ?")
+STACK = re.compile(r"\[(sp|x29)\b")
 
 LINE = re.compile(r"^\s*([0-9a-f]+):\t(\S+)(?:\t(.*))?$")
 BRANCH = re.compile(r"^(b|b\..*|cbn?z|tbn?z)$")
@@ -62,35 +68,49 @@ def loops(code):
 def counts(code):
     total = collections.Counter()
     for _, name, operands in code:
-        total["multiply"] += bool(MULTIPLY.match(name))
-        total["weights"] += (name in ("ldr", "ldur") and operands.startswith("q")) + 2 * (
-            name in ("ldp", "ldnp") and operands.startswith("q")
-        )
+        total["multiply"] += bool(MULTIPLY.match(f"{name} {operands}"))
+        if operands.startswith("q") and not STACK.search(operands):
+            total["weights"] += (name in ("ldr", "ldur")) + 2 * (name in ("ldp", "ldnp"))
+        total["steps"] += name == "mla" and ".4s" in operands
         total["sums"] += name == "scvtf" and ".4s" in operands
     return total
 
 
-def straight(code, multiplications, weights):
+def straight(code, kind, multiplications, weights):
     """The instructions of one round of the loop over a panel, inner loops written out, and its groups of 32."""
     all_loops = loops(code)
-    for first, last in all_loops:
-        body = code[first : last + 1]
-        total = counts(body)
-        groups, rest = divmod(total["sums"], 4)
-        if rest or not groups or not total["multiply"] or not total["weights"]:
-            continue
-        ratio = total["multiply"] / total["weights"]
-        rounds, rest = divmod(groups * multiplications, total["multiply"])
-        if rest or not 0.85 < ratio / (multiplications / weights) < 1.15:
-            continue
-        inner = [loop for loop in all_loops if first < loop[0] and loop[1] <= last and counts(code[loop[0] : loop[1] + 1])["multiply"]]
+
+    def groups(first, last):
+        """Those of one round of a loop, by what it does once a span, once a group or for each register of weights."""
+        total = counts(code[first : last + 1])
+        if total["sums"]:
+            return fractions.Fraction(total["sums"] * SPAN[kind], 4)
+        return fractions.Fraction(total["steps"], 4) or fractions.Fraction(total["multiply"], multiplications)
+
+    def written_out(first, last):
         text, i = [], first
         while i <= last:
-            loop = next((loop for loop in inner if loop[0] == i), None)
-            end = loop[1] + 1 if loop else i + 1
-            text += code[i:end] * (rounds if loop else 1)
-            i = end
-        return text, groups
+            end = next((end for start, end in all_loops if start == i and first < start and end <= last), i)
+            if end > i and groups(i, end):
+                rounds = groups(first, last) / groups(i, end)
+                if rounds.denominator > 1:
+                    sys.exit(f"an inner loop runs {rounds} times")
+                text += written_out(i, end) * int(rounds)
+            else:
+                text += code[i : end + 1]
+            i = end + 1
+        return text
+
+    for first, last in all_loops:
+        total = counts(code[first : last + 1])
+        if not total["sums"] or not total["multiply"] or not total["weights"]:
+            continue
+        ratio = total["multiply"] / total["weights"]
+        if not 0.85 < ratio / (multiplications / weights) < 1.15:
+            continue
+        text = written_out(first, last)
+        if counts(text)["multiply"] == groups(first, last) * multiplications:
+            return text, int(groups(first, last))
     sys.exit("no loop multiplies one column")
 
 
@@ -128,7 +148,7 @@ def main(mca, program, *objects):
     print(f"{'':24} {'processor':11} instructions  cycles  bytes  board   one core  of four")
     text = disassemble(program)
     for tier, kind, processor, model, multiplications, weights in KERNELS:
-        code, groups = straight(function(text, f"kernels::aarch64::{tier}::{kind}"), multiplications, weights)
+        code, groups = straight(function(text, f"kernels::aarch64::{tier}::{kind}"), kind, multiplications, weights)
         line(f"{tier} {kind}", kind, processor, model, code, groups, mca)
     texts = {processor: "".join(disassemble(o) for o in objects if processor in o) for processor in MEMORY}
     for name, kind, processor, model, multiplications in PEERS:

@@ -66,9 +66,10 @@ if ! $peer_only; then
         cargo build --release --quiet --manifest-path "$here/../../Cargo.toml"
         ours=${CARGO_TARGET_DIR:-$here/../../target}/release/cinderblock
     fi
-    ours_model=$work/block_main_b4_1.2b.q4.gguf
+    ours_model=$work/block_main_b4_1.2b.q4-head.gguf
     if [ ! -f "$ours_model" ]; then
-        "$ours" synthesize --preset block_main_b4_1.2b --type q4 -o "$ours_model.part"
+        # Every matrix in q4, as a calibrated file of the fewest bits has it and as the peer's is.
+        "$ours" synthesize --preset block_main_b4_1.2b --type q4 --tensor-type '*=q4' -o "$ours_model.part"
         mv "$ours_model.part" "$ours_model"
     fi
     arguments+=(--ours "$ours" --ours-model "$ours_model")
