@@ -115,7 +115,7 @@ fn integer_sums_are_exact() {
                         .collect();
                     pack_groups(kind, &groups, columns, &mut packed);
                 }
-                let count = 1 + random.below(33) as usize;
+                let count = 1 + random.below(150) as usize;
                 let mut input: Vec<f32> =
                     (0..count * columns).map(|_| random.below(255) as f32 - 127.0).collect();
                 // The extreme value of each span fixes its scale at 1.
@@ -162,7 +162,7 @@ fn extreme_bytes_do_not_saturate() {
     for kernels in Kernels::all() {
         for (kind, panel) in [0x00, 0xff, 0x80, 0x7f, 0x0f, 0xf0].into_iter().flat_map(panels) {
             // Enough columns for the widest tile and for what is left of it.
-            for (sign, count) in [(1.0, 1), (-1.0, 1), (1.0, 15), (-1.0, 15)] {
+            for (sign, count) in [(1.0, 1), (-1.0, 1), (1.0, 15), (-1.0, 15), (1.0, 23), (-1.0, 23)] {
                 let input = vec![127.0 * sign; count * columns];
                 let view = Weights::new(kind, 16, columns, &panel).unwrap();
                 let result = product(kernels, &team, view, &activations(kernels, &team, &input, columns));
@@ -189,7 +189,7 @@ fn results_do_not_depend_on_batch_or_threads() {
                 let mut random = Random(2);
                 let packed = pack(kind, &random.floats(rows * columns), columns);
                 let view = Weights::new(kind, rows, columns, &packed).unwrap();
-                let input = random.floats(40 * columns);
+                let input = random.floats(150 * columns);
                 let alone: Vec<f32> = input
                     .chunks(columns)
                     .flat_map(|column| {
@@ -199,7 +199,7 @@ fn results_do_not_depend_on_batch_or_threads() {
                 if kind.is_quantized() && kernels.isa() != Isa::Scalar {
                     assert!(*fused.get_or_insert_with(|| alone.clone()) == alone, "{} {kind}", kernels.isa());
                 }
-                for batch in (1..=33).chain([40]) {
+                for batch in (1..=33).chain([40, 64, 79, 127, 128, 129, 150]) {
                     let team = &teams[batch % teams.len()];
                     let input = activations(kernels, team, &input[..batch * columns], columns);
                     let together = product(kernels, team, view, &input);

@@ -13,6 +13,10 @@ use crate::threads::{Crew, Pieces};
 
 /// Columns of a block.
 pub const BLOCK_COLUMNS: usize = 16;
+/// Most blocks that meet a panel at a time.
+const TILE_BLOCKS: usize = 8;
+/// Most columns that meet a panel at a time.
+pub const TILE_COLUMNS: usize = TILE_BLOCKS * BLOCK_COLUMNS;
 /// Consecutive inputs of a column that lie together.
 const QUAD: usize = 4;
 /// Groups of a span, which shares a scale.
@@ -57,7 +61,36 @@ pub struct QuantizedBlock<'a> {
     pub group_starts: &'a [i32],
 }
 
+/// The columns that meet a panel at a time.
+pub struct InputTile<'a> {
+    /// Floats of a column.
+    pub(super) width: usize,
+    /// Number of columns.
+    pub(super) columns: usize,
+    /// `[columns, width]`.
+    pub(super) floats: &'a [f32],
+    blocks: [QuantizedBlock<'a>; TILE_BLOCKS],
+}
+
+impl<'a> InputTile<'a> {
+    /// The same columns quantized, in blocks.
+    pub(super) fn blocks(&self) -> &[QuantizedBlock<'a>] {
+        &self.blocks[..self.columns.div_ceil(BLOCK_COLUMNS)]
+    }
+}
+
 impl QuantizedBlock<'_> {
+    /// No columns.
+    pub const EMPTY: Self = QuantizedBlock {
+        columns: 0,
+        spans: 0,
+        values: &[],
+        rows: &[],
+        scales: &[],
+        span_starts: &[],
+        group_starts: &[],
+    };
+
     /// Value `k` of a column.
     pub fn value(&self, column: usize, k: usize) -> i8 {
         self.values[(k / QUAD * self.columns + column) * QUAD + k % QUAD]
@@ -145,9 +178,21 @@ impl Activations {
         columns * (width * 4 + if quantized { padded + padded / SPAN * 8 + padded / GROUP * 4 } else { 0 })
     }
 
-    /// Columns `first..first + columns` as floats, `[columns, width]`.
-    pub fn floats(&self, first: usize, columns: usize) -> &[f32] {
-        &self.floats[first * self.width..][..columns * self.width]
+    /// The columns from `first` on, a multiple of [`BLOCK_COLUMNS`]: the rest of them or [`TILE_COLUMNS`].
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn tile(&self, first: usize) -> InputTile<'_> {
+        assert!(first < self.columns && first.is_multiple_of(BLOCK_COLUMNS));
+        let columns = TILE_COLUMNS.min(self.columns - first);
+        let mut blocks = [QuantizedBlock::EMPTY; TILE_BLOCKS];
+        if self.quantized {
+            for (at, block) in blocks[..columns.div_ceil(BLOCK_COLUMNS)].iter_mut().enumerate() {
+                *block = self.block(first / BLOCK_COLUMNS + at);
+            }
+        }
+        let floats = &self.floats[first * self.width..][..columns * self.width];
+        InputTile { width: self.width, columns, floats, blocks }
     }
 
     /// Block `index` of the quantized columns.

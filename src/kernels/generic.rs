@@ -223,7 +223,10 @@ const ROUND: f32 = 12582912.0;
 #[inline(always)]
 pub(super) fn quantize(input: &[f32], output: &mut ColumnWriter) {
     let (whole, rest) = input.as_chunks::<SPAN>();
-    whole.iter().for_each(|floats| quantize_span(floats, output));
+    // A plain loop: an iterator's closure would be compiled without the features of the caller.
+    for floats in whole {
+        quantize_span(floats, output);
+    }
     if output.spans() > 0 {
         let mut floats = [0.0; SPAN];
         floats[..rest.len()].copy_from_slice(rest);

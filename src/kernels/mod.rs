@@ -16,7 +16,7 @@ mod scalar;
 mod x86_64;
 
 use activations::ColumnWriter;
-pub use activations::{Activations, BLOCK_COLUMNS, QuantizedBlock};
+pub use activations::{Activations, BLOCK_COLUMNS, InputTile, QuantizedBlock, TILE_COLUMNS};
 pub use attention::{Attention, KeyValue, QUERIES, score_floats};
 pub use isa::Isa;
 pub use product::{Epilogue, Product, Term, multiply};
@@ -29,6 +29,8 @@ pub const LANES: usize = 16;
 
 /// Products of a panel with a block of quantized columns: `tile[column][row]`.
 type PanelKernel = unsafe fn(&[u8], QuantizedBlock<'_>, &mut [[f32; PANEL_ROWS]]);
+/// The same with several blocks of columns, one after the other in the tile.
+type BlocksKernel = unsafe fn(&[u8], &[QuantizedBlock<'_>], &mut [[f32; PANEL_ROWS]]);
 /// Float products of up to 16 rows with columns: `tile[column][row]`.
 type RowsKernel<E> = unsafe fn(&[E], usize, &[f32], &mut [[f32; PANEL_ROWS]]);
 type QuantizeKernel = unsafe fn(&[f32], &mut ColumnWriter);
@@ -38,6 +40,8 @@ type AttendKernel<E> = unsafe fn(&Attention<'_, E>, &mut [f32], &mut [f32]);
 struct PanelKernels {
     q4: PanelKernel,
     q8: PanelKernel,
+    /// For more columns than a number, which share the work of unpacking the weights.
+    q4_blocks: Option<(usize, BlocksKernel)>,
 }
 
 struct FloatKernels {
@@ -116,43 +120,63 @@ impl Kernels {
         self.isa
     }
 
-    /// Products of panel `panel` of `weights` with block `block` of the columns of `input`:
-    /// `tile[c][r]` = row `16 panel + r` . column `16 block + c`. Rows beyond the matrix are 0 or left alone.
+    /// Products of panel `panel` of `weights` with columns: `tile[c][r]` = row `16 panel + r` . column `c`. Rows
+    /// beyond the matrix are 0 or left alone.
     ///
     /// # Panics
-    /// If the widths differ, the block does not exist or the tile has not one entry for each of its columns.
+    /// If the widths differ, the weights are quantized and the columns are not, or the tile has not one entry for
+    /// each column.
     pub fn multiply_panel(
         &self,
         weights: Weights<'_>,
         panel: usize,
-        input: &Activations,
-        block: usize,
+        input: &InputTile<'_>,
         tile: &mut [[f32; PANEL_ROWS]],
     ) {
-        assert_eq!(weights.columns(), input.width(), "width of the input");
-        let data = weights.panel(panel);
-        let columns = weights.columns();
-        let kind = weights.kind();
+        let (data, columns, kind) = (weights.panel(panel), weights.columns(), weights.kind());
+        assert_eq!(columns, input.width, "width of the input");
+        assert_eq!(tile.len(), input.columns);
         if kind.is_quantized() {
-            let input = input.block(block);
-            assert_eq!(tile.len(), input.columns);
             assert_eq!(data.len(), kind.panel_bytes(columns));
-            let kernel = if kind == WeightType::Q4 { self.panels.q4 } else { self.panels.q8 };
-            // SAFETY: the instruction set is available (`for_isa`). The panel has the records of the input's
-            // width, for `Weights::panel` gives all of a panel and the widths are equal; the block's slices
-            // have the lengths of its columns and spans (`Activations::block`), and so has the tile.
-            return unsafe { kernel(data, input, tile) };
+            return self.multiply_quantized(kind, data, input.blocks(), tile);
         }
-        let input = input.floats(block * BLOCK_COLUMNS, tile.len());
-        // SAFETY, for all three: the instruction set is available (`for_isa`); the routine is safe code.
-        match kind {
-            WeightType::F32 => unsafe {
-                (self.float.rows_f32)(bytemuck::cast_slice(data), columns, input, tile)
+        let blocks = tile.chunks_mut(BLOCK_COLUMNS).zip(input.floats.chunks(BLOCK_COLUMNS * columns));
+        for (tile, input) in blocks {
+            // SAFETY, for all three: the instruction set is available (`for_isa`); the routine is safe code.
+            match kind {
+                WeightType::F32 => unsafe {
+                    (self.float.rows_f32)(bytemuck::cast_slice(data), columns, input, tile)
+                },
+                WeightType::F16 => unsafe {
+                    (self.float.rows_f16)(bytemuck::cast_slice(data), columns, input, tile)
+                },
+                _ => unsafe { (self.float.rows_bf16)(bytemuck::cast_slice(data), columns, input, tile) },
+            }
+        }
+    }
+
+    /// Products of a panel of quantized weights; the panel and the tile fit the blocks.
+    fn multiply_quantized(
+        &self,
+        kind: WeightType,
+        panel: &[u8],
+        blocks: &[QuantizedBlock<'_>],
+        tile: &mut [[f32; PANEL_ROWS]],
+    ) {
+        assert_eq!(blocks.iter().map(|block| block.columns).sum::<usize>(), tile.len(), "quantized columns");
+        // SAFETY, for both: the instruction set is available (`for_isa`). The panel has the records of the
+        // input's width, as the caller checked; the blocks' slices have the lengths of their columns and spans
+        // (`Activations::block`), all but the last have 16 columns, and together they fill the tile.
+        match self.panels.q4_blocks {
+            Some((columns, kernel)) if kind == WeightType::Q4 && tile.len() > columns => unsafe {
+                kernel(panel, blocks, tile);
             },
-            WeightType::F16 => unsafe {
-                (self.float.rows_f16)(bytemuck::cast_slice(data), columns, input, tile)
-            },
-            _ => unsafe { (self.float.rows_bf16)(bytemuck::cast_slice(data), columns, input, tile) },
+            _ => {
+                let kernel = if kind == WeightType::Q4 { self.panels.q4 } else { self.panels.q8 };
+                for (block, tile) in blocks.iter().zip(tile.chunks_mut(BLOCK_COLUMNS)) {
+                    unsafe { kernel(panel, *block, tile) };
+                }
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! Matrix products in parallel: panels go to threads in chunks, a tile of outputs at a time.
 
-use super::{Activations, BLOCK_COLUMNS, Kernels};
+use std::ops::Range;
+
+use super::{Activations, BLOCK_COLUMNS, Kernels, TILE_COLUMNS};
 use crate::quant::{PANEL_ROWS, Weights};
 use crate::threads::{Crew, Pieces};
 
@@ -90,15 +92,32 @@ impl<'a> Job<'a> {
     fn run(&self, kernels: &Kernels, chunk: usize) {
         let first = chunk * self.panels_per_chunk;
         let panels = self.terms[0].weights.panels();
-        let mut tile = [[0.0; PANEL_ROWS]; BLOCK_COLUMNS];
-        for panel in first..panels.min(first + self.panels_per_chunk) {
-            for block in 0..self.columns.div_ceil(BLOCK_COLUMNS) {
-                let column = block * BLOCK_COLUMNS;
-                let tile = &mut tile[..BLOCK_COLUMNS.min(self.columns - column)];
-                for term in self.terms {
-                    kernels.multiply_panel(term.weights, panel, term.input, block, tile);
-                    self.store(kernels, panel, column, term.bias, tile);
-                }
+        let chunk = first..panels.min(first + self.panels_per_chunk);
+        // Most products have few columns, and clearing a large tile would take longer than their chunks.
+        if self.columns <= BLOCK_COLUMNS {
+            self.multiply_columns(kernels, chunk, 0, &mut [[0.0; PANEL_ROWS]; BLOCK_COLUMNS]);
+        } else {
+            let mut tile = [[0.0; PANEL_ROWS]; TILE_COLUMNS];
+            for column in (0..self.columns).step_by(TILE_COLUMNS) {
+                self.multiply_columns(kernels, chunk.clone(), column, &mut tile);
+            }
+        }
+    }
+
+    /// Products of panels with the columns of a tile, from `first` on.
+    fn multiply_columns(
+        &self,
+        kernels: &Kernels,
+        panels: Range<usize>,
+        first: usize,
+        tile: &mut [[f32; PANEL_ROWS]],
+    ) {
+        for term in self.terms {
+            let input = term.input.tile(first);
+            let tile = &mut tile[..input.columns];
+            for panel in panels.clone() {
+                kernels.multiply_panel(term.weights, panel, &input, tile);
+                self.store(kernels, panel, first, term.bias, tile);
             }
         }
     }
@@ -130,7 +149,10 @@ impl<'a> Job<'a> {
             let output = unsafe { self.output.piece(start..start + rows) };
             let add = self.epilogue == Epilogue::Accumulate;
             match output.as_mut_array::<PANEL_ROWS>() {
-                Some(output) if add => output.iter_mut().zip(values).for_each(|(o, value)| *o += value),
+                Some(output) if add => {
+                    let sums: [f32; PANEL_ROWS] = std::array::from_fn(|row| output[row] + values[row]);
+                    *output = sums;
+                }
                 Some(output) => *output = *values,
                 None if add => output.iter_mut().zip(values).for_each(|(o, value)| *o += value),
                 None => output.copy_from_slice(&values[..rows]),

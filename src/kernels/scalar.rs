@@ -6,7 +6,7 @@ use super::generic::{Simd, float_kernels};
 use super::{LANES, PanelKernels, QuantizedBlock};
 use crate::quant::{GROUP, PANEL_ROWS, SPAN, WeightType, panel_scale, panel_weight};
 
-pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8 };
+pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8, q4_blocks: None };
 
 struct Scalar;
 

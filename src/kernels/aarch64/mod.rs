@@ -69,7 +69,7 @@ macro_rules! panel_kernels {
         use crate::kernels::{PanelKernels, QuantizedBlock};
         use crate::quant::{PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD};
 
-        pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8 };
+        pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8, q4_blocks: None };
 
         #[target_feature(enable = $features)]
         unsafe fn q4(panel: &[u8], input: QuantizedBlock<'_>, tile: &mut [[f32; PANEL_ROWS]]) {

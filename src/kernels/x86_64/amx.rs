@@ -20,7 +20,7 @@ use crate::kernels::isa::with_features;
 use crate::kernels::{PanelKernels, QuantizedBlock};
 use crate::quant::{GROUP, PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, SPAN};
 
-pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8 };
+pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8, q4_blocks: None };
 
 /// Most columns that are left to AVX-512.
 const FEW: usize = 4;

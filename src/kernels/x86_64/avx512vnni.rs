@@ -2,8 +2,9 @@
 //!
 //! Up to sixteen columns share the weights: 16 int accumulators, 2 weights, their multipliers, and the activations are
 //! broadcast from memory by the instruction itself. The 16 float accumulators are touched once a span, so those that
-//! find no register cost little. In q4 32 `vpdpbusd` of a column are followed by one multiply-add on the same two
-//! ports, which caps the kernel at 97 % of the peak; in q8 8 are followed by two, which caps it at 80 %.
+//! find no register cost little. With more columns, the q4 weights of a span are unpacked once for all. In q4 32
+//! `vpdpbusd` of a column are followed by one multiply-add on the same two ports, which caps the kernel at 97 % of the
+//! peak; in q8 8 are followed by two, which caps it at 80 %.
 
 use super::{F16c, line::panel_kernels, wide::Wide};
 use crate::kernels::generic::float_kernels;

@@ -4,7 +4,8 @@
 //! that are exact, and how sums become floats. In q4 the multiplier of a group is taken up in one of two ways. With
 //! many columns the levels become weights before they are multiplied, which costs as much as with one. Staged, the
 //! levels are multiplied and the multiplier comes last, once for each column: so it is with few columns, and always
-//! where products are added in int16 first, which only levels fit into.
+//! where products are added in int16 first, which only levels fit into. Weights that more columns share than registers
+//! hold are unpacked into memory, a span at a time.
 
 /// What the loops need of an instruction set.
 ///
@@ -59,10 +60,21 @@ macro_rules! panel_kernels {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
         use crate::kernels::x86_64::line::Line;
-        use crate::kernels::{PanelKernels, QuantizedBlock};
-        use crate::quant::{PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD};
+        use crate::kernels::{BLOCK_COLUMNS, PanelKernels, QuantizedBlock};
+        use crate::quant::{PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, SPAN};
 
-        pub(in crate::kernels::x86_64) const PANELS: PanelKernels = PanelKernels { q4, q8 };
+        /// Lines of weights in a span.
+        const SPAN_LINES: usize = SPAN / 4;
+
+        pub(in crate::kernels::x86_64) const PANELS: PanelKernels = PanelKernels {
+            q4,
+            q8,
+            q4_blocks: if <$line>::COLUMNS > <$line>::STAGED_COLUMNS {
+                Some((<$line>::COLUMNS, q4_blocks))
+            } else {
+                None
+            },
+        };
 
         #[target_feature(enable = $features)]
         unsafe fn q4(panel: &[u8], input: QuantizedBlock<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
@@ -92,8 +104,12 @@ macro_rules! panel_kernels {
                     match (input.columns - column).min(<$line>::COLUMNS) {
                         16.. => columns::<Q4, 16>(panel, input, column, tile),
                         8.. => columns::<Q4, 8>(panel, input, column, tile),
-                        4.. => columns::<Q4, 4>(panel, input, column, tile),
-                        2.. => columns::<Q4, 2>(panel, input, column, tile),
+                        7 => columns::<Q4, 7>(panel, input, column, tile),
+                        6 => columns::<Q4, 6>(panel, input, column, tile),
+                        5 => columns::<Q4, 5>(panel, input, column, tile),
+                        4 => columns::<Q4, 4>(panel, input, column, tile),
+                        3 => columns::<Q4, 3>(panel, input, column, tile),
+                        2 => columns::<Q4, 2>(panel, input, column, tile),
                         _ => columns::<Q4, 1>(panel, input, column, tile),
                     }
                 };
@@ -203,6 +219,92 @@ macro_rules! panel_kernels {
                 let row_scales = <$line>::floats(panel.as_ptr().cast());
                 floats.map(|floats| <$line>::scale(floats, row_scales))
             }
+        }
+
+        /// All columns of all blocks: a span's weights are unpacked once, then multiplied by every column.
+        ///
+        /// # Safety
+        /// As `multiply`, for each block and its part of the tile.
+        #[target_feature(enable = $features)]
+        unsafe fn q4_blocks(panel: &[u8], blocks: &[QuantizedBlock<'_>], tile: &mut [[f32; PANEL_ROWS]]) {
+            // SAFETY: as `q4_columns`.
+            unsafe {
+                tile.as_flattened_mut().fill(0.0);
+                let mut weights = [<$line>::start(0); SPAN_LINES];
+                let records = panel.get_unchecked(Q4_SCALES..).chunks_exact(Q4_RECORD);
+                for (span, record) in records.enumerate() {
+                    let record = record.as_ptr();
+                    prefetch::<BLOCK_COLUMNS, Q4_RECORD>(record, panel, 0);
+                    for (group, weights) in weights.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                        let multipliers = <$line>::multipliers(record.add(16 * group), false);
+                        for (line, weights) in weights.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                            let (even, odd) = <$line>::nibbles(record.add(64 * (1 + 4 * group + line)));
+                            *weights = [<$line>::weigh(even, multipliers), <$line>::weigh(odd, multipliers)];
+                        }
+                    }
+                    for (block, tile) in blocks.iter().zip(tile.chunks_mut(BLOCK_COLUMNS)) {
+                        let mut column = 0;
+                        while column < block.columns {
+                            column += match (block.columns - column).min(<$line>::COLUMNS) {
+                                16.. => span_columns::<16>(&weights, block, span, column, tile),
+                                8.. => span_columns::<8>(&weights, block, span, column, tile),
+                                7 => span_columns::<7>(&weights, block, span, column, tile),
+                                6 => span_columns::<6>(&weights, block, span, column, tile),
+                                5 => span_columns::<5>(&weights, block, span, column, tile),
+                                4 => span_columns::<4>(&weights, block, span, column, tile),
+                                3 => span_columns::<3>(&weights, block, span, column, tile),
+                                2 => span_columns::<2>(&weights, block, span, column, tile),
+                                _ => span_columns::<1>(&weights, block, span, column, tile),
+                            };
+                        }
+                    }
+                }
+                let row_scales = <$line>::floats(panel.as_ptr().cast());
+                for column in tile {
+                    let column = column.as_mut_ptr();
+                    <$line>::store(<$line>::scale(<$line>::floats(column), row_scales), column);
+                }
+            }
+        }
+
+        /// Adds the products of a span's weights with columns `first..first + N` of a block; returns `N`.
+        ///
+        /// # Safety
+        /// As `multiply`; the span and the columns exist.
+        #[target_feature(enable = $features)]
+        unsafe fn span_columns<const N: usize>(
+            weights: &[<$line as Line>::Ints; SPAN_LINES],
+            block: &QuantizedBlock<'_>,
+            span: usize,
+            first: usize,
+            tile: &mut [[f32; PANEL_ROWS]],
+        ) -> usize {
+            let stride = block.columns;
+            // SAFETY: as `q4_columns`.
+            unsafe {
+                let mut values = block.values.as_ptr().cast::<i32>().add(span * SPAN_LINES * stride + first);
+                let starts = block.span_starts.as_ptr().add(span * stride + first);
+                let scales = block.scales.as_ptr().add(span * stride + first);
+                let mut sums = [<$line>::start(0); N];
+                for n in 0..N {
+                    sums[n] = <$line>::start(*starts.add(n));
+                }
+                for weights in weights {
+                    for n in 0..N {
+                        let value = values.add(n).read_unaligned();
+                        sums[n] = <$line>::dot_q4(sums[n], *weights, value);
+                    }
+                    values = values.add(stride);
+                }
+                let tile = tile.as_mut_ptr().add(first);
+                for n in 0..N {
+                    let output = tile.add(n).cast::<f32>();
+                    let scale = <$line>::splat(*scales.add(n));
+                    let floats = <$line>::accumulate(sums[n], scale, <$line>::floats(output));
+                    <$line>::store(floats, output);
+                }
+            }
+            N
         }
 
         /// # Safety
