@@ -46,6 +46,7 @@ const BEYOND: i32 = 1;
 
 impl Grid {
     /// Steps that may suit values from `-below` to `above`.
+    #[inline(always)]
     fn candidates(&self, below: &Lanes, above: &Lanes) -> Vec<Steps> {
         match self {
             Grid::Q4(units) => {
@@ -60,7 +61,30 @@ impl Grid {
         }
     }
 
+    /// Steps next to those that rounded values from `-below` to `above` before.
+    #[inline(always)]
+    fn neighbours(&self, steps: &Steps, below: &Lanes, above: &Lanes) -> Vec<Steps> {
+        let Grid::Q4(units) = self else {
+            return self.candidates(below, above);
+        };
+        let beside = |(up, more): (f32, f32)| {
+            let mut beside = *steps;
+            for (lane, unit) in units.iter().enumerate() {
+                let zero = (up - steps.low[lane])
+                    .clamp(f32::from(*ZERO_LEVELS.start()), f32::from(*ZERO_LEVELS.end()));
+                let limit = f32::from(multiplier_limit(zero as u8));
+                beside.low[lane] = -zero;
+                beside.high[lane] = 15.0 - zero;
+                beside.multiplier[lane] = (steps.multiplier[lane] + more).clamp(1.0, limit);
+                beside.scale[lane] = beside.multiplier[lane] * unit;
+            }
+            beside
+        };
+        [(0.0, 0.0), (0.0, -1.0), (0.0, 1.0), (-1.0, 0.0), (1.0, 0.0)].map(beside).to_vec()
+    }
+
     /// The steps whose scale is next to a given one, with the range of others.
+    #[inline(always)]
     fn with_scale(&self, range: &Steps, scale: &Lanes) -> Steps {
         let Grid::Q4(units) = self else {
             return q8_steps(*scale);
@@ -74,6 +98,7 @@ impl Grid {
 }
 
 /// The zero level that is `shift` from the likely one; `less` multipliers below the largest that is tried.
+#[inline(always)]
 fn q4_candidate(units: &Lanes, below: &Lanes, above: &Lanes, shift: i8, less: i32) -> Steps {
     let mut steps = Steps::ZERO;
     for lane in 0..LANES {
@@ -92,6 +117,7 @@ fn q4_candidate(units: &Lanes, below: &Lanes, above: &Lanes, shift: i8, less: i3
     steps
 }
 
+#[inline(always)]
 fn q8_steps(scale: Lanes) -> Steps {
     let scale = scale.map(|scale| f16::from_f32(scale.clamp(-65504.0, 65504.0)).to_f32());
     Steps { scale, multiplier: [1.0; LANES], low: [-127.0; LANES], high: [127.0; LANES] }
@@ -126,6 +152,7 @@ impl Coupling {
     }
 
     /// `value[j] + sum over i > j of unit[i][j] value[i]`.
+    #[inline(always)]
     fn spread(&self, values: &[Lanes; GROUP]) -> [Lanes; GROUP] {
         let mut output = *values;
         for (i, value) in values.iter().enumerate() {
@@ -139,6 +166,7 @@ impl Coupling {
     }
 
     /// Error of integers with a scale, for spread targets and integers.
+    #[inline(always)]
     fn loss(&self, targets: &[Lanes; GROUP], weights: &[Lanes; GROUP], scale: &Lanes) -> Lanes {
         let mut loss = [0.0; LANES];
         for ((target, value), weight) in targets.iter().zip(weights).zip(&self.weight) {
@@ -156,6 +184,7 @@ impl Coupling {
     }
 
     /// Rounds with given steps: `targets` are the spread targets with their feedback.
+    #[inline(always)]
     fn with_steps(&self, targets: &[Lanes; GROUP], steps: Steps) -> Choice {
         let Steps { scale, low, high, .. } = steps;
         let inverse = scale.map(|scale| if scale == 0.0 { 0.0 } else { 1.0 / scale });
@@ -182,8 +211,26 @@ impl Coupling {
         choice
     }
 
-    /// Rounds `targets`, to whose columns `feedback` of other groups is added.
-    pub fn round(&self, targets: &[Lanes; GROUP], feedback: &[Lanes; GROUP], grid: &Grid) -> Choice {
+    /// Rounds `targets`, to whose columns `feedback` of other groups is added; with steps next to `known` ones, if
+    /// there are any. Most of the time of a calibration goes by here, so it is compiled for the widest registers.
+    pub fn round(
+        &self,
+        targets: &[Lanes; GROUP],
+        feedback: &[Lanes; GROUP],
+        grid: &Grid,
+        known: Option<&Steps>,
+    ) -> Choice {
+        pulp::Arch::new().dispatch(|| self.round_lanes(targets, feedback, grid, known))
+    }
+
+    #[inline(always)]
+    fn round_lanes(
+        &self,
+        targets: &[Lanes; GROUP],
+        feedback: &[Lanes; GROUP],
+        grid: &Grid,
+        known: Option<&Steps>,
+    ) -> Choice {
         let mut spread = self.spread(targets);
         let (mut below, mut above) = ([0.0f32; LANES], [0.0f32; LANES]);
         for ((spread, feedback), target) in spread.iter_mut().zip(feedback).zip(targets) {
@@ -195,7 +242,11 @@ impl Coupling {
             }
         }
         let mut best = self.with_steps(&spread, Steps::ZERO);
-        for steps in grid.candidates(&below, &above) {
+        let candidates = match known {
+            Some(steps) => grid.neighbours(steps, &below, &above),
+            None => grid.candidates(&below, &above),
+        };
+        for steps in candidates {
             best.keep_better(&self.with_steps(&spread, steps));
         }
         // The best scale of the integers, and the best integers of that scale.
@@ -226,6 +277,7 @@ impl Choice {
         Choice { steps: Steps::ZERO, weights: [[0.0; LANES]; GROUP], loss: [0.0; LANES] };
 
     /// Takes from another choice the rows that have less error there.
+    #[inline(always)]
     pub fn keep_better(&mut self, other: &Choice) {
         for lane in 0..LANES {
             if other.loss[lane] < self.loss[lane] {

@@ -1,7 +1,8 @@
 //! Dense f32 matrices in row order, and the few products that calibration needs, on all cores.
 
-use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, MatMut, MatRef, Side, get_global_parallelism};
+use rayon::prelude::*;
 
 /// `[rows, columns]`, row after row.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,6 +61,27 @@ impl Matrix {
         self.data.iter_mut().zip(&other.data).for_each(|(value, other)| *value += other);
     }
 
+    /// Adds as many columns of another matrix, from `first` on.
+    pub fn add_part(&mut self, other: &Matrix, first: usize) {
+        self.with_part(other, first, |value, other| *value += other);
+    }
+
+    /// Subtracts as many columns of another matrix, from `first` on.
+    pub fn subtract_part(&mut self, other: &Matrix, first: usize) {
+        self.with_part(other, first, |value, other| *value -= other);
+    }
+
+    fn with_part(&mut self, other: &Matrix, first: usize, each: impl Fn(&mut f32, f32) + Sync) {
+        assert_eq!(self.rows, other.rows);
+        if self.columns == 0 {
+            return;
+        }
+        let rows = self.data.par_chunks_mut(self.columns).zip(other.data.par_chunks(other.columns));
+        rows.for_each(|(row, other)| {
+            row.iter_mut().zip(&other[first..]).for_each(|(value, other)| each(value, *other));
+        });
+    }
+
     /// Adds `row` to every row.
     pub fn add_row(&mut self, row: &[f32]) {
         for values in self.data.chunks_exact_mut(self.columns) {
@@ -102,10 +124,38 @@ impl View<'_> {
         View(self.0.subcols(first, columns))
     }
 
-    /// The matrix product.
+    /// A copy.
+    pub fn to_matrix(self) -> Matrix {
+        let mut output = Matrix::zeros(self.0.nrows(), self.0.ncols());
+        output.faer_mut().copy_from(self.0);
+        output
+    }
+
+    /// The matrix product; of nothing, it is 0.
     pub fn times(self, other: View<'_>) -> Matrix {
         let mut output = Matrix::zeros(self.0.nrows(), other.0.ncols());
         matmul(output.faer_mut(), Accum::Replace, self.0, other.0, 1.0, get_global_parallelism());
+        output
+    }
+
+    /// The product of the transpose with this: half of the work of any other, for it is symmetric.
+    pub fn gram(self) -> Matrix {
+        use triangular::BlockStructure::{Rectangular, TriangularLower};
+        let n = self.0.ncols();
+        let mut output = Matrix::zeros(n, n);
+        triangular::matmul(
+            output.faer_mut(),
+            TriangularLower,
+            Accum::Replace,
+            self.0.transpose(),
+            Rectangular,
+            self.0,
+            Rectangular,
+            1.0,
+            get_global_parallelism(),
+        );
+        let lower = output.clone();
+        output.faer_mut().copy_from_strict_triangular_upper(lower.view().0.transpose());
         output
     }
 }
@@ -137,9 +187,9 @@ impl Cholesky {
     /// The lower triangle, with zeros above it.
     pub fn lower(&self) -> Matrix {
         let factor = self.0.L();
-        let n = factor.nrows();
-        let value = |i: usize, j: usize| if j <= i { factor[(i, j)] } else { 0.0 };
-        Matrix::new(n, n, (0..n * n).map(|at| value(at / n, at % n)).collect())
+        let mut output = Matrix::zeros(factor.nrows(), factor.nrows());
+        output.faer_mut().copy_from_triangular_lower(factor);
+        output
     }
 }
 
@@ -150,8 +200,9 @@ mod tests {
     #[test]
     fn products_and_solutions() {
         let a = Matrix::new(3, 2, vec![1.0, 2.0, 3.0, 4.0, 5.0, 7.0]);
-        let gram = a.view().transposed().times(a.view());
+        let gram = a.view().gram();
         assert_eq!(gram.data, [35.0, 49.0, 49.0, 69.0]);
+        assert_eq!(gram, a.view().transposed().times(a.view()));
         let factor = Cholesky::new(&gram, 0.0).unwrap();
         let lower = factor.lower();
         let product = lower.view().times(lower.view().transposed());

@@ -4,11 +4,16 @@
 //! (GPTQ; here through the Cholesky factor of the moments themselves, which needs no inverse). Groups with the
 //! largest moments come first. Then each group is rounded anew while all others stay, as long as that helps.
 
-use cinderblock::quant::{GROUP, PANEL_ROWS, Rounded, WeightType, round_row};
+use std::ops::Range;
+
+use cinderblock::quant::{GROUP, PANEL_ROWS, Rounded, WeightType};
 use rayon::prelude::*;
 
 use super::group::{Choice, Coupling, Grid, LANES, Lanes};
 use super::matrix::{Cholesky, Matrix};
+
+/// Columns whose product with all others is computed at once.
+const BATCH: usize = 8 * GROUP;
 
 /// The moments of a matrix' inputs, prepared for rounding.
 pub struct Plan {
@@ -85,9 +90,10 @@ impl Plan {
         Some(Plan { order, columns, moments: permuted, unit, couplings, blocks })
     }
 
-    /// Rounds a matrix, then improves it `sweeps` times.
-    pub fn round(&self, kind: WeightType, targets: &Matrix, sweeps: usize) -> Integers {
-        let mut work = Work::new(self, kind, targets);
+    /// Rounds a matrix, then improves it `sweeps` times. The row scales of q4 are those of `nearest`, which rounded
+    /// about the same weights without plan: what is compensated changes them, but hardly how large the largest are.
+    pub fn round(&self, kind: WeightType, targets: &Matrix, nearest: &Integers, sweeps: usize) -> Integers {
+        let mut work = Work::new(self, kind, targets, nearest);
         work.compensate();
         for _ in 0..sweeps {
             work.descend();
@@ -115,7 +121,7 @@ fn gather(rows: &[f32], width: usize, first: usize) -> [Lanes; GROUP] {
 }
 
 impl<'p> Work<'p> {
-    fn new(plan: &'p Plan, kind: WeightType, targets: &Matrix) -> Work<'p> {
+    fn new(plan: &'p Plan, kind: WeightType, targets: &Matrix, nearest: &Integers) -> Work<'p> {
         let (rows, width) = (targets.rows.next_multiple_of(LANES), plan.order.len());
         let mut permuted = Matrix::zeros(rows, width);
         for row in 0..targets.rows {
@@ -125,8 +131,9 @@ impl<'p> Work<'p> {
             }
         }
         let choices = vec![Choice::ZERO; rows / LANES * (width / GROUP)];
-        let bundles = targets.data.par_chunks(LANES * plan.columns);
-        let grids = bundles.map(|bundle| grid(kind, bundle, plan.columns)).collect();
+        let scales: Vec<f32> =
+            nearest.groups.chunks_exact(width / GROUP).map(|groups| groups[0].scale).collect();
+        let grids = scales.chunks(LANES).map(|scales| grid(kind, scales)).collect();
         Work { plan, rows: targets.rows, errors: permuted.clone(), targets: permuted, choices, grids }
     }
 
@@ -151,46 +158,66 @@ impl<'p> Work<'p> {
     /// Rounds group after group from the last; those before make up for the errors.
     fn compensate(&mut self) {
         let width = self.plan.order.len();
-        for group in (0..width / GROUP).rev() {
-            let (first, after) = (group * GROUP, (group + 1) * GROUP);
-            let feedback = if after == width {
-                Matrix::zeros(self.errors.rows, GROUP)
-            } else {
-                let unit = self.plan.unit.rows(after, width - after).columns(first, GROUP);
-                self.errors.view().columns(after, width - after).times(unit)
-            };
-            let coupling = &self.plan.couplings[group];
-            self.each(group, &feedback, |targets, errors, feedback, choice, grid| {
-                let targets = gather(targets, width, first);
-                *choice = coupling.round(&targets, &gather(feedback, GROUP, 0), grid);
-                store_errors(&targets, choice, errors, width, first);
-            });
+        for batch in self.batches() {
+            let unit = self.plan.unit.rows(batch.end, width - batch.end).columns(batch.start, batch.len());
+            let behind = self.errors.view().columns(batch.end, width - batch.end).times(unit);
+            for first in batch.clone().step_by(GROUP).rev() {
+                let after = first + GROUP;
+                let unit = self.plan.unit.rows(after, batch.end - after).columns(first, GROUP);
+                let mut feedback = self.errors.view().columns(after, batch.end - after).times(unit);
+                feedback.add_part(&behind, first - batch.start);
+                let group = first / GROUP;
+                let coupling = &self.plan.couplings[group];
+                self.each(group, &feedback, |targets, errors, feedback, choice, grid| {
+                    let targets = gather(targets, width, first);
+                    *choice = coupling.round(&targets, &gather(feedback, GROUP, 0), grid, None);
+                    store_errors(&targets, choice, errors, width, first);
+                });
+            }
         }
     }
 
     /// Rounds each group anew while the others stay.
     fn descend(&mut self) {
         let width = self.plan.order.len();
-        for group in (0..width / GROUP).rev() {
-            let first = group * GROUP;
-            let gradient = self.errors.view().times(self.plan.moments.view().columns(first, GROUP));
-            let (inverse, coupling) = &self.plan.blocks[group];
-            let step = gradient.view().times(inverse.view());
-            self.each(group, &step, |targets, errors, step, choice, grid| {
-                let targets = gather(targets, width, first);
-                let step = gather(step, GROUP, 0);
-                // The free optimum of this group.
-                let mut wanted = step;
-                for (wanted, weights) in wanted.iter_mut().zip(&choice.weights) {
-                    for lane in 0..LANES {
-                        wanted[lane] += choice.steps.scale[lane] * weights[lane];
+        for batch in self.batches() {
+            let before = self.errors.view().columns(batch.start, batch.len()).to_matrix();
+            let moments = self.plan.moments.view();
+            let gradients = self.errors.view().times(moments.columns(batch.start, batch.len()));
+            for first in batch.clone().step_by(GROUP).rev() {
+                let after = first + GROUP;
+                let mut moved = self.errors.view().columns(after, batch.end - after).to_matrix();
+                moved.subtract_part(&before, after - batch.start);
+                let moments = self.plan.moments.rows(after, batch.end - after).columns(first, GROUP);
+                let mut gradient = moved.view().times(moments);
+                gradient.add_part(&gradients, first - batch.start);
+                let group = first / GROUP;
+                let (inverse, coupling) = &self.plan.blocks[group];
+                let step = gradient.view().times(inverse.view());
+                self.each(group, &step, |targets, errors, step, choice, grid| {
+                    let targets = gather(targets, width, first);
+                    let step = gather(step, GROUP, 0);
+                    // The free optimum of this group.
+                    let mut wanted = step;
+                    for (wanted, weights) in wanted.iter_mut().zip(&choice.weights) {
+                        for lane in 0..LANES {
+                            wanted[lane] += choice.steps.scale[lane] * weights[lane];
+                        }
                     }
-                }
-                choice.loss = coupling.loss_of(&step).map(|loss| loss * 0.9999);
-                choice.keep_better(&coupling.round(&wanted, &[[0.0; LANES]; GROUP], grid));
-                store_errors(&targets, choice, errors, width, first);
-            });
+                    choice.loss = coupling.loss_of(&step).map(|loss| loss * 0.9999);
+                    let better = coupling.round(&wanted, &[[0.0; LANES]; GROUP], grid, Some(&choice.steps));
+                    choice.keep_better(&better);
+                    store_errors(&targets, choice, errors, width, first);
+                });
+            }
         }
+    }
+
+    /// Positions of consecutive groups, from the last ones on. What comes from all other columns is computed once for a
+    /// batch: alone, a group would read all errors for a product of 32 columns.
+    fn batches(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let width = self.plan.order.len();
+        (0..width).step_by(BATCH).rev().map(move |start| start..width.min(start + BATCH))
     }
 
     fn finish(self) -> Integers {
@@ -220,16 +247,13 @@ impl<'p> Work<'p> {
     }
 }
 
-/// What a bundle of rows is rounded to. Compensation changes the weights, but hardly how large the largest are: the row
-/// scales are those of rounding to nearest.
-fn grid(kind: WeightType, bundle: &[f32], columns: usize) -> Grid {
+/// What a bundle of rows is rounded to.
+fn grid(kind: WeightType, scales: &[f32]) -> Grid {
     if kind != WeightType::Q4 {
         return Grid::Q8;
     }
     let mut units = [0.0; LANES];
-    for (unit, row) in units.iter_mut().zip(bundle.chunks(columns)) {
-        *unit = round_row(kind, row).expect("a quantized type")[0].scale;
-    }
+    units[..scales.len()].copy_from_slice(scales);
     Grid::Q4(units)
 }
 
@@ -277,9 +301,10 @@ mod tests {
             let targets = random(rows, columns, 7);
             let plan = Plan::new(&moments, 0.01).unwrap();
             for kind in [WeightType::Q4, WeightType::Q8] {
-                let plain = loss(&targets, &nearest(kind, &targets).values, &moments);
-                let once = loss(&targets, &plan.round(kind, &targets, 0).values, &moments);
-                let rounded = plan.round(kind, &targets, 3);
+                let nearest = nearest(kind, &targets);
+                let plain = loss(&targets, &nearest.values, &moments);
+                let once = loss(&targets, &plan.round(kind, &targets, &nearest, 0).values, &moments);
+                let rounded = plan.round(kind, &targets, &nearest, 3);
                 let improved = loss(&targets, &rounded.values, &moments);
                 assert!(once < 0.8 * plain, "{kind} {rows} x {columns}: {once} against {plain}");
                 assert!(improved < 1.02 * once, "{kind} {rows} x {columns}: {improved} against {once}");
@@ -313,7 +338,9 @@ mod tests {
     fn a_matrix_of_zeros_stays_zero() {
         let moments = random(64, 64, 1);
         let moments = moments.view().transposed().times(moments.view());
-        let rounded = Plan::new(&moments, 0.01).unwrap().round(WeightType::Q4, &Matrix::zeros(3, 64), 2);
+        let zeros = Matrix::zeros(3, 64);
+        let plain = nearest(WeightType::Q4, &zeros);
+        let rounded = Plan::new(&moments, 0.01).unwrap().round(WeightType::Q4, &zeros, &plain, 2);
         assert!(rounded.values.data.iter().all(|value| *value == 0.0));
     }
 }

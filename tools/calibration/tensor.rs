@@ -12,7 +12,7 @@ const DAMPING: f32 = 0.01;
 /// rests on the calibration text alone. On the demo model 0.01 gives 6 % more divergence than 0.1.
 const TARGET_DAMPING: f32 = 0.5;
 /// Rounds of improvement behind the compensated rounding.
-const SWEEPS: usize = 3;
+const SWEEPS: usize = 2;
 /// Rows that are rounded together, so that the memory of a vocabulary head stays bounded.
 const ROWS: usize = 8192;
 
@@ -67,11 +67,11 @@ struct Moments {
     rounded_mean: Vec<f32>,
     /// Of the rounded inputs.
     own: Matrix,
-    /// Exact inputs with rounded inputs.
-    cross: Matrix,
+    /// Of the exact inputs less the rounded ones, with the rounded inputs.
+    gap: Matrix,
 }
 
-fn mean(matrix: &Matrix, samples: usize) -> Vec<f32> {
+fn column_means(matrix: &Matrix, samples: usize) -> Vec<f32> {
     let mut sum = vec![0.0f64; matrix.columns];
     for row in 0..samples {
         sum.iter_mut().zip(matrix.row(row)).for_each(|(sum, value)| *sum += f64::from(*value));
@@ -79,15 +79,14 @@ fn mean(matrix: &Matrix, samples: usize) -> Vec<f32> {
     sum.into_iter().map(|sum| (sum / samples as f64) as f32).collect()
 }
 
-/// `a^T b / samples - a_mean b_mean^T`.
-fn covariance(a: &Matrix, a_mean: &[f32], b: &Matrix, b_mean: &[f32], samples: usize) -> Matrix {
-    let mut product = a.rows(0, samples).transposed().times(b.rows(0, samples));
+/// A product of samples, `a^T b`, as the covariance `a^T b / samples - a_mean b_mean^T`.
+fn covariance(mut product: Matrix, a_mean: &[f32], b_mean: &[f32], samples: usize) -> Matrix {
     let columns = product.columns;
-    for (row, a_mean) in product.data.chunks_exact_mut(columns).zip(a_mean) {
+    product.data.par_chunks_exact_mut(columns).zip(a_mean).for_each(|(row, a_mean)| {
         for (value, b_mean) in row.iter_mut().zip(b_mean) {
             *value = *value / samples as f32 - a_mean * b_mean;
         }
-    }
+    });
     product
 }
 
@@ -95,14 +94,15 @@ impl Moments {
     /// `centred` where a bias can take up the means.
     fn new(inputs: Inputs<'_>, centred: bool) -> Moments {
         let samples = inputs.exact.rows - inputs.held_out;
-        let mean = |matrix: &Matrix| if centred { mean(matrix, samples) } else { vec![0.0; matrix.columns] };
+        let mean = |matrix: &Matrix| {
+            if centred { column_means(matrix, samples) } else { vec![0.0; matrix.columns] }
+        };
         let (exact_mean, rounded_mean) = (mean(inputs.exact), mean(inputs.rounded));
-        Moments {
-            own: covariance(inputs.rounded, &rounded_mean, inputs.rounded, &rounded_mean, samples),
-            cross: covariance(inputs.exact, &exact_mean, inputs.rounded, &rounded_mean, samples),
-            exact_mean,
-            rounded_mean,
-        }
+        let own = covariance(inputs.rounded.rows(0, samples).gram(), &rounded_mean, &rounded_mean, samples);
+        let cross = inputs.exact.rows(0, samples).transposed().times(inputs.rounded.rows(0, samples));
+        let mut gap = covariance(cross, &exact_mean, &rounded_mean, samples);
+        gap.subtract_part(&own, 0);
+        Moments { own, gap, exact_mean, rounded_mean }
     }
 
     /// The bias that makes the mean of the outputs right.
@@ -131,11 +131,14 @@ pub fn nearest(kind: WeightType, weights: &Matrix) -> Integers {
     Integers { groups: groups.collect(), values }
 }
 
-/// Squared error on the held-out samples: of `values` and `bias` on the rounded inputs against the exact matrix
-/// and bias on the exact inputs.
-fn judge(inputs: Inputs<'_>, wanted: &Matrix, values: &Matrix, bias: &[f32]) -> f64 {
+/// What rounded weights make of the rounded inputs of the held-out samples, `[held_out, rows]`, without bias.
+fn outputs(inputs: Inputs<'_>, values: &Matrix) -> Matrix {
     let first = inputs.rounded.rows - inputs.held_out;
-    let outputs = inputs.rounded.rows(first, inputs.held_out).times(values.view().transposed());
+    inputs.rounded.rows(first, inputs.held_out).times(values.view().transposed())
+}
+
+/// Squared error of outputs, to which `bias` is added, against what the exact matrix makes of the exact inputs.
+fn judge(wanted: &Matrix, outputs: &Matrix, bias: &[f32]) -> f64 {
     let rows = wanted.data.par_chunks(wanted.columns).zip(outputs.data.par_chunks(wanted.columns));
     rows.map(|(wanted, output)| {
         let each = wanted.iter().zip(output).enumerate();
@@ -154,7 +157,7 @@ fn judge(inputs: Inputs<'_>, wanted: &Matrix, values: &Matrix, bias: &[f32]) -> 
 fn wanted(inputs: Inputs<'_>, weights: &Matrix, bias: &[f32]) -> (Matrix, f64) {
     let first = inputs.exact.rows - inputs.held_out;
     let mut wanted = inputs.exact.rows(first, inputs.held_out).times(weights.view().transposed());
-    let means = mean(&wanted, wanted.rows);
+    let means = column_means(&wanted, wanted.rows);
     let square = |(row, value): (usize, &f32)| f64::from(value - means[row % weights.rows]).powi(2);
     let variance = wanted.data.iter().enumerate().map(square).sum();
     if !bias.is_empty() {
@@ -170,11 +173,9 @@ pub fn calibrate(kind: WeightType, weights: &Matrix, bias: &[f32], inputs: Input
     }
     let moments = Moments::new(inputs, !bias.is_empty());
     // The least-squares answer to what the rounded model feeds in lies off the exact weights by
-    // weights (cross - own) own^-1.
+    // weights gap own^-1.
     let plan = Plan::new(&moments.own, DAMPING);
     let factor = super::matrix::Cholesky::new(&moments.own, TARGET_DAMPING * moments.own.mean_diagonal());
-    let mut gap = moments.cross.clone();
-    gap.data.iter_mut().zip(&moments.own.data).for_each(|(gap, own)| *gap -= own);
 
     let mut all = Calibrated {
         kind,
@@ -198,16 +199,17 @@ pub fn calibrate(kind: WeightType, weights: &Matrix, bias: &[f32], inputs: Input
         variance += own_variance;
 
         let plain = nearest(kind, &exact);
-        let nearest_error = judge(inputs, &wanted, &plain.values, own_bias);
         let plain_bias = moments.bias(&exact, own_bias, &plain.values);
-        let mut best = (judge(inputs, &wanted, &plain.values, &plain_bias), plain, plain_bias);
+        let plain_outputs = outputs(inputs, &plain.values);
+        let nearest_error = judge(&wanted, &plain_outputs, own_bias);
+        let mut best = (judge(&wanted, &plain_outputs, &plain_bias), plain, plain_bias);
         if let (Some(plan), Some(factor)) = (&plan, &factor) {
-            let offset = exact.view().times(gap.view());
+            let offset = exact.view().times(moments.gap.view());
             let mut targets = factor.solve_rows(&offset);
             targets.add(&exact);
-            let rounded = plan.round(kind, &targets, SWEEPS);
+            let rounded = plan.round(kind, &targets, &best.1, SWEEPS);
             let bias = moments.bias(&exact, own_bias, &rounded.values);
-            let error = judge(inputs, &wanted, &rounded.values, &bias);
+            let error = judge(&wanted, &outputs(inputs, &rounded.values), &bias);
             if error < best.0 {
                 best = (error, rounded, bias);
                 all.method = Method::Compensated;
@@ -244,7 +246,7 @@ pub fn calibrate_table(kind: WeightType, table: &Matrix, sensitivity: &Matrix) -
     let nearest_error = error(&plain.values);
     let mut best = (nearest_error, plain, Method::Nearest);
     if let Some(plan) = Plan::new(sensitivity, DAMPING) {
-        let rounded = plan.round(kind, table, SWEEPS);
+        let rounded = plan.round(kind, table, &best.1, SWEEPS);
         let error = error(&rounded.values);
         if error < best.0 {
             best = (error, rounded, Method::Compensated);

@@ -56,7 +56,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     calibrate: Option<PathBuf>,
 
-    /// Most tokens of the calibration text to use [default: 32768; 16384 above 200 million weights]
+    /// Most tokens of the calibration text to use [default: 32768; 12288 above 200 million weights]
     #[arg(long, value_name = "N", value_parser = parse_tokens, requires = "calibrate")]
     calibration_tokens: Option<usize>,
 
@@ -108,7 +108,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         checkpoint.check(spec)?;
     }
     interrupt::listen();
-    let most = if budget::weights(&specs) > 200_000_000 { 16384 } else { 32768 };
+    let most = if budget::weights(&specs) > 200_000_000 { 12288 } else { 32768 };
     let most = arguments.calibration_tokens.unwrap_or(most);
     let text = arguments.calibrate.as_deref().map(|path| Text::read(path, &checkpoint)).transpose()?;
     let mut base = kind.to_string();
