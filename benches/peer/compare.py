@@ -36,7 +36,7 @@ ROWS = [
     Row("decode, context 0", "decode", 0, [1], [1], [0]),
     Row("decode, context 1024", "decode", 1024, [1], [1], [0], 1, 1),
     Row("decode, context 2000", "decode", 2000, [1], [1], [0], 1.35, 1.35),
-    Row("best batch, context 1024", "decode", 1024, [1, 2, 4, 8, 16, 32, 64], [1, 2, 4, 8, 16, 32], [0, 1], 5, 12),
+    Row("best batch, context 1024", "decode", 1024, [1, 2, 4, 8, 16, 32, 64, 128], [1, 2, 4, 8, 16, 32], [0, 1], 5, 12),
     Row("batch 32, context 128", "decode", 128, [32], [32], [0], 2, 4),
 ]
 
