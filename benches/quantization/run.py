@@ -1,7 +1,7 @@
 """Size against loss of quantized models: this project's and those of Python's `gguf` package, on the same weights,
 through the same evaluation.
 
-usage: run.py CHECKPOINT_DIR CALIBRATION_TEXT HELD_OUT_IDS [--bits 4.3,4.6,5,5.3,6,8.5] [--tokens N] [--work DIR]
+usage: run.py CHECKPOINT_DIR CALIBRATION_TEXT HELD_OUT_IDS [--bits 4.3,4.5,4.6,5,5.3,6,8.5] [--tokens N] [--work DIR]
 Run from the repository after `cargo build --release`, with a Python that has gguf and numpy. Writes
 docs/quantization.svg and prints the table of docs/quantization.md. What --work already holds is not made again.
 """
@@ -32,7 +32,7 @@ def main():
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("calibration", type=Path)
     parser.add_argument("held_out", type=Path)
-    parser.add_argument("--bits", default="4.3,4.6,5,5.3,6,8.5")
+    parser.add_argument("--bits", default="4.3,4.5,4.6,5,5.3,6,8.5")
     parser.add_argument("--tokens", type=int, default=32768)
     parser.add_argument("--work", type=Path, default=Path("target/quantization"))
     options = parser.parse_args()
