@@ -2,8 +2,7 @@
 
     python3 benches/quantization/checkpoint.py models/classics DIR
 
-The layout, the names and the tokenizer are those of the given checkpoint, of which only the header is read. Needs
-numpy and pyyaml.
+The layout, the names and the tokenizer are those of the given checkpoint. Needs gguf, numpy and pyyaml.
 """
 
 import json
@@ -14,11 +13,12 @@ from pathlib import Path
 
 import numpy
 import yaml
+from peer import read
 
 HIDDEN, LAYERS, VOCABULARY = 2048, 12, 50304
 
 
-def shape(name, small, config):
+def shape(small, config):
     """The shape that a tensor of the small checkpoint has in the large one."""
     hidden = config["block_decoder"]["config"]["hidden_size"]
     embedding, vocabulary = (config["embedder"]["config"][key] for key in ("hidden_size", "vocab_size"))
@@ -28,7 +28,7 @@ def shape(name, small, config):
 
 def names(header):
     """Every tensor of the large checkpoint, with the one of the small one that it is like."""
-    for name in sorted(set(header) - {"__metadata__"}):
+    for name in sorted(header):
         parts = name.split(".layers.")
         if len(parts) == 1:
             yield name, name
@@ -41,9 +41,8 @@ def main(source, target):
     source, target = Path(source), Path(target)
     target.mkdir(parents=True, exist_ok=True)
     config = yaml.safe_load((source / "config.yaml").read_text())
-    with open(source / "model.safetensors", "rb") as file:
-        small = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-    shapes = {name: shape(name, small[like]["shape"], config) for name, like in names(small)}
+    small = {name: values.shape for name, values in read(source / "model.safetensors")}
+    shapes = {name: shape(small[like], config) for name, like in names(small)}
     header, at = {}, 0
     for name, dimensions in shapes.items():
         size = 2 * int(numpy.prod(dimensions))
@@ -56,17 +55,13 @@ def main(source, target):
         for name, dimensions in shapes.items():
             values = random.standard_normal(int(numpy.prod(dimensions)), dtype=numpy.float32)
             values *= 0.02
-            if "norm.weight" in name.replace("layernorm", "norm"):
+            if "norm.weight" in name:
                 values += 1
             (values.view(numpy.uint32) >> 16).astype("<u2").tofile(file)
 
-    for part, layers in (("embedder", None), ("block_decoder", LAYERS), ("token_decoder", LAYERS)):
-        own = config[part]["config"]
-        own["vocab_size"], own["hidden_size"] = VOCABULARY, HIDDEN
-        if layers is None:
-            own["hidden_size"] = HIDDEN // config["block_length"]
-        else:
-            own["num_hidden_layers"] = layers
+    for part in ("block_decoder", "token_decoder"):
+        config[part]["config"] |= {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS}
+    config["embedder"]["config"] |= {"vocab_size": VOCABULARY, "hidden_size": HIDDEN // config["block_length"]}
     config["name"] = "block_main_b4_1.2b with random weights"
     (target / "config.yaml").write_text(yaml.safe_dump(config))
     shutil.copy(source / "tokenizer.json", target)

@@ -5,15 +5,14 @@ groups of 32 weights relative to their squares, each group with the best of its 
 
 Equal levels have the zero levels that q4 has. The codebooks were fitted to these weights; each group may mirror and
 shift one, which costs about as many bits as a zero level. `small` levels are integers that a multiplier up to 8 keeps in
-a byte, as the format's integer multipliers need. Needs numpy.
+a byte, as the format's integer multipliers need. Needs gguf and numpy.
 """
 
-import json
-import struct
 import sys
 from pathlib import Path
 
 import numpy
+from peer import read
 
 SCALES = numpy.arange(0.8, 1.11, 0.05)
 FITTED = numpy.array([-127, -101, -79, -61, -46, -33, -20, -9, 2, 13, 24, 36, 49, 64, 83, 109])
@@ -22,16 +21,9 @@ SMALL = numpy.array([0, 3, 6, 9, 11, 12, 14, 16, 17, 18, 20, 21, 23, 25, 28, 31]
 
 def groups(checkpoint):
     """60,000 groups of the decoders' matrices."""
-    with open(Path(checkpoint) / "model.safetensors", "rb") as file:
-        size = struct.unpack("<Q", file.read(8))[0]
-        header = json.loads(file.read(size))
-        rows = []
-        for name, tensor in header.items():
-            if ".layers." in name and name.endswith("weight") and len(tensor["shape"]) == 2:
-                first, last = tensor["data_offsets"]
-                file.seek(8 + size + first)
-                bits = numpy.frombuffer(file.read(last - first), "<u2").astype(numpy.uint32) << 16
-                rows.append(bits.view(numpy.float32).reshape(-1, 32))
+    tensors = read(Path(checkpoint) / "model.safetensors")
+    chosen = lambda name: ".layers." in name and name.endswith("weight")
+    rows = [values.reshape(-1, 32) for name, values in tensors if chosen(name) and values.ndim == 2]
     rows = numpy.concatenate(rows)
     return rows[numpy.random.default_rng(0).permutation(len(rows))[:60000]]
 

@@ -67,7 +67,8 @@ def main():
     print(bits / weights)
 
 
-try:
-    main()
-except NotImplementedError:
-    sys.exit(f"error: this version of gguf does not quantize to {sys.argv[2]}")
+if __name__ == "__main__":
+    try:
+        main()
+    except NotImplementedError:
+        sys.exit(f"error: this version of gguf does not quantize to {sys.argv[2]}")

@@ -210,28 +210,33 @@ impl Coupling {
         }
         choice
     }
+}
 
-    /// Rounds `targets`, to whose columns `feedback` of other groups is added; with steps next to `known` ones, if
-    /// there are any. Most of the time of a calibration goes by here, so it is compiled for the widest registers.
-    pub fn round(
-        &self,
-        targets: &[Lanes; GROUP],
-        feedback: &[Lanes; GROUP],
-        grid: &Grid,
-        known: Option<&Steps>,
-    ) -> Choice {
-        pulp::Arch::new().dispatch(|| self.round_lanes(targets, feedback, grid, known))
+/// Targets of a group, to whose columns `feedback` of other groups is added, to be rounded; with steps next to
+/// `known` ones, if there are any.
+pub struct Rounding<'a> {
+    pub coupling: &'a Coupling,
+    pub targets: &'a [Lanes; GROUP],
+    pub feedback: &'a [Lanes; GROUP],
+    pub grid: &'a Grid,
+    pub known: Option<&'a Steps>,
+}
+
+impl Rounding<'_> {
+    /// The best choice. It takes the most time of rounding, so it is compiled for the widest registers.
+    pub fn best(self) -> Choice {
+        pulp::Arch::new().dispatch(self)
     }
+}
+
+/// Not a closure, which would be compiled without the features that it is dispatched for.
+impl pulp::NullaryFnOnce for Rounding<'_> {
+    type Output = Choice;
 
     #[inline(always)]
-    fn round_lanes(
-        &self,
-        targets: &[Lanes; GROUP],
-        feedback: &[Lanes; GROUP],
-        grid: &Grid,
-        known: Option<&Steps>,
-    ) -> Choice {
-        let mut spread = self.spread(targets);
+    fn call(self) -> Choice {
+        let Rounding { coupling, targets, feedback, grid, known } = self;
+        let mut spread = coupling.spread(targets);
         let (mut below, mut above) = ([0.0f32; LANES], [0.0f32; LANES]);
         for ((spread, feedback), target) in spread.iter_mut().zip(feedback).zip(targets) {
             for lane in 0..LANES {
@@ -241,19 +246,19 @@ impl Coupling {
                 above[lane] = above[lane].max(value);
             }
         }
-        let mut best = self.with_steps(&spread, Steps::ZERO);
+        let mut best = coupling.with_steps(&spread, Steps::ZERO);
         let candidates = match known {
             Some(steps) => grid.neighbours(steps, &below, &above),
             None => grid.candidates(&below, &above),
         };
         for steps in candidates {
-            best.keep_better(&self.with_steps(&spread, steps));
+            best.keep_better(&coupling.with_steps(&spread, steps));
         }
         // The best scale of the integers, and the best integers of that scale.
         for _ in 0..2 {
-            let weights = self.spread(&best.weights);
+            let weights = coupling.spread(&best.weights);
             let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
-            for ((target, value), weight) in spread.iter().zip(&weights).zip(&self.weight) {
+            for ((target, value), weight) in spread.iter().zip(&weights).zip(&coupling.weight) {
                 for lane in 0..LANES {
                     product[lane] += weight * target[lane] * value[lane];
                     square[lane] += weight * value[lane] * value[lane];
@@ -263,9 +268,9 @@ impl Coupling {
                 if square[lane] > 0.0 { product[lane] / square[lane] } else { best.steps.scale[lane] }
             });
             let steps = grid.with_scale(&best.steps, &scale);
-            let loss = self.loss(&spread, &weights, &steps.scale);
+            let loss = coupling.loss(&spread, &weights, &steps.scale);
             best.keep_better(&Choice { steps, weights: best.weights, loss });
-            best.keep_better(&self.with_steps(&spread, steps));
+            best.keep_better(&coupling.with_steps(&spread, steps));
         }
         best
     }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use cinderblock::quant::{GROUP, PANEL_ROWS, Rounded, WeightType};
 use rayon::prelude::*;
 
-use super::group::{Choice, Coupling, Grid, LANES, Lanes};
+use super::group::{Choice, Coupling, Grid, LANES, Lanes, Rounding};
 use super::matrix::{Cholesky, Matrix};
 
 /// Columns whose product with all others is computed at once.
@@ -170,7 +170,10 @@ impl<'p> Work<'p> {
                 let coupling = &self.plan.couplings[group];
                 self.each(group, &feedback, |targets, errors, feedback, choice, grid| {
                     let targets = gather(targets, width, first);
-                    *choice = coupling.round(&targets, &gather(feedback, GROUP, 0), grid, None);
+                    let feedback = gather(feedback, GROUP, 0);
+                    *choice =
+                        Rounding { coupling, targets: &targets, feedback: &feedback, grid, known: None }
+                            .best();
                     store_errors(&targets, choice, errors, width, first);
                 });
             }
@@ -205,7 +208,8 @@ impl<'p> Work<'p> {
                         }
                     }
                     choice.loss = coupling.loss_of(&step).map(|loss| loss * 0.9999);
-                    let better = coupling.round(&wanted, &[[0.0; LANES]; GROUP], grid, Some(&choice.steps));
+                    let (feedback, known) = (&[[0.0; LANES]; GROUP], Some(&choice.steps));
+                    let better = Rounding { coupling, targets: &wanted, feedback, grid, known }.best();
                     choice.keep_better(&better);
                     store_errors(&targets, choice, errors, width, first);
                 });
