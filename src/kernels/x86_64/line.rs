@@ -54,12 +54,26 @@ pub(super) trait Line {
     unsafe fn store(floats: Self::Floats, output: *mut f32);
 }
 
+/// Calls the widest kernel that so many columns fill: `for_columns!(columns; N => kernel::<N>())`.
+macro_rules! for_columns {
+    ($columns:expr; $width:ident => $call:expr) => {
+        for_columns!(@widths $columns; $width => $call; 16 8 7 6 5 4 3 2)
+    };
+    (@widths $columns:expr; $width:ident => $call:expr; $($widths:literal)+) => {
+        match $columns {
+            $($widths.. => { const $width: usize = $widths; $call })+
+            _ => { const $width: usize = 1; $call }
+        }
+    };
+}
+pub(super) use for_columns;
+
 /// The panel kernels of an instruction set, compiled with its features.
 macro_rules! panel_kernels {
     ($features:literal; $line:ty) => {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
-        use crate::kernels::x86_64::line::Line;
+        use crate::kernels::x86_64::line::{Line, for_columns};
         use crate::kernels::{BLOCK_COLUMNS, PanelKernels, QuantizedBlock};
         use crate::quant::{PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, SPAN};
 
@@ -101,17 +115,10 @@ macro_rules! panel_kernels {
             while column < input.columns {
                 // SAFETY: the columns asked for exist.
                 column += unsafe {
-                    match (input.columns - column).min(<$line>::COLUMNS) {
-                        16.. => columns::<Q4, 16>(panel, input, column, tile),
-                        8.. => columns::<Q4, 8>(panel, input, column, tile),
-                        7 => columns::<Q4, 7>(panel, input, column, tile),
-                        6 => columns::<Q4, 6>(panel, input, column, tile),
-                        5 => columns::<Q4, 5>(panel, input, column, tile),
-                        4 => columns::<Q4, 4>(panel, input, column, tile),
-                        3 => columns::<Q4, 3>(panel, input, column, tile),
-                        2 => columns::<Q4, 2>(panel, input, column, tile),
-                        _ => columns::<Q4, 1>(panel, input, column, tile),
-                    }
+                    for_columns!(
+                        (input.columns - column).min(<$line>::COLUMNS);
+                        N => columns::<Q4, N>(panel, input, column, tile)
+                    )
                 };
             }
         }
@@ -245,17 +252,10 @@ macro_rules! panel_kernels {
                     for (block, tile) in blocks.iter().zip(tile.chunks_mut(BLOCK_COLUMNS)) {
                         let mut column = 0;
                         while column < block.columns {
-                            column += match (block.columns - column).min(<$line>::COLUMNS) {
-                                16.. => span_columns::<16>(&weights, block, span, column, tile),
-                                8.. => span_columns::<8>(&weights, block, span, column, tile),
-                                7 => span_columns::<7>(&weights, block, span, column, tile),
-                                6 => span_columns::<6>(&weights, block, span, column, tile),
-                                5 => span_columns::<5>(&weights, block, span, column, tile),
-                                4 => span_columns::<4>(&weights, block, span, column, tile),
-                                3 => span_columns::<3>(&weights, block, span, column, tile),
-                                2 => span_columns::<2>(&weights, block, span, column, tile),
-                                _ => span_columns::<1>(&weights, block, span, column, tile),
-                            };
+                            column += for_columns!(
+                                (block.columns - column).min(<$line>::COLUMNS);
+                                N => span_columns::<N>(&weights, block, span, column, tile)
+                            );
                         }
                     }
                 }
