@@ -7,8 +7,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use cinderblock::error::ErrorKind;
+use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::kernels::Kernels;
-use cinderblock::tokenizer::Tokenizer;
 use cinderblock::{
     Batch, BatchOptions, End, Event, GenerateOptions, Generator, MemoryEstimate, Model, Request,
     SamplerOptions, SessionOptions, Step, Team,

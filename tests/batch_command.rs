@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cinderblock::score::negative_log_likelihood;
+use cinderblock::session::negative_log_likelihood;
 use cinderblock::{Model, Session, SessionOptions, Team};
 use common::{Outcome, case, cinderblock, program, quantize, run};
 use serde_json::{Value as Json, json};

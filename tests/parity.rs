@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use cinderblock::kernels::Kernels;
-use cinderblock::score::negative_log_likelihood;
+use cinderblock::session::negative_log_likelihood;
 use cinderblock::{Model, Sampler, SamplerOptions, Scorer, Session, SessionOptions, Team};
 use common::{CASES, Golden, case, cinderblock, ids, quantize, read_npy};
 

@@ -64,7 +64,11 @@ fn a_reference_that_does_not_fit_is_one_line() {
 
 /// A text of the repository: the calibration text of the demo is not part of it.
 fn calibration_text() -> String {
-    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/format.md").to_str().unwrap().to_string()
+    std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .join("docs/format.md")
+        .to_str()
+        .unwrap()
+        .to_string()
 }
 
 /// Quantizes the demo with arguments, and gives the summary and the divergence from bf16 on one more text.

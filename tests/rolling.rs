@@ -8,8 +8,8 @@ mod reference;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
+use cinderblock::generation::snapshot::Snapshot;
 use cinderblock::kernels::Kernels;
-use cinderblock::snapshot::Snapshot;
 use cinderblock::{Alignment, CacheType, Model, Scorer, Session, SessionOptions, Team};
 use common::{Golden, case, quantize, read_npy};
 use proptest::prelude::*;
@@ -34,7 +34,7 @@ fn f32_model(name: &str) -> Model {
 
 fn expected(name: &str, window: usize, sinks: usize) -> Vec<f32> {
     let file = format!("tests/windows/{name}-w{window}-s{sinks}.npy");
-    read_npy(&Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).1
+    read_npy(&Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(file)).1
 }
 
 /// The largest distance of a row of logits from what is expected of it.

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use cinderblock::snapshot::Snapshot;
+use cinderblock::generation::snapshot::Snapshot;
 use cinderblock::{
     CacheType, ErrorKind, GenerateOptions, Generator, Model, Sampler, SamplerOptions, Session,
     SessionOptions, Step, Team,
@@ -328,7 +328,7 @@ fn together_is_as_alone() {
 #[test]
 fn generated_text_ends_where_it_should() {
     use cinderblock::End;
-    use cinderblock::tokenizer::Tokenizer;
+    use cinderblock::generation::tokenizer::Tokenizer;
     let model = Arc::new(Model::open(demo_model()).unwrap());
     let tokenizer = Tokenizer::of_model(&model).unwrap();
     let start = |stops: &[&str]| {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cinderblock::error::{Error, Result};
-use cinderblock::tokenizer::Tokenizer;
+use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::{CacheType, Model, SessionOptions, Team};
 
 /// Where a model is and how it is run.
@@ -51,7 +51,7 @@ fn demo_model() -> Result<PathBuf> {
     if let Ok(program) = std::env::current_exe() {
         places.extend(program.ancestors().skip(1).take(4).map(Path::to_path_buf));
     }
-    places.push(PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+    places.push(PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")));
     places.into_iter().map(|place| place.join(DEMO)).find(|path| path.is_file()).ok_or_else(|| {
         Error::argument(format!(
             "no model: give one with -m, or set CINDERBLOCK_HOME to the folder of {DEMO}"

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cinderblock::error::{Error, Result};
-use cinderblock::score::negative_log_likelihood;
+use cinderblock::session::negative_log_likelihood;
 use cinderblock::{Model, Scorer, SessionOptions, Team};
 use serde_json::json;
 

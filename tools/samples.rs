@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cinderblock::error::{Error, ErrorKind, Result};
-use cinderblock::tokenizer::Tokenizer;
+use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::{
     Batch, BatchOptions, End, Event, Model, Request, SamplerOptions, SessionOptions, Team, Token,
 };

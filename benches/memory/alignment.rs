@@ -1,7 +1,7 @@
 //! Loss right behind prompts that do not fill whole blocks, under both alignments.
 
 use cinderblock::error::Result;
-use cinderblock::score::negative_log_likelihood;
+use cinderblock::session::negative_log_likelihood;
 use cinderblock::{Alignment, Session, SessionOptions};
 
 use crate::{Runtime, mean};

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use cinderblock::error::{Error, Result};
-use cinderblock::snapshot::Snapshot;
+use cinderblock::generation::snapshot::Snapshot;
 use cinderblock::{Generator, SamplerOptions, SessionOptions};
 
 use crate::{Runtime, median};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use cinderblock::error::{Error, Result};
-use cinderblock::score::negative_log_likelihood;
+use cinderblock::session::negative_log_likelihood;
 use cinderblock::{Scorer, SessionOptions};
 
 use crate::chart::{Line, chart};

@@ -12,7 +12,7 @@ use super::options::{
 };
 use super::pointer;
 use crate::error::{Error, ErrorKind};
-use crate::sequence::MemoryEstimate;
+use crate::MemoryEstimate;
 use crate::{Model, Team};
 
 /// A model that is ready to run. Any number of threads may use it at the same time. Its sessions keep what they need
@@ -28,7 +28,7 @@ pub(super) struct Shared {
     /// The threads, while a session needs them, and the process that they belong to.
     team: Mutex<(u32, Weak<Team>)>,
     #[cfg(feature = "tokenizer")]
-    tokenizer: std::sync::OnceLock<Result<crate::tokenizer::Tokenizer, (ErrorKind, String)>>,
+    tokenizer: std::sync::OnceLock<Result<crate::generation::tokenizer::Tokenizer, (ErrorKind, String)>>,
     log: Log,
 }
 
@@ -80,9 +80,9 @@ impl Shared {
 
     /// The tokenizer, read when it is first needed.
     #[cfg(feature = "tokenizer")]
-    pub(super) fn tokenizer(&self) -> Result<&crate::tokenizer::Tokenizer, Failure> {
+    pub(super) fn tokenizer(&self) -> Result<&crate::generation::tokenizer::Tokenizer, Failure> {
         let read = || {
-            crate::tokenizer::Tokenizer::of_model(&self.model)
+            crate::generation::tokenizer::Tokenizer::of_model(&self.model)
                 .map_err(|error| (error.kind(), error.detail().to_string()))
         };
         let result = self.tokenizer.get_or_init(read).as_ref();
@@ -123,7 +123,7 @@ unsafe fn open_with(
         let model = open()?;
         check(&model, &options)?;
         let threads = if options.threads == 0 {
-            crate::processors::Processors::detect().threads()
+            crate::threads::Processors::detect().threads()
         } else {
             options.threads as usize
         };

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::boundary::quietly;
 use super::error::Failure;
 use crate::cache::CacheType;
-use crate::sampler::SamplerOptions;
-use crate::sequence::MemoryEstimate;
+use crate::generation::sampler::SamplerOptions;
+use crate::MemoryEstimate;
 use crate::{Alignment, GenerateOptions, SessionOptions};
 
 /// Called while a model is opened: with 0 bytes first, with all of them at last.

@@ -12,7 +12,7 @@ use super::model::{self, Shared, cinder_model};
 use super::options::{self, CINDER_LOG_ERROR, cinder_sampler_options, cinder_session_options};
 use super::pointer::{self, Place};
 use crate::error::{Error, ErrorKind};
-use crate::sequence::MemoryEstimate;
+use crate::MemoryEstimate;
 use crate::{Generator, Interrupt, SamplerOptions, SessionOptions, Speculate};
 
 /// A text and what is needed to continue it. It belongs to one thread at a time; only cinder_session_cancel may be

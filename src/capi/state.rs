@@ -9,7 +9,7 @@ use super::options::{self, cinder_session_options};
 use super::pointer;
 use super::session::{Held, check_memory, cinder_session, store};
 use crate::Generator;
-use crate::snapshot::Snapshot;
+use crate::generation::snapshot::Snapshot;
 
 /// Saves the session's text, its cache and its sampler to memory. A session that is loaded from it continues exactly as
 /// this one would, at any token; stop strings are not saved.

@@ -54,17 +54,17 @@ pub fn with_runner(start: impl FnOnce(OsString) -> Command) -> Command {
 
 /// The folder of a reference case.
 pub fn case(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(name)
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("tests/cases").join(name)
 }
 
 /// The folder of the demo model's checkpoint.
 pub fn demo_checkpoint() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/classics")
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("models/classics")
 }
 
 /// The demo model.
 pub fn demo_model() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/classics.q4.gguf")
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("models/classics.q4.gguf")
 }
 
 /// How a run of the program ended.

@@ -6,8 +6,8 @@ mod safetensors;
 use std::path::Path;
 
 use cinderblock::error::{Error, Result};
+use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::model::{Config, Projection, Role, StackConfig, Strategy, TensorSpec};
-use cinderblock::tokenizer::Tokenizer;
 
 use config::{StackSection, TrainerConfig};
 use safetensors::Tensors;

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use cinderblock::error::{Error, Result};
+use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::model::{Role, TensorSpec, tensors};
 use cinderblock::quant::WeightType;
-use cinderblock::tokenizer::Tokenizer;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use cinderblock::Generator;
 use cinderblock::error::{Error, ErrorKind, Result};
-use cinderblock::snapshot::Snapshot;
+use cinderblock::generation::snapshot::Snapshot;
 use rustyline::DefaultEditor;
 use rustyline::config::Configurer;
 use rustyline::error::ReadlineError;
 
-use crate::run::{OPENING, Run};
+use crate::verbs::run::{OPENING, Run};
 use crate::{interrupt, memory, output};
 
 const HELP: &str = "\

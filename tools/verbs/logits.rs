@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use cinderblock::error::{Error, Result};
-use cinderblock::tokenizer::Tokenizer;
+use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::{Scorer, SessionOptions};
 use serde_json::json;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::model::Model;
-use crate::sequence::{Engine, Sequence, SessionOptions, check_finite};
+use crate::session::{Engine, Sequence, SessionOptions, check_finite};
 use crate::threads::Team;
 
 /// A sequence and what advances it.

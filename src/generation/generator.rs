@@ -6,18 +6,18 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::drafter::REMEMBERED;
 use crate::error::Result;
-use crate::sampler::{Sampler, SamplerOptions};
-use crate::sequence::SessionOptions;
+#[cfg(feature = "tokenizer")]
+use crate::generation::completion::Writer;
+use crate::generation::drafter::REMEMBERED;
+use crate::generation::sampler::{Sampler, SamplerOptions};
+use crate::generation::snapshot::Snapshot;
+use crate::generation::speculation::{Speculate, Speculation, SpeculationCounts};
+#[cfg(feature = "tokenizer")]
+use crate::generation::tokenizer::{Passed, Tokenizer};
 use crate::session::Session;
-use crate::snapshot::Snapshot;
-use crate::speculation::{Speculate, Speculation, SpeculationCounts};
+use crate::session::SessionOptions;
 use crate::threads::Team;
-#[cfg(feature = "tokenizer")]
-use crate::tokenizer::{Passed, Tokenizer};
-#[cfg(feature = "tokenizer")]
-use crate::writer::Writer;
 use crate::{Interrupt, Model};
 
 /// Why [`Generator::generate`] ended.

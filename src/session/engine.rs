@@ -7,22 +7,17 @@
 //! Sequences that advance together share every pass over the weights. Each column of a product is computed
 //! on its own, so a sequence's logits do not depend, to the bit, on what else is in the batch.
 
-pub(crate) mod estimate;
-mod prefill;
-
 use std::borrow::BorrowMut;
 use std::sync::Arc;
 
+use super::block_log::{self as history, History};
+use super::prefill::Text;
 use crate::cache::{Cache, CacheType};
 use crate::error::{Error, ErrorKind, Result};
-use crate::history::{self, History};
 use crate::interrupt::Interrupt;
 use crate::model::{Alignment, BATCH, BlockDecoder, Model, PAD_TOKEN, Span, TokenDecoder};
 use crate::quant::WeightType;
 use crate::threads::Team;
-
-pub use estimate::MemoryEstimate;
-pub use prefill::Text;
 
 /// What a sequence is given.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,23 +79,23 @@ impl SessionOptions {
 /// A sequence: its caches and its open block. A clone goes on by itself.
 #[derive(Clone)]
 pub struct Sequence {
-    blocks: Cache,
+    pub(super) blocks: Cache,
     /// The tokens of the blocks that the cache holds.
-    history: History,
+    pub(super) history: History,
     /// Digest of all whole blocks.
-    digest: u64,
-    tokens: Cache,
+    pub(super) digest: u64,
+    pub(super) tokens: Cache,
     /// Tokens of the open block; never a whole block.
-    open: Vec<u32>,
+    pub(super) open: Vec<u32>,
     /// The tokens of this block that the token decoder has seen; guesses that did not come true may be among them.
-    seen: Vec<u32>,
+    pub(super) seen: Vec<u32>,
     /// The last block's column of the residual stream, `[block_hidden]`.
-    context: Vec<f32>,
+    pub(super) context: Vec<f32>,
     /// What the context expands to, once the block has been opened: `[expansion, token_hidden]`.
-    expanded: Vec<f32>,
-    opened: bool,
-    block_length: usize,
-    alignment: Alignment,
+    pub(super) expanded: Vec<f32>,
+    pub(super) opened: bool,
+    pub(super) block_length: usize,
+    pub(super) alignment: Alignment,
 }
 
 impl Sequence {
@@ -251,12 +246,12 @@ impl Sequence {
         self.opened = false;
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.blocks() == 0 && self.open.is_empty()
     }
 
     /// Tokens that fill up a first text.
-    fn padding(&self, tokens: usize) -> usize {
+    pub(super) fn padding(&self, tokens: usize) -> usize {
         match self.alignment {
             Alignment::Left => tokens.next_multiple_of(self.block_length) - tokens,
             Alignment::Tail => 0,
@@ -264,7 +259,7 @@ impl Sequence {
     }
 
     /// Notes the tokens of blocks that have been added to the cache.
-    fn note(&mut self, tokens: &[u32]) {
+    pub(super) fn note(&mut self, tokens: &[u32]) {
         let geometry = self.blocks.geometry();
         let first = geometry.length() - (tokens.len() / self.block_length) as u64;
         for (position, block) in (first..).zip(tokens.chunks_exact(self.block_length)) {
@@ -304,16 +299,16 @@ impl Sequence {
 
 /// The buffers and the threads that advance sequences.
 pub struct Engine {
-    model: Arc<Model>,
-    team: Arc<Team>,
-    blocks: BlockDecoder,
-    tokens: TokenDecoder,
-    completed: Vec<u32>,
-    contexts: Vec<f32>,
+    pub(super) model: Arc<Model>,
+    pub(super) team: Arc<Team>,
+    pub(super) blocks: BlockDecoder,
+    pub(super) tokens: TokenDecoder,
+    pub(super) completed: Vec<u32>,
+    pub(super) contexts: Vec<f32>,
     /// Columns of each sequence in the pass that is under way.
-    columns: Vec<usize>,
-    logits: Vec<f32>,
-    interrupt: Interrupt,
+    pub(super) columns: Vec<usize>,
+    pub(super) logits: Vec<f32>,
+    pub(super) interrupt: Interrupt,
 }
 
 impl Engine {

@@ -1,10 +1,10 @@
 //! What running a model takes, known before anything is allocated.
 
-use super::SessionOptions;
 use crate::cache::CacheType;
-use crate::history;
+use crate::generation::speculation;
 use crate::model::{BlockDecoder, Model, TokenDecoder};
-use crate::speculation;
+use crate::session::SessionOptions;
+use crate::session::block_log as history;
 
 /// What one or more sequences need of memory, known before anything is allocated.
 #[derive(Clone, Debug, PartialEq)]

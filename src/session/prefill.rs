@@ -1,6 +1,6 @@
 //! Texts to contexts: whole blocks through the block decoder, as many sequences in a pass as have something to add.
 
-use super::{Engine, Sequence};
+use super::engine::{Engine, Sequence};
 use crate::error::Result;
 use crate::model::{BATCH, PAD_TOKEN, Span};
 

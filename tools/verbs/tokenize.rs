@@ -1,7 +1,7 @@
 //! `tokenize`: text to token ids, and back.
 
 use cinderblock::error::Result;
-use cinderblock::tokenizer::Tokenizer;
+use cinderblock::generation::tokenizer::Tokenizer;
 use serde_json::json;
 
 use crate::arguments::{InputArguments, ModelArguments, parse_tokens};

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use cinderblock::error::{Error, Result};
-use cinderblock::score::negative_log_likelihood;
-use cinderblock::tokenizer::Tokenizer;
+use cinderblock::generation::tokenizer::Tokenizer;
+use cinderblock::session::negative_log_likelihood;
 use cinderblock::{Scorer, SessionOptions};
 use serde_json::json;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::cache::{Cache, CacheType};
 use crate::error::Result;
 use crate::model::{BATCH, BlockDecoder, Model, PAD_TOKEN, Span, TokenDecoder};
-use crate::sequence::{SessionOptions, check_finite};
+use crate::session::{SessionOptions, check_finite};
 use crate::threads::{Crew, Team};
 
 /// Blocks whose logits are in memory at once.

@@ -4,9 +4,9 @@ use std::ops::Deref;
 use std::time::Instant;
 
 use crate::error::Result;
-use crate::generator::{End, GenerateOptions, Token};
-use crate::score::negative_log_likelihood;
-use crate::tokenizer::{Passed, StopMatcher, TextStream, Tokenizer};
+use crate::generation::generator::{End, GenerateOptions, Token};
+use crate::generation::tokenizer::{Passed, StopMatcher, TextStream, Tokenizer};
+use crate::session::negative_log_likelihood;
 
 /// One text that is being generated. Without a tokenizer, there is no text and no stop string.
 pub(crate) struct Writer<T: Deref<Target = Tokenizer>> {

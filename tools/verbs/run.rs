@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cinderblock::error::{Error, ErrorKind, Result};
-use cinderblock::snapshot::Snapshot;
-use cinderblock::tokenizer::Tokenizer;
+use cinderblock::generation::snapshot::Snapshot;
+use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::{
     Alignment, End, GenerateOptions, Generator, Model, Request, SessionOptions, Speculate, Step, Team, Token,
 };
@@ -17,7 +17,8 @@ use serde_json::json;
 use crate::arguments::{CacheArguments, InputArguments, ModelArguments};
 use crate::samples::Samples;
 use crate::sampling::SamplingArguments;
-use crate::{interactive, interrupt, memory, output};
+use crate::verbs::interactive;
+use crate::{interrupt, memory, output};
 
 /// Continue a prompt
 ///

@@ -19,7 +19,7 @@ use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::processors::Processors;
+use crate::threads::Processors;
 
 /// Rounds of waiting before the next, gentler way of waiting.
 const SPINS: u32 = 2000;

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use cinderblock::Model;
 use cinderblock::error::{Error, Result};
-use cinderblock::tokenizer::Tokenizer;
+use cinderblock::generation::tokenizer::Tokenizer;
 use serde_json::{Map, Value as Json};
 
 /// Bytes of a line at most.

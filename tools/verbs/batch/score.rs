@@ -1,7 +1,7 @@
 //! `batch --score`: log-likelihoods of given continuations of a prompt that is read once.
 
 use cinderblock::error::{Error, Result};
-use cinderblock::tokenizer::Tokenizer;
+use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::{GenerateOptions, Request, SamplerOptions, Token};
 use serde_json::{Value as Json, json};
 

@@ -17,11 +17,11 @@ use std::sync::Arc;
 use crate::cache::{Cache, CacheShape, CacheType};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files;
-use crate::history;
+use crate::generation::sampler::{MAX_WINDOW, Sampler, SamplerOptions};
 use crate::model::{Alignment, BlockDecoder, Model};
-use crate::sampler::{MAX_WINDOW, Sampler, SamplerOptions};
-use crate::sequence::SessionOptions;
 use crate::session::Session;
+use crate::session::SessionOptions;
+use crate::session::block_log as history;
 use crate::threads::Team;
 
 const MAGIC: &[u8; 8] = b"CINDERSN";

@@ -9,13 +9,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::generator::{End, GenerateOptions, Step, Token};
+use crate::generation::completion::Writer;
+use crate::generation::estimate;
+use crate::generation::generator::{End, GenerateOptions, Step, Token};
+use crate::generation::sampler::{Sampler, SamplerOptions};
+use crate::generation::tokenizer::Tokenizer;
 use crate::model::BATCH;
-use crate::sampler::{Sampler, SamplerOptions};
-use crate::sequence::{Engine, Sequence, SessionOptions, Text, check_finite, estimate};
+use crate::session::{Engine, Sequence, SessionOptions, Text, check_finite};
 use crate::threads::Team;
-use crate::tokenizer::Tokenizer;
-use crate::writer::Writer;
 use crate::{Interrupt, Model};
 
 /// What all texts of a batch share.

@@ -18,7 +18,7 @@ const PROMPT: usize = 3 * PASSAGE;
 const TURN: usize = 32;
 
 /// English prose, of which each word and each mark is a token: any vocabulary can hold it.
-const PROSE: &str = include_str!("../../docs/memory.md");
+const PROSE: &str = include_str!("../../../docs/memory.md");
 
 /// One text.
 pub struct Speedup {

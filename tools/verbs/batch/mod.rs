@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use cinderblock::error::{Error, ErrorKind, Result};
-use cinderblock::tokenizer::Tokenizer;
+use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::{
     Alignment, Batch, BatchOptions, End, Event, GenerateOptions, Model, Request, SamplerOptions,
     SessionOptions, Token,
@@ -22,8 +22,8 @@ use indicatif::ProgressBar;
 use serde_json::{Value as Json, json};
 
 use crate::arguments::{CacheArguments, ModelArguments};
-use crate::run::unescape;
 use crate::sampling::SamplingArguments;
+use crate::verbs::run::unescape;
 use crate::{interrupt, memory, output};
 use journal::{Journal, Name};
 use lines::{Fields, Line};

@@ -7,8 +7,8 @@
 
 use std::time::Instant;
 
-use crate::drafter::{self, Drafter, LONGEST_MATCH};
 use crate::error::Result;
+use crate::generation::drafter::{self, Drafter, LONGEST_MATCH};
 use crate::session::Session;
 
 /// Whether tokens are guessed.
