@@ -22,8 +22,8 @@ fn products(criterion: &mut Criterion) {
             let mut group = criterion.benchmark_group(format!("{}/{kind}", kernels.isa()));
             for batch in [1, 2, 4, 8, 16, 32, 128] {
                 let mut input = Activations::new(COLUMNS, true);
-                team.region(|crew| {
-                    input.fill(crew, kernels, batch, |column, output| {
+                team.region(|region| {
+                    input.fill(region, kernels, batch, |column, output| {
                         output
                             .iter_mut()
                             .enumerate()
@@ -34,11 +34,11 @@ fn products(criterion: &mut Criterion) {
                 group.throughput(Throughput::Elements((ROWS * COLUMNS * batch) as u64));
                 group.bench_function(BenchmarkId::from_parameter(batch), |bencher| {
                     bencher.iter(|| {
-                        team.region(|crew| {
+                        team.region(|region| {
                             let terms = [Term { weights, bias: &[], input: &input }];
                             let product =
                                 Product { terms: &terms, epilogue: Epilogue::Store, output: &mut output };
-                            multiply(crew, kernels, product, None);
+                            multiply(region, kernels, product, None);
                         });
                     });
                 });

@@ -32,5 +32,5 @@ pub use generation::speculation::{Speculate, SpeculationCounts};
 pub use generation::tokenizer::Tokenizer;
 pub use interrupt::Interrupt;
 pub use model::{Alignment, Model};
-pub use session::{Engine, Scorer, Sequence, Session, SessionOptions, Text, negative_log_likelihood};
+pub use session::{Append, Engine, Scorer, Sequence, Session, SessionOptions, negative_log_likelihood};
 pub use threads::{Processors, Team};

@@ -46,8 +46,8 @@ fn pack(kind: WeightType, values: &[f32], columns: usize) -> Vec<u8> {
 
 fn activations(kernels: &Kernels, team: &Team, values: &[f32], width: usize) -> Activations {
     let mut activations = Activations::new(width, true);
-    team.region(|crew| {
-        activations.fill(crew, kernels, values.len() / width, |column, output| {
+    team.region(|region| {
+        activations.fill(region, kernels, values.len() / width, |column, output| {
             output.copy_from_slice(&values[column * width..][..width]);
         });
     });
@@ -57,9 +57,9 @@ fn activations(kernels: &Kernels, team: &Team, values: &[f32], width: usize) -> 
 fn product(kernels: &Kernels, team: &Team, weights: Weights<'_>, input: &Activations) -> Vec<f32> {
     let mut output = vec![f32::NAN; weights.rows() * input.columns()];
     let term = Term { weights, bias: &[], input };
-    team.region(|crew| {
+    team.region(|region| {
         let product = Product { terms: &[term], epilogue: Epilogue::Store, output: &mut output };
-        multiply(crew, kernels, product, None);
+        multiply(region, kernels, product, None);
     });
     output
 }

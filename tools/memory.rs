@@ -23,9 +23,9 @@ pub fn read_bandwidth(team: &Team) -> f64 {
         .map(|_| {
             let started = Instant::now();
             let total = AtomicU64::new(0);
-            team.region(|crew| {
-                let piece = words.len().div_ceil(16 * crew.threads());
-                crew.run(words.len().div_ceil(piece), |index| {
+            team.region(|region| {
+                let piece = words.len().div_ceil(16 * region.threads());
+                region.run(words.len().div_ceil(piece), |index| {
                     let words = &words[index * piece..words.len().min((index + 1) * piece)];
                     total.fetch_add(
                         words.iter().fold(0, |sum: u64, word| sum.wrapping_add(*word)),

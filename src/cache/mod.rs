@@ -213,12 +213,12 @@ impl Cache {
 
     /// Counts positions whose keys and values have been stored in every layer.
     pub(crate) fn advance(&mut self, positions: usize) {
-        self.spoil(positions);
+        self.mark_overwritten(positions);
         self.geometry.length += positions as u64;
     }
 
     /// Counts the slots of the next positions as overwritten, though the positions have not come to be.
-    pub(crate) fn spoil(&mut self, positions: usize) {
+    pub(crate) fn mark_overwritten(&mut self, positions: usize) {
         let geometry = &mut self.geometry;
         let end = geometry.length + positions as u64;
         geometry.oldest = geometry.oldest.max(end.saturating_sub(geometry.ring as u64));
@@ -370,7 +370,7 @@ mod tests {
                 let count = step.min(geometry.room());
                 (first..first + count as u64).for_each(|position| held[geometry.slot(position)] = position);
                 // A pass that was interrupted has overwritten slots as well.
-                if back % 5 == 0 { cache.spoil(count) } else { cache.advance(count) }
+                if back % 5 == 0 { cache.mark_overwritten(count) } else { cache.advance(count) }
                 let geometry = *cache.geometry();
                 let end = geometry.length().saturating_sub(back);
                 if !geometry.whole(end) {

@@ -11,8 +11,8 @@ use super::options::{
     cinder_session_options,
 };
 use super::pointer;
-use crate::error::{Error, ErrorKind};
 use crate::MemoryEstimate;
+use crate::error::{Error, ErrorKind};
 use crate::{Model, Team};
 
 /// A model that is ready to run. Any number of threads may use it at the same time. Its sessions keep what they need

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::boundary::quietly;
 use super::error::Failure;
+use crate::MemoryEstimate;
 use crate::cache::CacheType;
 use crate::generation::sampler::SamplerOptions;
-use crate::MemoryEstimate;
 use crate::{Alignment, GenerateOptions, SessionOptions};
 
 /// Called while a model is opened: with 0 bytes first, with all of them at last.

@@ -11,8 +11,8 @@ use super::error::{CINDER_MISUSE, CINDER_POISONED, Failure, cinder_error, cinder
 use super::model::{self, Shared, cinder_model};
 use super::options::{self, CINDER_LOG_ERROR, cinder_sampler_options, cinder_session_options};
 use super::pointer::{self, Place};
-use crate::error::{Error, ErrorKind};
 use crate::MemoryEstimate;
+use crate::error::{Error, ErrorKind};
 use crate::{Generator, Interrupt, SamplerOptions, SessionOptions, Speculate};
 
 /// A text and what is needed to continue it. It belongs to one thread at a time; only cinder_session_cancel may be
@@ -420,7 +420,7 @@ mod tests {
                 let held = Held::new(sessions[0])?;
                 // As if a product had found slices that do not fit, on all threads of the team.
                 let team = held.shared().team()?;
-                team.region(|crew| crew.run(64, |chunk| assert_ne!(chunk, 33)));
+                team.region(|region| region.run(64, |chunk| assert_ne!(chunk, 33)));
                 Ok(())
             });
             assert_eq!(status, CINDER_INTERNAL);

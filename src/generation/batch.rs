@@ -9,13 +9,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::generation::completion::Writer;
+use crate::generation::completion::Completion;
 use crate::generation::estimate;
 use crate::generation::generator::{End, GenerateOptions, Step, Token};
 use crate::generation::sampler::{Sampler, SamplerOptions};
 use crate::generation::tokenizer::Tokenizer;
 use crate::model::BATCH;
-use crate::session::{Engine, Sequence, SessionOptions, Text, check_finite};
+use crate::session::{Append, Engine, Sequence, SessionOptions, check_finite};
 use crate::threads::Team;
 use crate::{Interrupt, Model};
 
@@ -80,7 +80,7 @@ struct Running {
     id: u64,
     sequence: Sequence,
     sampler: Sampler,
-    writer: Writer<Arc<Tokenizer>>,
+    completion: Completion<Arc<Tokenizer>>,
     /// Tokens of the prompt, and how many of them have been read.
     prompt: Vec<u32>,
     read: usize,
@@ -289,7 +289,7 @@ impl Batch {
             id,
             sequence,
             sampler,
-            writer: Writer::new(self.tokenizer.clone(), &request.stops, &request.generate, end_token),
+            completion: Completion::new(self.tokenizer.clone(), &request.stops, &request.generate, end_token),
             prompt: request.prompt,
             read: 0,
             forced: request.forced,
@@ -303,8 +303,11 @@ impl Batch {
     fn read(&mut self) -> Result<()> {
         let unread = |running: &&mut Running| running.is_reading();
         let readers = self.running.iter_mut().filter(unread);
-        let mut texts: Vec<Text<'_>> = readers
-            .map(|running| Text { sequence: &mut running.sequence, tokens: &running.prompt[running.read..] })
+        let mut texts: Vec<Append<'_>> = readers
+            .map(|running| Append {
+                sequence: &mut running.sequence,
+                tokens: &running.prompt[running.read..],
+            })
             .collect();
         let result = self.engine.append_pass(&mut texts, BATCH);
         let left: Vec<usize> = texts.iter().map(|text| text.tokens.len()).collect();
@@ -319,7 +322,7 @@ impl Batch {
         for running in self.running.iter_mut().filter(|running| running.writes_at(position)) {
             if running.interrupt.check().is_err() {
                 running.finish(End::Caller, each);
-            } else if let Some(end) = running.writer.limit() {
+            } else if let Some(end) = running.completion.limit() {
                 running.finish(end, each);
             }
         }
@@ -339,11 +342,11 @@ impl Batch {
                 continue;
             }
             let random = running.sampler.state().0;
-            let id = match running.forced.get(running.writer.count()) {
+            let id = match running.forced.get(running.completion.count()) {
                 Some(id) => *id,
                 None => running.sampler.sample(logits),
             };
-            let token = (!running.writer.ends(id)).then(|| running.writer.token(id, logits));
+            let token = (!running.completion.ends(id)).then(|| running.completion.token(id, logits));
             choices.push(Choice { index, random, token });
         }
         if let Err(error) = self.append(&choices) {
@@ -362,7 +365,7 @@ impl Batch {
     /// Adds the tokens that were chosen, but not those that are the last of their text.
     fn append(&mut self, choices: &[Choice]) -> Result<()> {
         let going_on =
-            |choice: &&Choice| choice.token.is_some() && !self.running[choice.index].writer.is_last();
+            |choice: &&Choice| choice.token.is_some() && !self.running[choice.index].completion.is_last();
         let going_on: Vec<&Choice> = choices.iter().filter(going_on).collect();
         let tokens: Vec<u32> =
             going_on.iter().filter_map(|choice| choice.token.as_ref()).map(|t| t.id).collect();
@@ -398,21 +401,21 @@ impl Running {
     fn write(&mut self, token: Option<Token>, each: &mut impl FnMut(u64, Event)) {
         let Some(token) = token else { return self.finish(End::EndOfText, each) };
         self.sampler.accept(token.id);
-        let passed = match self.writer.push(token.id) {
+        let passed = match self.completion.push(token.id) {
             Ok(passed) => passed,
             Err(error) => return self.fail(error, each),
         };
         each(self.id, Event::Step(Step { token: Some(token), text: passed.text }));
         if passed.stopped {
             self.leave(End::Stop, each);
-        } else if let Some(end) = self.writer.limit() {
+        } else if let Some(end) = self.completion.limit() {
             self.finish(end, each);
         }
     }
 
     /// Ends the text with what was held back of it.
     fn finish(&mut self, end: End, each: &mut impl FnMut(u64, Event)) {
-        match self.writer.finish() {
+        match self.completion.finish() {
             Ok(passed) => {
                 if !passed.text.is_empty() {
                     each(self.id, Event::Step(Step { token: None, text: passed.text }));
@@ -425,7 +428,7 @@ impl Running {
 
     fn leave(&mut self, end: End, each: &mut impl FnMut(u64, Event)) {
         self.left = true;
-        each(self.id, Event::Ended(end, self.writer.count()));
+        each(self.id, Event::Ended(end, self.completion.count()));
     }
 
     fn fail(&mut self, error: Error, each: &mut impl FnMut(u64, Event)) {

@@ -9,7 +9,7 @@ use crate::generation::tokenizer::{Passed, StopMatcher, TextStream, Tokenizer};
 use crate::session::negative_log_likelihood;
 
 /// One text that is being generated. Without a tokenizer, there is no text and no stop string.
-pub(crate) struct Writer<T: Deref<Target = Tokenizer>> {
+pub(crate) struct Completion<T: Deref<Target = Tokenizer>> {
     stream: Option<TextStream<T>>,
     matcher: StopMatcher,
     end_token: Option<u32>,
@@ -18,7 +18,7 @@ pub(crate) struct Writer<T: Deref<Target = Tokenizer>> {
     count: usize,
 }
 
-impl<T: Deref<Target = Tokenizer>> Writer<T> {
+impl<T: Deref<Target = Tokenizer>> Completion<T> {
     /// Starts a text, and its time; `end_token` is the model's.
     pub(crate) fn new(
         tokenizer: Option<T>,
@@ -26,7 +26,7 @@ impl<T: Deref<Target = Tokenizer>> Writer<T> {
         options: &GenerateOptions,
         end_token: Option<u32>,
     ) -> Self {
-        Writer {
+        Completion {
             stream: tokenizer.map(TextStream::new),
             matcher: StopMatcher::new(stops),
             end_token: end_token.filter(|_| !options.ignore_end),

@@ -4,7 +4,7 @@ use crate::cache::CacheType;
 use crate::generation::speculation;
 use crate::model::{BlockDecoder, Model, TokenDecoder};
 use crate::session::SessionOptions;
-use crate::session::block_log as history;
+use crate::session::block_log;
 
 /// What one or more sequences need of memory, known before anything is allocated.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +28,7 @@ pub(crate) fn of_sequence(model: &Model, options: &SessionOptions) -> (u64, u64)
     // Tokens and digests of the cached blocks; logits, and the sampler's candidates.
     let rest = TokenDecoder::bytes(config)
         .saturating_add(tokens)
-        .saturating_add(history::bytes(options.cache_blocks, config.block_length))
+        .saturating_add(block_log::bytes(options.cache_blocks, config.block_length))
         .saturating_add(12 * config.vocabulary);
     (cache as u64, rest as u64)
 }

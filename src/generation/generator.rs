@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 #[cfg(feature = "tokenizer")]
-use crate::generation::completion::Writer;
+use crate::generation::completion::Completion;
 use crate::generation::drafter::REMEMBERED;
 use crate::generation::sampler::{Sampler, SamplerOptions};
 use crate::generation::snapshot::Snapshot;
@@ -328,30 +328,30 @@ impl Generator {
         options: &GenerateOptions,
         mut each: impl FnMut(Step) -> ControlFlow<()>,
     ) -> Result<(End, usize)> {
-        let mut writer = Writer::new(tokenizer, &self.stops, options, self.model().end_token());
+        let mut completion = Completion::new(tokenizer, &self.stops, options, self.model().end_token());
         let end = loop {
-            if let Some(end) = writer.limit() {
+            if let Some(end) = completion.limit() {
                 break end;
             }
             let (id, random) = self.sample()?;
-            if writer.ends(id) {
+            if completion.ends(id) {
                 break End::EndOfText;
             }
-            let token = writer.token(id, self.session.logits()?);
+            let token = completion.token(id, self.session.logits()?);
             self.add(id, random)?;
-            let passed = writer.push(id)?;
+            let passed = completion.push(id)?;
             if each(Step { token: Some(token), text: passed.text }).is_break() {
-                return Ok((End::Caller, writer.count()));
+                return Ok((End::Caller, completion.count()));
             }
             if passed.stopped {
-                return Ok((End::Stop, writer.count()));
+                return Ok((End::Stop, completion.count()));
             }
         };
-        let Passed { text, stopped } = writer.finish()?;
+        let Passed { text, stopped } = completion.finish()?;
         if !text.is_empty() && each(Step { token: None, text }).is_break() {
-            return Ok((End::Caller, writer.count()));
+            return Ok((End::Caller, completion.count()));
         }
-        Ok((if stopped { End::Stop } else { end }, writer.count()))
+        Ok((if stopped { End::Stop } else { end }, completion.count()))
     }
 }
 

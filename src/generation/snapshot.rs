@@ -21,7 +21,7 @@ use crate::generation::sampler::{MAX_WINDOW, Sampler, SamplerOptions};
 use crate::model::{Alignment, BlockDecoder, Model};
 use crate::session::Session;
 use crate::session::SessionOptions;
-use crate::session::block_log as history;
+use crate::session::block_log;
 use crate::threads::Team;
 
 const MAGIC: &[u8; 8] = b"CINDERSN";
@@ -228,7 +228,7 @@ impl Header {
             bytes.and_then(|bytes| usize::try_from(bytes).ok())
         };
         let cache = bytes(Cache::position_bytes(&shape, self.cache_type));
-        let history = bytes(history::bytes(1, model.config().block_length));
+        let history = bytes(block_log::bytes(1, model.config().block_length));
         let (Some(cache), Some(history)) = (cache, history) else {
             return Err(Error::format("session file: its cache overflows"));
         };
@@ -364,13 +364,13 @@ impl<'b> Snapshot<'b> {
         let parts = self.header.parts(model)?;
         let mut cursor = Cursor(&self.bytes[HEADER_BYTES..]);
         let mut context = Cursor(cursor.take(parts.context));
-        let digest = if parts.context == 0 { history::EMPTY } else { context.u64() };
+        let digest = if parts.context == 0 { block_log::EMPTY } else { context.u64() };
         let open: Vec<u32> = numbers(cursor.take(parts.open));
         let cache = cursor.take(parts.cache);
         let block = model.config().block_length;
         let remembered: Vec<(Vec<u32>, u64)> = cursor
             .take(parts.history)
-            .chunks_exact(history::bytes(1, block))
+            .chunks_exact(block_log::bytes(1, block))
             .map(|bytes| (numbers(&bytes[..4 * block]), Cursor(&bytes[4 * block..]).u64()))
             .collect();
         model.check_tokens(&open)?;

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::Kernels;
 use crate::quant::{GROUP, SPAN};
-use crate::threads::{Crew, Pieces};
+use crate::threads::{Pieces, Region};
 
 /// Columns of a block.
 pub const BLOCK_COLUMNS: usize = 16;
@@ -231,35 +231,35 @@ impl Activations {
     /// Sets all columns: `write(column, floats)` fills each one, in parallel, and it is quantized.
     pub fn fill(
         &mut self,
-        crew: &Crew,
+        region: &Region,
         kernels: &Kernels,
         columns: usize,
         write: impl Fn(usize, &mut [f32]) + Sync,
     ) {
         let target = self.target(kernels, columns);
-        crew.run(columns, |column| target.fill(kernels, column, |floats| write(column, floats)));
+        region.run(columns, |column| target.fill(kernels, column, |floats| write(column, floats)));
     }
 
     /// [`Activations::fill`] for two at once: `write(which, column, floats)` fills each column of each.
     pub fn fill_both(
         [first, second]: [&mut Activations; 2],
-        crew: &Crew,
+        region: &Region,
         kernels: &Kernels,
         columns: usize,
         write: impl Fn(usize, usize, &mut [f32]) + Sync,
     ) {
         let targets = [first.target(kernels, columns), second.target(kernels, columns)];
-        crew.run(2 * columns, |chunk| {
+        region.run(2 * columns, |chunk| {
             let (which, column) = (chunk / columns, chunk % columns);
             targets[which].fill(kernels, column, |floats| write(which, column, floats));
         });
     }
 
     /// Quantizes the columns that were written to [`Activations::floats_mut`] of the two.
-    pub fn quantize_both([first, second]: [&mut Activations; 2], crew: &Crew, kernels: &Kernels) {
+    pub fn quantize_both([first, second]: [&mut Activations; 2], region: &Region, kernels: &Kernels) {
         let targets = [first, second].map(|activations| activations.target(kernels, activations.columns));
         let [first, second] = &targets;
-        crew.run_both(
+        region.run_both(
             (first.pieces(), |piece| first.quantize(kernels, piece)),
             (second.pieces(), |piece| second.quantize(kernels, piece)),
         );

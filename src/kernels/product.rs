@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Activations, BLOCK_COLUMNS, Kernels, TILE_COLUMNS};
 use crate::quant::{PANEL_ROWS, Weights};
-use crate::threads::{Crew, Pieces};
+use crate::threads::{Pieces, Region};
 
 /// Bytes of weights in a chunk of work: enough to hide taking it, few enough to share evenly.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -56,12 +56,12 @@ struct Job<'a> {
 ///
 /// # Panics
 /// If shapes disagree.
-pub fn multiply(crew: &Crew, kernels: &Kernels, first: Product<'_>, second: Option<Product<'_>>) {
+pub fn multiply(region: &Region, kernels: &Kernels, first: Product<'_>, second: Option<Product<'_>>) {
     let first = Job::new(first);
     let Some(second) = second.map(Job::new) else {
-        return crew.run(first.chunks, |chunk| first.run(kernels, chunk));
+        return region.run(first.chunks, |chunk| first.run(kernels, chunk));
     };
-    crew.run_both(
+    region.run_both(
         (first.chunks, |chunk| first.run(kernels, chunk)),
         (second.chunks, |chunk| second.run(kernels, chunk)),
     );

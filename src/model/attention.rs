@@ -1,13 +1,13 @@
 //! Attention of one layer: stores the keys and values of new columns, and attends from the caches.
 
 use super::config::StackConfig;
-use super::stack::{Span, head_width};
+use super::stack::{Segment, head_width};
 use crate::cache::{Entries, Geometry, Storage};
 use crate::kernels::{Attention, Kernels, KeyValue, QUERIES, score_floats};
-use crate::threads::{Crew, Pieces};
+use crate::threads::{Pieces, Region};
 
-/// With as many spans for each thread, a thread takes whole spans; with fewer, the heads of a span are shared.
-const SPANS_PER_THREAD: usize = 4;
+/// With as many segments for each thread, a thread takes whole segments; with fewer, the heads of a segment are shared.
+const SEGMENTS_PER_THREAD: usize = 4;
 
 /// Cosines and sines of a column, at its position and at the one where it meets the sinks.
 #[derive(Clone, Default)]
@@ -25,10 +25,10 @@ pub(super) struct HeadScratch {
     scores: Vec<f32>,
 }
 
-/// The columns of one span in one layer, while several threads work on its heads.
+/// The columns of one segment in one layer, while several threads work on its heads.
 struct Columns<'a> {
     config: &'a StackConfig,
-    /// `[columns, heads, q|k|v, head_dim]`, of this span.
+    /// `[columns, heads, q|k|v, head_dim]`, of this segment.
     qkv: &'a [f32],
     angles: &'a [Angles],
     geometry: &'a Geometry,
@@ -111,33 +111,33 @@ impl HeadScratch {
 }
 
 /// Stores the keys and values of all columns of `qkv` (`[columns, heads, q|k|v, head_dim]`) in the caches of
-/// their spans, and writes what each column attends to, to `output` (`[columns, hidden]`); if the layer `narrows`,
+/// their segments, and writes what each column attends to, to `output` (`[columns, hidden]`); if the layer `narrows`,
 /// only for the wanted columns.
 #[allow(clippy::too_many_arguments, reason = "the parts of a stack's scratch, borrowed one by one")]
 pub(super) fn attend(
-    crew: &Crew,
+    region: &Region,
     kernels: &Kernels,
     config: &StackConfig,
     layer: (usize, bool),
     (qkv, angles): (&[f32], &[Angles]),
-    spans: &mut [Span<'_>],
+    segments: &mut [Segment<'_>],
     scratch: &mut [HeadScratch],
     output: &mut [f32],
 ) {
-    let (output, threads) = (Pieces::new(output), crew.threads());
-    if spans.len() >= SPANS_PER_THREAD * threads {
-        let count = spans.len();
-        let spans = Pieces::new(spans);
-        crew.run_with(scratch, count, |scratch, index| {
-            // SAFETY: no other chunk has this span.
-            let span = &mut unsafe { spans.piece(index..index + 1) }[0];
-            let columns = Columns::new(config, layer, qkv, angles, span);
+    let (output, threads) = (Pieces::new(output), region.threads());
+    if segments.len() >= SEGMENTS_PER_THREAD * threads {
+        let count = segments.len();
+        let segments = Pieces::new(segments);
+        region.run_with(scratch, count, |scratch, index| {
+            // SAFETY: no other chunk has this segment.
+            let segment = &mut unsafe { segments.piece(index..index + 1) }[0];
+            let columns = Columns::new(config, layer, qkv, angles, segment);
             (0..config.heads).for_each(|head| columns.head(kernels, head, scratch, &output));
         });
     } else {
-        for span in spans {
-            let columns = Columns::new(config, layer, qkv, angles, span);
-            crew.run_with(scratch, config.heads, |scratch, head| {
+        for segment in segments {
+            let columns = Columns::new(config, layer, qkv, angles, segment);
+            region.run_with(scratch, config.heads, |scratch, head| {
                 columns.head(kernels, head, scratch, &output)
             });
         }
@@ -150,10 +150,10 @@ impl<'a> Columns<'a> {
         (layer, narrows): (usize, bool),
         qkv: &'a [f32],
         angles: &'a [Angles],
-        span: &'a mut Span<'_>,
+        segment: &'a mut Segment<'_>,
     ) -> Self {
-        let (range, row) = (span.first..span.first + span.columns, 3 * config.hidden);
-        let (geometry, storage) = span.cache.parts();
+        let (range, row) = (segment.first..segment.first + segment.columns, 3 * config.hidden);
+        let (geometry, storage) = segment.cache.parts();
         let width = head_width(config.head_dim());
         let storage = match storage {
             Storage::F32(entries) => SharedStorage::F32(SharedEntries::new(entries, geometry, width, layer)),
@@ -161,8 +161,11 @@ impl<'a> Columns<'a> {
             Storage::Q8(entries) => SharedStorage::Q8(SharedEntries::new(entries, geometry, width, layer)),
         };
         let qkv = &qkv[range.start * row..range.end * row];
-        let (skipped, first) =
-            if narrows { (span.columns - span.wanted, span.first_wanted) } else { (0, span.first) };
+        let (skipped, first) = if narrows {
+            (segment.columns - segment.wanted, segment.first_wanted)
+        } else {
+            (0, segment.first)
+        };
         Columns { config, qkv, angles: &angles[range], geometry, skipped, first, storage }
     }
 
@@ -196,7 +199,7 @@ impl<'a> Columns<'a> {
         let (geometry, first) = (self.geometry, self.geometry.length());
         let of_head = |size: usize| head * geometry.slots() * size..(head + 1) * geometry.slots() * size;
         let SharedEntries { keys, values, scales } = entries;
-        // SAFETY: no other chunk has this head of this span.
+        // SAFETY: no other chunk has this head of this segment.
         let (keys, values, scales) = unsafe {
             (keys.piece(of_head(width)), values.piece(of_head(width)), scales.piece(of_head(E::SCALES)))
         };

@@ -2,13 +2,13 @@
 
 use super::Model;
 use super::config::Config;
-use super::stack::{Scratch, Span, head_width};
+use super::stack::{Scratch, Segment, head_width};
 use super::weights::ModelWeights;
 use crate::cache::CacheShape;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::kernels::{Activations, Epilogue, Product, multiply};
-use crate::threads::Crew;
+use crate::threads::Region;
 
 /// Blocks that pass through the stack together: enough to reuse each weight, few enough to stay in cache.
 pub(crate) const BATCH: usize = 128;
@@ -47,7 +47,7 @@ impl BlockDecoder {
             .saturating_add(contexts)
     }
 
-    /// Runs blocks (`[blocks, block_length]` tokens, those of the spans one after the other) through the
+    /// Runs blocks (`[blocks, block_length]` tokens, those of the segments one after the other) through the
     /// embedder and the stack, and returns the residual stream of the wanted ones, `[wanted, hidden]`, before the
     /// final norm.
     ///
@@ -55,10 +55,10 @@ impl BlockDecoder {
     /// `Interrupted` on request; then the sequences are as they were.
     pub(crate) fn forward(
         &mut self,
-        crew: &Crew,
+        region: &Region,
         model: &Model,
         tokens: &[u32],
-        spans: &mut [Span<'_>],
+        segments: &mut [Segment<'_>],
         interrupt: Option<&Interrupt>,
     ) -> Result<&[f32]> {
         let (config, weights, kernels) = (&model.config, &model.weights, model.kernels);
@@ -76,15 +76,15 @@ impl BlockDecoder {
             }
         };
         match &weights.projection {
-            None => crew.split(x, hidden, embed),
+            None => region.split(x, hidden, embed),
             Some(projection) => {
-                self.embedded.fill(crew, kernels, columns, embed);
+                self.embedded.fill(region, kernels, columns, embed);
                 let terms = [projection.term(&self.embedded)];
                 let product = Product { terms: &terms, epilogue: Epilogue::Store, output: &mut *x };
-                multiply(crew, kernels, product, None);
+                multiply(region, kernels, product, None);
             }
         }
-        weights.block_decoder.forward(crew, kernels, &mut self.scratch, x, spans, interrupt)?;
-        Ok(&x[..spans.iter().map(|span| span.wanted).sum::<usize>() * hidden])
+        weights.block_decoder.forward(region, kernels, &mut self.scratch, x, segments, interrupt)?;
+        Ok(&x[..segments.iter().map(|segment| segment.wanted).sum::<usize>() * hidden])
     }
 }

@@ -18,7 +18,7 @@ pub(crate) use block_decoder::BATCH;
 pub use block_decoder::BlockDecoder;
 pub use config::{ARCHITECTURE, Alignment, Config, PAD_TOKEN, Projection, StackConfig, Strategy};
 pub use layout::{Role, TensorSpec, tensors};
-pub(crate) use stack::Span;
+pub(crate) use stack::Segment;
 pub use token_decoder::TokenDecoder;
 pub use weights::{CHECKSUMS_KEY, Matrix, ModelWeights, RECIPE_KEY, TYPES_KEY, Vector};
 

@@ -8,34 +8,34 @@ use crate::cache::Cache;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::kernels::{Activations, Epilogue, Kernels, LANES, Product, Term, multiply};
-use crate::threads::Crew;
+use crate::threads::Region;
 
 /// Consecutive columns that belong to one sequence, and follow what its cache holds.
-pub struct Span<'c> {
+pub struct Segment<'c> {
     pub(super) columns: usize,
-    /// Index of its first column among those of all spans.
+    /// Index of its first column among those of all segments.
     pub(super) first: usize,
     /// How many of its last columns are wanted: what comes out of the last layer.
     pub(super) wanted: usize,
-    /// Index of the first of those among the wanted ones of all spans.
+    /// Index of the first of those among the wanted ones of all segments.
     pub(super) first_wanted: usize,
     pub(super) cache: &'c mut Cache,
 }
 
-impl<'c> Span<'c> {
+impl<'c> Segment<'c> {
     /// The next `columns` columns of the sequence that `cache` belongs to.
     ///
     /// # Panics
     /// If the cache has no room for so many at once.
     pub fn new(columns: usize, cache: &'c mut Cache) -> Self {
         assert!(columns <= cache.room(), "{columns} columns are more than the cache has room for");
-        Span { columns, first: 0, wanted: columns, first_wanted: 0, cache }
+        Segment { columns, first: 0, wanted: columns, first_wanted: 0, cache }
     }
 
     /// The same, if only the last column's output is wanted. The others' keys and values are all that the last
     /// layer computes of them.
     pub fn ending(columns: usize, cache: &'c mut Cache) -> Self {
-        Span { wanted: columns.min(1), ..Span::new(columns, cache) }
+        Segment { wanted: columns.min(1), ..Segment::new(columns, cache) }
     }
 }
 
@@ -96,20 +96,26 @@ impl Scratch {
         activations.saturating_add(config.heads.saturating_mul(head))
     }
 
-    fn prepare(&mut self, config: &StackConfig, threads: usize, columns: usize, spans: &mut [Span<'_>]) {
+    fn prepare(
+        &mut self,
+        config: &StackConfig,
+        threads: usize,
+        columns: usize,
+        segments: &mut [Segment<'_>],
+    ) {
         grow(&mut self.qkv, columns * 3 * config.hidden);
-        let slots = spans.iter().map(|span| span.cache.geometry().slots()).max().unwrap_or(0);
+        let slots = segments.iter().map(|segment| segment.cache.geometry().slots()).max().unwrap_or(0);
         let width = head_width(config.head_dim());
         self.heads.resize_with(threads.max(self.heads.len()), || HeadScratch::new(width));
         self.heads.iter_mut().for_each(|head| head.prepare(slots));
         grow(&mut self.angles, columns);
         let (mut first, mut first_wanted) = (0, 0);
-        for span in spans {
-            (span.first, span.first_wanted) = (first, first_wanted);
-            first_wanted += span.wanted;
-            first += span.columns;
-            for (position, angles) in (span.cache.length()..).zip(&mut self.angles[span.first..first]) {
-                angles.set(&self.frequencies, span.cache.geometry(), position);
+        for segment in segments {
+            (segment.first, segment.first_wanted) = (first, first_wanted);
+            first_wanted += segment.wanted;
+            first += segment.columns;
+            for (position, angles) in (segment.cache.length()..).zip(&mut self.angles[segment.first..first]) {
+                angles.set(&self.frequencies, segment.cache.geometry(), position);
             }
         }
     }
@@ -130,7 +136,7 @@ impl Norm {
 }
 
 impl StackWeights {
-    /// Runs all layers over `x` (`[columns, hidden]`, the columns of the spans one after the other), in
+    /// Runs all layers over `x` (`[columns, hidden]`, the columns of the segments one after the other), in
     /// place and without the final norm, and adds the columns to their caches. Afterwards `x` begins with the
     /// wanted columns.
     ///
@@ -138,58 +144,58 @@ impl StackWeights {
     /// `Interrupted` on request, between two layers; then the caches remember what they did before.
     pub(super) fn forward(
         &self,
-        crew: &Crew,
+        region: &Region,
         kernels: &Kernels,
         scratch: &mut Scratch,
         x: &mut [f32],
-        spans: &mut [Span<'_>],
+        segments: &mut [Segment<'_>],
         interrupt: Option<&Interrupt>,
     ) -> Result<()> {
-        let columns = spans.iter().map(|span| span.columns).sum();
+        let columns = segments.iter().map(|segment| segment.columns).sum();
         assert_eq!(x.len(), columns * self.config.hidden);
-        scratch.prepare(&self.config, crew.threads(), columns, spans);
+        scratch.prepare(&self.config, region.threads(), columns, segments);
         for index in 0..self.layers.len() {
             if let Err(error) = interrupt.map_or(Ok(()), Interrupt::check) {
-                spans.iter_mut().for_each(|span| span.cache.spoil(span.columns));
+                segments.iter_mut().for_each(|segment| segment.cache.mark_overwritten(segment.columns));
                 return Err(error);
             }
-            self.layer(crew, kernels, scratch, x, index, spans);
+            self.layer(region, kernels, scratch, x, index, segments);
         }
-        for span in spans {
-            span.cache.advance(span.columns);
+        for segment in segments {
+            segment.cache.advance(segment.columns);
         }
         Ok(())
     }
 
     fn layer(
         &self,
-        crew: &Crew,
+        region: &Region,
         kernels: &Kernels,
         scratch: &mut Scratch,
         x: &mut [f32],
         index: usize,
-        spans: &mut [Span<'_>],
+        segments: &mut [Segment<'_>],
     ) {
         let layer = &self.layers[index];
         let (hidden, epsilon) = (self.config.hidden, self.config.epsilon);
         let columns = x.len() / hidden;
-        let wanted: usize = spans.iter().map(|span| span.wanted).sum();
+        let wanted: usize = segments.iter().map(|segment| segment.wanted).sum();
         let narrows = index + 1 == self.layers.len() && wanted < columns;
         let norms = [&layer.attention_norm, &layer.feed_forward_norm];
         if narrows {
             let stream: &[f32] = x;
-            scratch.attention_input.fill(crew, kernels, columns, |c, output| {
+            scratch.attention_input.fill(region, kernels, columns, |c, output| {
                 norms[0].apply(kernels, epsilon, &stream[c * hidden..(c + 1) * hidden], output);
             });
-            keep_wanted(x, hidden, spans);
+            keep_wanted(x, hidden, segments);
             let stream: &[f32] = x;
-            scratch.feed_forward_input.fill(crew, kernels, wanted, |c, output| {
+            scratch.feed_forward_input.fill(region, kernels, wanted, |c, output| {
                 norms[1].apply(kernels, epsilon, &stream[c * hidden..(c + 1) * hidden], output);
             });
         } else {
             let stream: &[f32] = x;
             let inputs = [&mut scratch.attention_input, &mut scratch.feed_forward_input];
-            Activations::fill_both(inputs, crew, kernels, columns, |which, c, output| {
+            Activations::fill_both(inputs, region, kernels, columns, |which, c, output| {
                 norms[which].apply(kernels, epsilon, &stream[c * hidden..(c + 1) * hidden], output);
             });
         }
@@ -201,7 +207,7 @@ impl StackWeights {
         let qkv_output = &mut scratch.qkv[..columns * 3 * hidden];
         let up_output = scratch.feed_forward.floats_mut(kept);
         multiply(
-            crew,
+            region,
             kernels,
             Product { terms: &[qkv], epilogue: Epilogue::Store, output: qkv_output },
             Some(Product { terms: &[up], epilogue: Epilogue::Gelu, output: up_output }),
@@ -209,20 +215,20 @@ impl StackWeights {
 
         let Scratch { qkv, angles, heads, attended, feed_forward, .. } = &mut *scratch;
         let output = attended.floats_mut(kept);
-        attend(crew, kernels, &self.config, (index, narrows), (qkv, angles), spans, heads, output);
-        Activations::quantize_both([attended, feed_forward], crew, kernels);
+        attend(region, kernels, &self.config, (index, narrows), (qkv, angles), segments, heads, output);
+        Activations::quantize_both([attended, feed_forward], region, kernels);
 
         // Both branches end in the same rows of the stream: one thread adds one after the other.
         let terms = [layer.attention_output.term(&scratch.attended), layer.down.term(&scratch.feed_forward)];
         let output = &mut x[..kept * hidden];
-        multiply(crew, kernels, Product { terms: &terms, epilogue: Epilogue::Accumulate, output }, None);
+        multiply(region, kernels, Product { terms: &terms, epilogue: Epilogue::Accumulate, output }, None);
     }
 }
 
 /// Moves the wanted columns of `x` (`[columns, hidden]`) to its start.
-fn keep_wanted(x: &mut [f32], hidden: usize, spans: &[Span<'_>]) {
-    for span in spans {
-        let source = span.first + span.columns - span.wanted;
-        x.copy_within(source * hidden..(source + span.wanted) * hidden, span.first_wanted * hidden);
+fn keep_wanted(x: &mut [f32], hidden: usize, segments: &[Segment<'_>]) {
+    for segment in segments {
+        let source = segment.first + segment.columns - segment.wanted;
+        x.copy_within(source * hidden..(source + segment.wanted) * hidden, segment.first_wanted * hidden);
     }
 }

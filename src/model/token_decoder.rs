@@ -2,13 +2,13 @@
 
 use super::Model;
 use super::config::{Config, PAD_TOKEN, Strategy};
-use super::stack::{Scratch, Span, head_width};
+use super::stack::{Scratch, Segment, head_width};
 use super::weights::ModelWeights;
 use crate::cache::CacheShape;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::kernels::{Activations, Epilogue, Product, Term, multiply};
-use crate::threads::Crew;
+use crate::threads::Region;
 
 /// Buffers of the token decoder.
 pub struct TokenDecoder {
@@ -55,12 +55,12 @@ impl TokenDecoder {
 
     /// Expands contexts (`[blocks, block_hidden]`, before the block decoder's final norm) to
     /// `[blocks, expansion, token_hidden]`.
-    pub(crate) fn expand(&mut self, crew: &Crew, model: &Model, contexts: &[f32]) -> &[f32] {
+    pub(crate) fn expand(&mut self, region: &Region, model: &Model, contexts: &[f32]) -> &[f32] {
         let (config, weights, kernels) = (&model.config, &model.weights, model.kernels);
         let hidden = config.block_decoder.hidden;
         let blocks = contexts.len() / hidden;
         let (norm, epsilon) = (&weights.block_decoder.final_norm, config.block_decoder.epsilon);
-        self.contexts.fill(crew, kernels, blocks, |block, output| {
+        self.contexts.fill(region, kernels, blocks, |block, output| {
             norm.apply(kernels, epsilon, &contexts[block * hidden..][..hidden], output);
         });
         let length = blocks * config.expansion * config.token_decoder.hidden;
@@ -69,7 +69,7 @@ impl TokenDecoder {
         }
         let output = &mut self.expanded[..length];
         let terms = [weights.expansion.term(&self.contexts)];
-        multiply(crew, kernels, Product { terms: &terms, epilogue: Epilogue::Store, output }, None);
+        multiply(region, kernels, Product { terms: &terms, epilogue: Epilogue::Store, output }, None);
         &self.expanded[..length]
     }
 
@@ -102,29 +102,36 @@ impl TokenDecoder {
         last - first
     }
 
-    /// Runs the columns that were added, those of the spans one after the other, and writes the logits behind
+    /// Runs the columns that were added, those of the segments one after the other, and writes the logits behind
     /// column `column(row)` to row `row` of `logits` (`[rows, vocabulary]`).
     ///
     /// # Errors
     /// `Interrupted` on request; then the caches are as they were.
     pub(crate) fn logits(
         &mut self,
-        crew: &Crew,
+        region: &Region,
         model: &Model,
-        spans: &mut [Span<'_>],
+        segments: &mut [Segment<'_>],
         column: impl Fn(usize) -> usize + Sync,
         logits: &mut [f32],
         interrupt: Option<&Interrupt>,
     ) -> Result<()> {
         let (config, weights, kernels) = (&model.config, &model.weights, model.kernels);
         let (hidden, epsilon) = (config.token_decoder.hidden, config.token_decoder.epsilon);
-        weights.token_decoder.forward(crew, kernels, &mut self.scratch, &mut self.x, spans, interrupt)?;
+        weights.token_decoder.forward(
+            region,
+            kernels,
+            &mut self.scratch,
+            &mut self.x,
+            segments,
+            interrupt,
+        )?;
         let (norm, x) = (&weights.token_decoder.final_norm, &self.x);
-        self.outputs.fill(crew, kernels, logits.len() / config.vocabulary, |row, output| {
+        self.outputs.fill(region, kernels, logits.len() / config.vocabulary, |row, output| {
             norm.apply(kernels, epsilon, &x[column(row) * hidden..][..hidden], output);
         });
         let terms = [Term { weights: weights.head.view(), bias: &[], input: &self.outputs }];
-        multiply(crew, kernels, Product { terms: &terms, epilogue: Epilogue::Store, output: logits }, None);
+        multiply(region, kernels, Product { terms: &terms, epilogue: Epilogue::Store, output: logits }, None);
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// Tokens `[slots, block_length]` and digests `[slots]`, in the slots of the cache.
 #[derive(Clone)]
-pub(crate) struct History {
+pub(crate) struct BlockLog {
     block_length: usize,
     tokens: Vec<u32>,
     digests: Vec<u64>,
@@ -25,12 +25,12 @@ pub(crate) fn bytes(slots: usize, block_length: usize) -> usize {
     slots.saturating_mul(4 * block_length + 8)
 }
 
-impl History {
+impl BlockLog {
     /// Room for so many slots; `None` if there is no memory for it.
-    pub(crate) fn new(slots: usize, block_length: usize) -> Option<History> {
+    pub(crate) fn new(slots: usize, block_length: usize) -> Option<BlockLog> {
         let length = slots.checked_mul(block_length)?;
         Vec::<u8>::new().try_reserve_exact(bytes(slots, block_length)).ok()?;
-        Some(History { block_length, tokens: vec![0; length], digests: vec![EMPTY; slots] })
+        Some(BlockLog { block_length, tokens: vec![0; length], digests: vec![EMPTY; slots] })
     }
 
     fn range(&self, slot: usize) -> Range<usize> {

@@ -10,12 +10,12 @@
 use std::borrow::BorrowMut;
 use std::sync::Arc;
 
-use super::block_log::{self as history, History};
-use super::prefill::Text;
+use super::block_log::{self, BlockLog};
+use super::prefill::Append;
 use crate::cache::{Cache, CacheType};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interrupt::Interrupt;
-use crate::model::{Alignment, BATCH, BlockDecoder, Model, PAD_TOKEN, Span, TokenDecoder};
+use crate::model::{Alignment, BATCH, BlockDecoder, Model, PAD_TOKEN, Segment, TokenDecoder};
 use crate::quant::WeightType;
 use crate::threads::Team;
 
@@ -81,7 +81,7 @@ impl SessionOptions {
 pub struct Sequence {
     pub(super) blocks: Cache,
     /// The tokens of the blocks that the cache holds.
-    pub(super) history: History,
+    pub(super) log: BlockLog,
     /// Digest of all whole blocks.
     pub(super) digest: u64,
     pub(super) tokens: Cache,
@@ -107,13 +107,13 @@ impl Sequence {
         let config = model.config();
         let blocks = options.cache(model)?;
         let slots = blocks.geometry().slots();
-        let history = History::new(slots, config.block_length).ok_or_else(|| {
+        let log = BlockLog::new(slots, config.block_length).ok_or_else(|| {
             Error::new(ErrorKind::Resource, format!("no memory for the tokens of {slots} blocks"))
         })?;
         Ok(Sequence {
             blocks,
-            history,
-            digest: history::EMPTY,
+            log,
+            digest: block_log::EMPTY,
             tokens: Cache::new(CacheType::F32, TokenDecoder::cache_shape(config))?,
             open: Vec::with_capacity(config.block_length),
             seen: Vec::with_capacity(config.block_length),
@@ -133,7 +133,7 @@ impl Sequence {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.blocks.clear();
-        self.digest = history::EMPTY;
+        self.digest = block_log::EMPTY;
         self.open.clear();
         self.opened = false;
     }
@@ -175,7 +175,7 @@ impl Sequence {
     /// sequence begins with and can be rewound to: the blocks, and the tokens of `text` in them.
     pub fn common_prefix(&self, text: &[u32]) -> (u64, usize) {
         let padding = self.padding(text.len());
-        let mut digest = history::EMPTY;
+        let mut digest = block_log::EMPTY;
         let mut common = (0, 0);
         let mut block = vec![PAD_TOKEN; self.block_length];
         for position in 0..self.blocks().min(((padding + text.len()) / self.block_length) as u64) {
@@ -183,9 +183,9 @@ impl Sequence {
             for (index, token) in block.iter_mut().enumerate() {
                 *token = (start + index).checked_sub(padding).map_or(PAD_TOKEN, |index| text[index]);
             }
-            digest = history::extend(digest, &block);
+            digest = block_log::extend(digest, &block);
             let end = position + 1;
-            let own = |position| self.history.digest(self.blocks.geometry().slot(position));
+            let own = |position| self.log.digest(self.blocks.geometry().slot(position));
             let own = if end == self.blocks() { self.digest } else { own(position) };
             if own == digest && self.can_rewind(end) {
                 common = (end, end as usize * self.block_length - padding);
@@ -199,7 +199,7 @@ impl Sequence {
         let geometry = self.blocks.geometry();
         let blocks = (most.div_ceil(self.block_length) as u64).min(self.blocks());
         let known = (self.blocks() - blocks).max(geometry.window_start(self.blocks()).min(self.blocks()));
-        let closed = (known..self.blocks()).flat_map(|position| self.history.tokens(geometry.slot(position)));
+        let closed = (known..self.blocks()).flat_map(|position| self.log.tokens(geometry.slot(position)));
         let mut all: Vec<u32> = closed.chain(&self.open).copied().collect();
         if known == 0 {
             // What filled up the first block is not part of the text.
@@ -219,7 +219,7 @@ impl Sequence {
     pub(crate) fn remembered(&self) -> impl Iterator<Item = (&[u32], u64)> {
         let geometry = self.blocks.geometry();
         let slots = geometry.remembered().map(|position| geometry.slot(position));
-        slots.map(|slot| (self.history.tokens(slot), self.history.digest(slot)))
+        slots.map(|slot| (self.log.tokens(slot), self.log.digest(slot)))
     }
 
     /// Replaces what [`Sequence::state`] and [`Sequence::remembered`] give. `fill` gets the cache and the context;
@@ -236,7 +236,7 @@ impl Sequence {
         fill(&mut self.blocks, &mut self.context);
         let geometry = self.blocks.geometry();
         for (position, (tokens, digest)) in geometry.remembered().zip(remembered) {
-            self.history.set(geometry.slot(position), tokens, digest);
+            self.log.set(geometry.slot(position), tokens, digest);
         }
     }
 
@@ -263,8 +263,8 @@ impl Sequence {
         let geometry = self.blocks.geometry();
         let first = geometry.length() - (tokens.len() / self.block_length) as u64;
         for (position, block) in (first..).zip(tokens.chunks_exact(self.block_length)) {
-            self.digest = history::extend(self.digest, block);
-            self.history.set(geometry.slot(position), block, self.digest);
+            self.digest = block_log::extend(self.digest, block);
+            self.log.set(geometry.slot(position), block, self.digest);
         }
     }
 
@@ -359,12 +359,12 @@ impl Engine {
         if blocks < sequence.blocks() {
             // The last block's context is not kept; its tokens give it again.
             let slot = sequence.blocks.geometry().slot(blocks - 1);
-            let digest = sequence.history.digest(slot);
-            let tokens = sequence.history.tokens(slot).to_vec();
+            let digest = sequence.log.digest(slot);
+            let tokens = sequence.log.tokens(slot).to_vec();
             sequence.blocks.rewind(blocks - 1);
-            self.pass(&mut [Text { sequence, tokens: &tokens }], BATCH, false)?;
+            self.pass(&mut [Append { sequence, tokens: &tokens }], BATCH, false)?;
             sequence.digest = digest;
-            sequence.history.set(slot, &tokens, digest);
+            sequence.log.set(slot, &tokens, digest);
         }
         Ok(())
     }
@@ -397,17 +397,17 @@ impl Engine {
         let (model, decoder, completed) = (&self.model, &mut self.blocks, &self.completed);
         let interrupt = Some(&self.interrupt);
         let whole = |sequence: &&mut Sequence| sequence.open.len() == sequence.block_length;
-        let done = self.team.region(|crew| {
+        let done = self.team.region(|region| {
             let stream = if let [sequence] = &mut *sequences {
-                let span = Span::new(1, &mut sequence.borrow_mut().blocks);
-                decoder.forward(crew, model, completed, &mut [span], interrupt)?
+                let segment = Segment::new(1, &mut sequence.borrow_mut().blocks);
+                decoder.forward(region, model, completed, &mut [segment], interrupt)?
             } else {
-                let spans = sequences
+                let segments = sequences
                     .iter_mut()
                     .map(S::borrow_mut)
                     .filter(whole)
-                    .map(|s| Span::new(1, &mut s.blocks));
-                decoder.forward(crew, model, completed, &mut spans.collect::<Vec<_>>(), interrupt)?
+                    .map(|s| Segment::new(1, &mut s.blocks));
+                decoder.forward(region, model, completed, &mut segments.collect::<Vec<_>>(), interrupt)?
             };
             let columns = stream.chunks_exact(model.config().block_decoder.hidden);
             sequences
@@ -484,12 +484,12 @@ impl Engine {
         let Engine { model, team, tokens: decoder, contexts, columns, logits, interrupt, .. } = self;
         let interrupt = Some(&*interrupt);
         let logits = &mut logits[..length];
-        team.region(|crew| {
+        team.region(|region| {
             contexts.clear();
             let closed = sequences.iter().map(S::borrow).filter(|s| !s.opened);
             closed.for_each(|s| contexts.extend(&s.context));
             if !contexts.is_empty() {
-                let expanded = decoder.expand(crew, model, contexts);
+                let expanded = decoder.expand(region, model, contexts);
                 let mut rows = expanded.chunks_exact(sequences[0].borrow().expanded.len());
                 let closed = sequences.iter_mut().map(S::borrow_mut).filter(|s| !s.opened);
                 for (sequence, row) in closed.zip(&mut rows) {
@@ -512,15 +512,15 @@ impl Engine {
                 _ => columns[..=row].iter().sum::<usize>() - 1,
             };
             if let [sequence] = &mut *sequences {
-                let span = Span::new(columns[0], &mut sequence.borrow_mut().tokens);
-                decoder.logits(crew, model, &mut [span], last, logits, interrupt)
+                let segment = Segment::new(columns[0], &mut sequence.borrow_mut().tokens);
+                decoder.logits(region, model, &mut [segment], last, logits, interrupt)
             } else {
-                let spans = sequences
+                let segments = sequences
                     .iter_mut()
                     .map(S::borrow_mut)
                     .zip(&*columns)
-                    .map(|(s, n)| Span::new(*n, &mut s.tokens));
-                decoder.logits(crew, model, &mut spans.collect::<Vec<_>>(), last, logits, interrupt)
+                    .map(|(s, n)| Segment::new(*n, &mut s.tokens));
+                decoder.logits(region, model, &mut segments.collect::<Vec<_>>(), last, logits, interrupt)
             }
         })?;
         for s in sequences.iter_mut().map(S::borrow_mut) {

@@ -9,6 +9,6 @@ mod session;
 
 pub(crate) use engine::check_finite;
 pub use engine::{Engine, Sequence, SessionOptions};
-pub use prefill::Text;
+pub use prefill::Append;
 pub use score::{Scorer, negative_log_likelihood};
 pub use session::Session;

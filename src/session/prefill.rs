@@ -2,17 +2,17 @@
 
 use super::engine::{Engine, Sequence};
 use crate::error::Result;
-use crate::model::{BATCH, PAD_TOKEN, Span};
+use crate::model::{BATCH, PAD_TOKEN, Segment};
 
 /// A text on its way into a sequence.
-pub struct Text<'a> {
+pub struct Append<'a> {
     /// The sequence.
     pub sequence: &'a mut Sequence,
     /// What is still to be added. The whole of a first text is given at once: its length decides on its padding.
     pub tokens: &'a [u32],
 }
 
-impl Text<'_> {
+impl Append<'_> {
     /// Tokens that go before a first text.
     fn padding(&self) -> usize {
         let first = self.sequence.is_empty() && !self.tokens.is_empty();
@@ -46,7 +46,7 @@ impl Engine {
     /// blocks that were done by then have been added.
     pub fn append(&mut self, sequence: &mut Sequence, tokens: &[u32]) -> Result<()> {
         self.model.check_tokens(tokens)?;
-        let texts = &mut [Text { sequence, tokens }];
+        let texts = &mut [Append { sequence, tokens }];
         loop {
             self.pass(texts, BATCH, true)?;
             if texts[0].tokens.is_empty() {
@@ -60,14 +60,14 @@ impl Engine {
     ///
     /// # Errors
     /// If a token is not in the vocabulary, or `Interrupted` on request; then nothing was added.
-    pub fn append_pass(&mut self, texts: &mut [Text<'_>], blocks: usize) -> Result<()> {
+    pub fn append_pass(&mut self, texts: &mut [Append<'_>], blocks: usize) -> Result<()> {
         for text in texts.iter() {
             self.model.check_tokens(text.tokens)?;
         }
         self.pass(texts, blocks, true)
     }
 
-    pub(super) fn pass(&mut self, texts: &mut [Text<'_>], mut most: usize, stoppable: bool) -> Result<()> {
+    pub(super) fn pass(&mut self, texts: &mut [Append<'_>], mut most: usize, stoppable: bool) -> Result<()> {
         let Engine { model, team, blocks: decoder, interrupt, completed, columns, .. } = self;
         completed.clear();
         columns.clear();
@@ -84,14 +84,15 @@ impl Engine {
         }
         if !completed.is_empty() {
             let interrupt = stoppable.then_some(&*interrupt);
-            team.region(|crew| {
+            team.region(|region| {
                 let stream = if let [text] = &mut *texts {
-                    let span = Span::ending(columns[0], &mut text.sequence.blocks);
-                    decoder.forward(crew, model, completed, &mut [span], interrupt)?
+                    let segment = Segment::ending(columns[0], &mut text.sequence.blocks);
+                    decoder.forward(region, model, completed, &mut [segment], interrupt)?
                 } else {
-                    let spans = texts.iter_mut().zip(&*columns).filter(|(_, blocks)| **blocks > 0);
-                    let spans = spans.map(|(text, blocks)| Span::ending(*blocks, &mut text.sequence.blocks));
-                    decoder.forward(crew, model, completed, &mut spans.collect::<Vec<_>>(), interrupt)?
+                    let segments = texts.iter_mut().zip(&*columns).filter(|(_, blocks)| **blocks > 0);
+                    let segments =
+                        segments.map(|(text, blocks)| Segment::ending(*blocks, &mut text.sequence.blocks));
+                    decoder.forward(region, model, completed, &mut segments.collect::<Vec<_>>(), interrupt)?
                 };
                 let contexts = stream.chunks_exact(model.config().block_decoder.hidden);
                 let mut tokens = &completed[..];

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::cache::{Cache, CacheType};
 use crate::error::Result;
-use crate::model::{BATCH, BlockDecoder, Model, PAD_TOKEN, Span, TokenDecoder};
+use crate::model::{BATCH, BlockDecoder, Model, PAD_TOKEN, Segment, TokenDecoder};
 use crate::session::{SessionOptions, check_finite};
-use crate::threads::{Crew, Team};
+use crate::threads::{Region, Team};
 
 /// Blocks whose logits are in memory at once.
 const SLAB: usize = 16;
@@ -63,16 +63,16 @@ impl Scorer {
             let (batch, rest) = left.split_at(columns * length);
             left = rest;
             contexts.clear();
-            contexts.extend_from_slice(
-                team.region(|crew| {
-                    blocks.forward(crew, model, batch, &mut [Span::new(columns, cache)], None)
-                })?,
-            );
+            contexts.extend_from_slice(team.region(|region| {
+                blocks.forward(region, model, batch, &mut [Segment::new(columns, cache)], None)
+            })?);
             for contexts in contexts.chunks(SLAB * hidden) {
                 let targets = &padded[done..done + contexts.len() / hidden * length];
                 done += targets.len();
                 logits.resize(targets.len() * config.vocabulary, 0.0);
-                team.region(|crew| teacher_forced(crew, model, decoder, slab, contexts, targets, logits))?;
+                team.region(|region| {
+                    teacher_forced(region, model, decoder, slab, contexts, targets, logits)
+                })?;
                 check_finite(logits)?;
                 for (target, logits) in targets.iter().zip(logits.chunks_exact(config.vocabulary)) {
                     each(*target, logits)?;
@@ -86,7 +86,7 @@ impl Scorer {
 /// Logits of every token of whole blocks, each known beforehand: `[blocks, block_length, vocabulary]`.
 /// `contexts` is `[blocks, block_hidden]`, `tokens` `[blocks, block_length]`.
 fn teacher_forced(
-    crew: &Crew,
+    region: &Region,
     model: &Model,
     decoder: &mut TokenDecoder,
     slab: &mut [Cache],
@@ -96,7 +96,7 @@ fn teacher_forced(
 ) -> Result<()> {
     let config = model.config();
     let (length, positions) = (config.block_length, config.token_positions());
-    let expanded = decoder.expand(crew, model, contexts).to_vec();
+    let expanded = decoder.expand(region, model, contexts).to_vec();
     decoder.begin();
     let rows = expanded.chunks_exact(config.expansion * config.token_decoder.hidden);
     for (expanded, block) in rows.zip(tokens.chunks_exact(length)) {
@@ -104,15 +104,15 @@ fn teacher_forced(
         decoder.push(model, expanded, &block[..length - 1], 0);
     }
     let caches = slab.iter_mut().take(tokens.len() / length);
-    let mut spans: Vec<Span<'_>> = caches
+    let mut segments: Vec<Segment<'_>> = caches
         .map(|cache| {
             cache.clear();
-            Span::new(positions, cache)
+            Segment::new(positions, cache)
         })
         .collect();
     let skipped = config.first_positions() - 1;
     let column = |row: usize| row / length * positions + skipped + row % length;
-    decoder.logits(crew, model, &mut spans, column, logits, None)
+    decoder.logits(region, model, &mut segments, column, logits, None)
 }
 
 /// Negative log-likelihood of `target` under softmax of `logits`, in f64.

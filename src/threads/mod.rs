@@ -5,4 +5,4 @@ mod team;
 
 pub use processors::Processors;
 pub(crate) use team::Pieces;
-pub use team::{Crew, Team};
+pub use team::{Region, Team};

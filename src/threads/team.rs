@@ -52,9 +52,9 @@ struct Shared {
     wake: Condvar,
 }
 
-// SAFETY: `job` is written only by the leader while no chunk is outstanding (`Crew::publish`) and read only
+// SAFETY: `job` is written only by the leader while no chunk is outstanding (`Region::publish`) and read only
 // by a thread that has taken a chunk of the job it belongs to; the queue's release and acquire order the two.
-// The pointee is `Sync`, and `Crew::publish` does not return before the last chunk is finished.
+// The pointee is `Sync`, and `Region::publish` does not return before the last chunk is finished.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; the pointer is never dereferenced without a chunk.
 unsafe impl Send for Shared {}
@@ -72,7 +72,7 @@ pub struct Team {
 }
 
 /// Proof that the team is at the caller's command; hands out work.
-pub struct Crew<'t> {
+pub struct Region<'t> {
     shared: Option<&'t Shared>,
     threads: usize,
 }
@@ -136,10 +136,10 @@ impl Team {
 
     /// Runs `body` on the caller's thread, as the leader of the team. Regions of one team exclude each other and
     /// do not nest.
-    pub fn region<R>(&self, body: impl FnOnce(&Crew) -> R) -> R {
+    pub fn region<R>(&self, body: impl FnOnce(&Region) -> R) -> R {
         let _region = lock(&self.region);
         let shared = (self.threads > 1).then_some(&*self.shared);
-        let result = body(&Crew { shared, threads: self.threads });
+        let result = body(&Region { shared, threads: self.threads });
         crate::kernels::rest();
         result
     }
@@ -200,7 +200,7 @@ impl Shared {
         let (before, after) = self.queues.split_at(own);
         for queue in after.iter().chain(before) {
             while let Some(chunk) = queue.take() {
-                // SAFETY: this thread has taken a chunk, so the leader is inside `Crew::publish` until the chunk
+                // SAFETY: this thread has taken a chunk, so the leader is inside `Region::publish` until the chunk
                 // is counted below: the pointer was stored before the queue that was acquired, and its pointee
                 // lives.
                 let job = unsafe { &*(*self.job.get()).expect("a job is stored before its queues") };
@@ -240,7 +240,7 @@ impl Line<AtomicU64> {
     }
 }
 
-impl Crew<'_> {
+impl Region<'_> {
     /// Number of threads that share the work.
     pub fn threads(&self) -> usize {
         self.threads
@@ -254,7 +254,7 @@ impl Crew<'_> {
         self.start(chunks, |_, chunk| job(chunk));
     }
 
-    /// [`Crew::run`] for two kinds of chunks, in one phase.
+    /// [`Region::run`] for two kinds of chunks, in one phase.
     pub fn run_both(
         &self,
         (first, first_job): (usize, impl Fn(usize) + Sync),
@@ -266,7 +266,7 @@ impl Crew<'_> {
         });
     }
 
-    /// [`Crew::run`] with scratch that a thread has for itself while it runs a chunk.
+    /// [`Region::run`] with scratch that a thread has for itself while it runs a chunk.
     ///
     /// # Panics
     /// If there is not scratch for each thread.
@@ -368,16 +368,16 @@ mod tests {
         for threads in [1, 2, 3, 8] {
             let team = Team::new(threads).unwrap();
             for round in 0..20 {
-                team.region(|crew| {
+                team.region(|region| {
                     for chunks in [0, 1, 2, 7, 100 + round] {
                         let counts: Vec<AtomicU32> = (0..chunks).map(|_| AtomicU32::new(0)).collect();
-                        crew.run(chunks, |chunk| {
+                        region.run(chunks, |chunk| {
                             counts[chunk].fetch_add(1, Ordering::Relaxed);
                         });
                         assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
                     }
                     let mut items = vec![0; 103];
-                    crew.split(&mut items, 10, |piece, values| values.fill(piece + 1));
+                    region.split(&mut items, 10, |piece, values| values.fill(piece + 1));
                     assert!(items.iter().enumerate().all(|(i, &value)| value == i / 10 + 1));
                 });
             }
@@ -389,20 +389,20 @@ mod tests {
         let team = Team::new(3).unwrap();
         for _ in 0..5 {
             let result = catch_unwind(AssertUnwindSafe(|| {
-                team.region(|crew| crew.run(64, |chunk| assert_ne!(chunk, 33)));
+                team.region(|region| region.run(64, |chunk| assert_ne!(chunk, 33)));
             }));
             assert!(result.is_err());
-            assert_eq!(team.region(|crew| crew.threads()), 3);
+            assert_eq!(team.region(|region| region.threads()), 3);
         }
     }
 
     #[test]
     fn parked_threads_wake_up() {
         let team = Team::new(2).unwrap();
-        team.region(|crew| {
+        team.region(|region| {
             for _ in 0..3 {
                 std::thread::sleep(std::time::Duration::from_millis(20));
-                crew.run(4, |_| std::thread::sleep(std::time::Duration::from_millis(5)));
+                region.run(4, |_| std::thread::sleep(std::time::Duration::from_millis(5)));
             }
         });
     }
