@@ -21,14 +21,12 @@ pub mod threads;
 
 pub use cache::CacheType;
 pub use error::{Error, ErrorKind, Result};
-#[cfg(feature = "tokenizer")]
 pub use generation::batch::{Batch, BatchOptions, Event, Request};
 pub use generation::estimate::MemoryEstimate;
 pub use generation::generator::{End, GenerateOptions, Generator, Step, Token};
 pub use generation::sampler::{Sampler, SamplerOptions};
 pub use generation::snapshot::Snapshot;
 pub use generation::speculation::{Speculate, SpeculationCounts};
-#[cfg(feature = "tokenizer")]
 pub use generation::tokenizer::Tokenizer;
 pub use interrupt::Interrupt;
 pub use model::{Alignment, Model};

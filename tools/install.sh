@@ -20,8 +20,8 @@ for tool in cargo "${tools}ld" "${tools}objcopy" "${tools}ar" "${tools}strip"; d
     command -v "$tool" >/dev/null || { echo "$tool is missing" >&2; exit 1; }
 done
 
-cargo rustc --release --quiet --lib --no-default-features --features "$features" --crate-type cdylib,staticlib -- \
-    -C link-arg=-Wl,-soname,libcinderblock.so."$interface"
+cargo rustc --release --quiet -p cinderblock --lib --no-default-features --features "$features" \
+    --crate-type cdylib,staticlib -- -C link-arg=-Wl,-soname,libcinderblock.so."$interface"
 
 root=${DESTDIR:-}$prefix
 mkdir -p "$root/include/cinderblock" "$root/lib/pkgconfig" "$root/share/cmake/cinderblock"

@@ -1,12 +1,15 @@
 //! The next token, the next block, text.
 
 use std::ffi::{c_char, c_void};
+use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use super::boundary::call;
-use super::error::{cinder_error, cinder_status};
+use super::error::{Failure, cinder_error, cinder_status};
 use super::options::{self, cinder_generate_options, cinder_generation};
 use super::pointer;
 use super::session::{Held, cinder_session};
+use crate::{End, Step};
 
 /// Called with a piece of text: whole characters of UTF-8, at least one, ending with a null that size does not count.
 ///
@@ -141,18 +144,13 @@ pub unsafe extern "C" fn cinder_session_generate(
     })
 }
 
-#[cfg(feature = "tokenizer")]
 fn run(
     mut held: Held,
     options: &cinder_generate_options,
     function: cinder_text_fn,
     user_data: *mut c_void,
-) -> Result<cinder_generation, super::error::Failure> {
-    use std::ops::ControlFlow;
-
-    use crate::{End, Step};
-
-    let shared = std::sync::Arc::clone(held.shared());
+) -> Result<cinder_generation, Failure> {
+    let shared = Arc::clone(held.shared());
     let mut piece = Vec::new();
     let each = |step: Step| {
         let mut answer = 0;
@@ -179,14 +177,4 @@ fn run(
         End::Time => CINDER_END_TIME,
     };
     Ok(cinder_generation { size: size_of::<cinder_generation>(), tokens: tokens as u64, end, reserved: 0 })
-}
-
-#[cfg(not(feature = "tokenizer"))]
-fn run(
-    _: Held,
-    _: &cinder_generate_options,
-    _: cinder_text_fn,
-    _: *mut c_void,
-) -> Result<cinder_generation, super::error::Failure> {
-    Err(super::text::not_built())
 }

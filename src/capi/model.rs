@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, c_char, c_void};
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use super::boundary::{call, quietly};
 use super::error::{self, Failure, cinder_error, cinder_status};
@@ -13,7 +13,7 @@ use super::options::{
 use super::pointer;
 use crate::MemoryEstimate;
 use crate::error::{Error, ErrorKind};
-use crate::{Model, Team};
+use crate::{Model, Team, Tokenizer};
 
 /// A model that is ready to run. Any number of threads may use it at the same time. Its sessions keep what they need
 /// of it, so the order in which they are freed does not matter.
@@ -27,8 +27,7 @@ pub(super) struct Shared {
     threads: usize,
     /// The threads, while a session needs them, and the process that they belong to.
     team: Mutex<(u32, Weak<Team>)>,
-    #[cfg(feature = "tokenizer")]
-    tokenizer: std::sync::OnceLock<Result<crate::generation::tokenizer::Tokenizer, (ErrorKind, String)>>,
+    tokenizer: OnceLock<Result<Tokenizer, (ErrorKind, String)>>,
     log: Log,
 }
 
@@ -79,12 +78,9 @@ impl Shared {
     }
 
     /// The tokenizer, read when it is first needed.
-    #[cfg(feature = "tokenizer")]
-    pub(super) fn tokenizer(&self) -> Result<&crate::generation::tokenizer::Tokenizer, Failure> {
-        let read = || {
-            crate::generation::tokenizer::Tokenizer::of_model(&self.model)
-                .map_err(|error| (error.kind(), error.detail().to_string()))
-        };
+    pub(super) fn tokenizer(&self) -> Result<&Tokenizer, Failure> {
+        let read =
+            || Tokenizer::of_model(&self.model).map_err(|error| (error.kind(), error.detail().to_string()));
         let result = self.tokenizer.get_or_init(read).as_ref();
         result.map_err(|(kind, detail)| {
             Error::new(*kind, detail.clone()).about(crate::model::TOKENIZER_KEY).into()
@@ -136,8 +132,7 @@ unsafe fn open_with(
             model: Arc::new(model),
             threads,
             team: Mutex::new((0, Weak::new())),
-            #[cfg(feature = "tokenizer")]
-            tokenizer: std::sync::OnceLock::new(),
+            tokenizer: OnceLock::new(),
             log,
         };
         place.set(Box::into_raw(Box::new(cinder_model(Arc::new(shared)))));
@@ -292,7 +287,7 @@ pub unsafe extern "C" fn cinder_model_get_info(
             vocabulary: config.vocabulary as u32,
             block_length: config.block_length as u32,
             end_token: model.end_token().map_or(-1, |token| token as i32),
-            has_tokenizer: i32::from(cfg!(feature = "tokenizer") && model.tokenizer_json().is_some()),
+            has_tokenizer: i32::from(Tokenizer::AVAILABLE && model.tokenizer_json().is_some()),
             block_layers: config.block_decoder.layers as u32,
             block_hidden: config.block_decoder.hidden as u32,
             token_layers: config.token_decoder.layers as u32,

@@ -460,7 +460,6 @@ impl cinder_sampler_options {
 }
 
 impl cinder_generate_options {
-    #[cfg_attr(not(feature = "tokenizer"), expect(dead_code, reason = "only text is generated with them"))]
     pub(super) fn options(&self) -> Result<GenerateOptions, Failure> {
         reserved(self.reserved)?;
         Ok(GenerateOptions {

@@ -7,32 +7,13 @@ use super::error::{Failure, cinder_error, cinder_status};
 use super::model::{self, Shared, cinder_model};
 use super::pointer;
 
-#[cfg(feature = "tokenizer")]
 pub(super) fn encode(shared: &Shared, text: &str) -> Result<Vec<u32>, Failure> {
     if text.is_empty() { Ok(Vec::new()) } else { Ok(shared.tokenizer()?.encode(text)?) }
 }
 
-#[cfg(feature = "tokenizer")]
 fn decode(shared: &Shared, tokens: &[u32]) -> Result<String, Failure> {
     shared.model.check_tokens(tokens)?;
     Ok(shared.tokenizer()?.decode(tokens)?)
-}
-
-#[cfg(not(feature = "tokenizer"))]
-pub(super) fn encode(_: &Shared, _: &str) -> Result<Vec<u32>, Failure> {
-    Err(not_built())
-}
-
-#[cfg(not(feature = "tokenizer"))]
-fn decode(_: &Shared, _: &[u32]) -> Result<String, Failure> {
-    Err(not_built())
-}
-
-/// What functions of text answer in a build without the tokenizer.
-#[cfg(not(feature = "tokenizer"))]
-pub(super) fn not_built() -> Failure {
-    crate::Error::unsupported("this build of the library has no tokenizer: found text, expected token ids")
-        .into()
 }
 
 /// The tokens of a text, without special tokens.

@@ -1,19 +1,16 @@
 //! A session that writes: tokens are sampled, turned into whole characters, and ended by stop strings, by limits, by
 //! the model or by the caller.
 
-#[cfg(feature = "tokenizer")]
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Result;
-#[cfg(feature = "tokenizer")]
 use crate::generation::completion::Completion;
 use crate::generation::drafter::REMEMBERED;
 use crate::generation::sampler::{Sampler, SamplerOptions};
 use crate::generation::snapshot::Snapshot;
 use crate::generation::speculation::{Speculate, Speculation, SpeculationCounts};
-#[cfg(feature = "tokenizer")]
 use crate::generation::tokenizer::{Passed, Tokenizer};
 use crate::session::Session;
 use crate::session::SessionOptions;
@@ -321,7 +318,6 @@ impl Generator {
     ///
     /// # Errors
     /// As [`Generator::next_token`], and if a token cannot be decoded; text that was held back is lost then.
-    #[cfg(feature = "tokenizer")]
     pub fn generate(
         &mut self,
         tokenizer: Option<&Tokenizer>,

@@ -1,44 +1,105 @@
 //! Text to tokens and back, with the Hugging Face tokenizer that a model file carries.
 
 use std::ops::Deref;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Error, Result};
 use crate::model::Model;
 
-/// A tokenizer.
-pub struct Tokenizer(tokenizers::Tokenizer);
+/// A tokenizer. A build without the feature `tokenizer` has the type and no value of it.
+pub struct Tokenizer(backend::Backend);
 
-/// Calls the tokenizers crate, which panics on some files that contradict themselves.
-fn guard<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => result.map_err(|error| Error::format(format!("tokenizer: {error}"))),
-        Err(_) => Err(Error::format("tokenizer: the file contradicts itself")),
+/// The tokenizers crate, where it is part of the build.
+#[cfg(feature = "tokenizer")]
+mod backend {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use crate::error::{Error, Result};
+
+    pub struct Backend(tokenizers::Tokenizer);
+
+    /// Calls the tokenizers crate, which panics on some files that contradict themselves.
+    fn guard<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+        match catch_unwind(AssertUnwindSafe(call)) {
+            Ok(result) => result.map_err(|error| Error::format(format!("tokenizer: {error}"))),
+            Err(_) => Err(Error::format("tokenizer: the file contradicts itself")),
+        }
+    }
+
+    impl Backend {
+        pub const AVAILABLE: bool = true;
+
+        pub fn from_json(json: &str) -> Result<Backend> {
+            let mut tokenizer = guard(|| tokenizers::Tokenizer::from_bytes(json))?;
+            // Settings for training batches, which some files carry, would shorten or lengthen the text.
+            let _ = tokenizer.with_truncation(None);
+            tokenizer.with_padding(None);
+            Ok(Backend(tokenizer))
+        }
+
+        pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+            Ok(guard(|| self.0.encode_fast(text, false))?.get_ids().to_vec())
+        }
+
+        pub fn decode(&self, tokens: &[u32]) -> Result<String> {
+            guard(|| self.0.decode(tokens, true))
+        }
+
+        pub fn token(&self, name: &str) -> Option<u32> {
+            self.0.token_to_id(name)
+        }
+    }
+}
+
+/// No tokenizer: the type has no value, so nothing can be asked of one.
+#[cfg(not(feature = "tokenizer"))]
+mod backend {
+    use crate::error::{Error, Result};
+
+    pub enum Backend {}
+
+    impl Backend {
+        pub const AVAILABLE: bool = false;
+
+        pub fn from_json(_: &str) -> Result<Backend> {
+            let detail = "this build of the library has no tokenizer: found text, expected token ids";
+            Err(Error::unsupported(detail))
+        }
+
+        pub fn encode(&self, _: &str) -> Result<Vec<u32>> {
+            match *self {}
+        }
+
+        pub fn decode(&self, _: &[u32]) -> Result<String> {
+            match *self {}
+        }
+
+        pub fn token(&self, _: &str) -> Option<u32> {
+            match *self {}
+        }
     }
 }
 
 impl Tokenizer {
+    /// Whether this build can read tokenizers.
+    pub const AVAILABLE: bool = backend::Backend::AVAILABLE;
+
     /// Parses a `tokenizer.json`.
     ///
     /// # Errors
-    /// If it is not one.
+    /// If it is not one, or this build has no tokenizer.
     pub fn from_json(json: &str) -> Result<Tokenizer> {
-        let mut tokenizer = guard(|| tokenizers::Tokenizer::from_bytes(json))?;
-        // Settings for training batches, which some files carry, would shorten or lengthen the text.
-        let _ = tokenizer.with_truncation(None);
-        tokenizer.with_padding(None);
-        Ok(Tokenizer(tokenizer))
+        backend::Backend::from_json(json).map(Tokenizer)
     }
 
     /// The tokenizer of a model.
     ///
     /// # Errors
-    /// If the model carries none.
+    /// If the model carries none, or this build has no tokenizer.
     pub fn of_model(model: &Model) -> Result<Tokenizer> {
-        let json = model.tokenizer_json().ok_or_else(|| {
-            Error::unsupported("the model carries no tokenizer: found text, expected token ids")
-        })?;
-        Self::from_json(json)
+        match model.tokenizer_json() {
+            Some(json) => Self::from_json(json),
+            None => Err(Error::unsupported("the model carries no tokenizer: found text, expected token ids")),
+        }
     }
 
     /// The tokens of a text, without added special tokens.
@@ -46,7 +107,7 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer cannot represent the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(guard(|| self.0.encode_fast(text, false))?.get_ids().to_vec())
+        self.0.encode(text)
     }
 
     /// The text of tokens, without special tokens. Bytes that are not UTF-8 become U+FFFD.
@@ -54,12 +115,12 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer's decoder fails.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        guard(|| self.0.decode(tokens, true))
+        self.0.decode(tokens)
     }
 
     /// The token that ends a text, by the names that it usually has.
     pub fn end_token(&self) -> Option<u32> {
-        ["<|endoftext|>", "</s>", "<eos>"].iter().find_map(|name| self.0.token_to_id(name))
+        ["<|endoftext|>", "</s>", "<eos>"].iter().find_map(|name| self.0.token(name))
     }
 }
 
@@ -159,7 +220,7 @@ impl StopMatcher {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "tokenizer"))]
 mod tests {
     use super::*;
 

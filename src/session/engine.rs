@@ -241,7 +241,6 @@ impl Sequence {
     }
 
     /// Lets the logits of the next token be computed once more.
-    #[cfg(feature = "tokenizer")]
     pub(crate) fn reopen(&mut self) {
         self.opened = false;
     }
@@ -437,7 +436,6 @@ impl Engine {
     }
 
     /// As [`Engine::logits`], but not checked.
-    #[cfg(feature = "tokenizer")]
     pub(crate) fn predict<S: BorrowMut<Sequence>>(&mut self, sequences: &mut [S]) -> Result<&[f32]> {
         self.ahead(sequences, &[])
     }
