@@ -29,6 +29,6 @@ pub use generation::snapshot::Snapshot;
 pub use generation::speculation::{Speculate, SpeculationCounts};
 pub use generation::tokenizer::Tokenizer;
 pub use interrupt::Interrupt;
-pub use model::{Alignment, Model};
+pub use model::{Alignment, Model, OpenOptions};
 pub use session::{Append, Engine, Scorer, Sequence, Session, SessionOptions, negative_log_likelihood};
 pub use threads::{Processors, Team};

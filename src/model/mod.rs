@@ -1,4 +1,4 @@
-//! A model: its configuration and weights, mapped from one file, and the mathematics of its three parts.
+//! A model: its configuration and weights, from one file, and the mathematics of its three parts.
 
 mod attention;
 mod block_decoder;
@@ -26,6 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::Index;
 use crate::kernels::Kernels;
 use crate::quant::WeightType;
+pub use storage::OpenOptions;
 use storage::Storage;
 
 /// Key of the Hugging Face tokenizer, as JSON text.
@@ -52,9 +53,18 @@ impl Model {
     /// # Errors
     /// If the file cannot be read, is not a valid model, or the kernels asked for do not exist.
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
+        Self::open_with(path, OpenOptions::default())
+    }
+
+    /// Opens a model file, mapped or read into memory, and checks its header.
+    ///
+    /// # Errors
+    /// As [`Model::open`], and if there is no memory to read it into.
+    pub fn open_with(path: impl AsRef<Path>, options: OpenOptions) -> Result<Model> {
         let path = path.as_ref();
         let kernels = Kernels::choose()?;
-        let model = Self::from_storage(Storage::open(path)?, kernels).map_err(|error| error.in_file(path))?;
+        let storage = Storage::open(path, options)?;
+        let model = Self::from_storage(storage, kernels).map_err(|error| error.in_file(path))?;
         Ok(Model { path: Some(path.to_path_buf()), ..model })
     }
 
@@ -64,7 +74,15 @@ impl Model {
     /// # Errors
     /// As [`Model::open`], and if the part is not inside the file or not aligned.
     pub fn open_file(file: &File, part: Option<Range<u64>>) -> Result<Model> {
-        Self::from_storage(Storage::open_part(file, part)?, Kernels::choose()?)
+        Self::open_file_with(file, part, OpenOptions::default())
+    }
+
+    /// As [`Model::open_file`], mapped or read into memory.
+    ///
+    /// # Errors
+    /// As [`Model::open_file`], and if there is no memory to read it into.
+    pub fn open_file_with(file: &File, part: Option<Range<u64>>, options: OpenOptions) -> Result<Model> {
+        Self::from_storage(Storage::open_part(file, part, options)?, Kernels::choose()?)
     }
 
     /// A model from the bytes of a file, which are copied.
@@ -73,6 +91,15 @@ impl Model {
     /// As [`Model::open`], and if there is no memory for the copy.
     pub fn from_bytes(bytes: &[u8]) -> Result<Model> {
         Self::from_storage(Storage::copy(bytes)?, Kernels::choose()?)
+    }
+
+    /// A model that is part of the program (`include_bytes!`), at an address that is a multiple of 64. Nothing is
+    /// copied.
+    ///
+    /// # Errors
+    /// If the bytes are not a valid model or not aligned, or the kernels asked for do not exist.
+    pub fn from_static(bytes: &'static [u8]) -> Result<Model> {
+        Self::from_storage(Storage::from_static(bytes)?, Kernels::choose()?)
     }
 
     /// The same model with the kernels of another instruction set.
@@ -202,9 +229,9 @@ impl Model {
         let vocabulary = self.config.vocabulary;
         match tokens.iter().find(|&&token| token as usize >= vocabulary) {
             None => Ok(()),
-            Some(token) => Err(Error::argument(format!(
-                "token id {token}: found {token}, expected less than {vocabulary}"
-            ))),
+            Some(token) => {
+                Err(Error::argument(format!("token id: found {token}, expected less than {vocabulary}")))
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
-//! Where a model's bytes are: a mapped file, or memory that the host program gave.
+//! Where a model's bytes are: a mapped file, memory, or the program itself.
 
 use std::fs::{self, File, Metadata};
+use std::io;
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,9 +15,25 @@ use crate::error::{Error, ErrorKind, Result};
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
+/// How a model file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Maps the file (the default): it opens at once, its pages are shared between processes, and the file must
+    /// neither shrink nor vanish while the model is in use. Otherwise the file is read into memory first, for
+    /// storage that may change.
+    pub map: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> OpenOptions {
+        OpenOptions { map: true }
+    }
+}
+
 enum Kind {
     Map(Mmap),
     Memory { lines: Vec<Line>, length: usize },
+    Static(&'static [u8]),
     Empty,
 }
 
@@ -24,18 +41,19 @@ enum Kind {
 pub(super) struct Storage(Kind);
 
 impl Storage {
-    /// Maps a file. What the map holds is read when it is touched, shared between processes, and can be
-    /// evicted by the operating system at any time.
-    pub(super) fn open(path: &Path) -> Result<Storage> {
-        let io = |error: std::io::Error| Error::io(path, &error);
+    /// Opens a file. Mapped bytes are read when they are touched, shared between processes, and can be evicted by
+    /// the operating system at any time.
+    pub(super) fn open(path: &Path, options: OpenOptions) -> Result<Storage> {
+        let io = |error: io::Error| Error::io(path, &error);
         // Checked before the file is opened, because opening a pipe waits for its other end.
         check_regular(&fs::metadata(path).map_err(io)?).map_err(|error| error.in_file(path))?;
-        Self::open_part(&File::open(path).map_err(io)?, None).map_err(|error| error.in_file(path))
+        let file = File::open(path).map_err(io)?;
+        Self::open_part(&file, None, options).map_err(|error| error.in_file(path))
     }
 
-    /// Maps part of an open file, which may be closed afterwards; `None` is all of it.
-    pub(super) fn open_part(file: &File, part: Option<Range<u64>>) -> Result<Storage> {
-        let io = |error: std::io::Error| Error::io_text(&error);
+    /// Opens part of a file, which may be closed afterwards; `None` is all of it.
+    pub(super) fn open_part(file: &File, part: Option<Range<u64>>, options: OpenOptions) -> Result<Storage> {
+        let io = |error: io::Error| Error::io_text(&error);
         let metadata = file.metadata().map_err(io)?;
         check_regular(&metadata)?;
         let part = part.unwrap_or(0..metadata.len());
@@ -53,9 +71,14 @@ impl Storage {
                 part.start
             )));
         }
-        let Some(length) = usize::try_from(part.end - part.start).ok().filter(|&length| length > 0) else {
+        let length = part.end - part.start;
+        let length = usize::try_from(length).map_err(|_| no_memory(length))?;
+        if length == 0 {
             return Ok(Storage(Kind::Empty));
-        };
+        }
+        if !options.map {
+            return Self::fill(length, |bytes| read_at(file, bytes, part.start).map_err(io));
+        }
         // SAFETY: the map is read-only and private to this process. Its invariant is outside this program: no
         // other program may truncate the file while it is mapped. Quantizing replaces files by renaming, which
         // leaves a mapped file whole; `docs/format.md` states the rule for other writers.
@@ -63,17 +86,53 @@ impl Storage {
         Ok(Storage(Kind::Map(map)))
     }
 
+    /// Bytes that are part of the program.
+    pub(super) fn from_static(bytes: &'static [u8]) -> Result<Storage> {
+        if !bytes.as_ptr().addr().is_multiple_of(64) {
+            return Err(Error::argument(format!(
+                "model in memory: found address {:#x}, expected a multiple of 64",
+                bytes.as_ptr().addr()
+            )));
+        }
+        Ok(Storage(Kind::Static(bytes)))
+    }
+
     /// Copies bytes that are not in a file.
     pub(super) fn copy(bytes: &[u8]) -> Result<Storage> {
-        let count = bytes.len().div_ceil(64);
+        Self::fill(bytes.len(), |copy| {
+            copy.copy_from_slice(bytes);
+            Ok(())
+        })
+    }
+
+    /// Memory of `length` bytes that `fill` writes.
+    fn fill(length: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Storage> {
+        let count = length.div_ceil(64);
         let mut lines = Vec::new();
-        lines.try_reserve_exact(count).map_err(|_| {
-            let detail = format!("a model of {} bytes: there is not the memory for a copy", bytes.len());
-            Error::new(ErrorKind::Resource, detail)
-        })?;
+        lines.try_reserve_exact(count).map_err(|_| no_memory(length as u64))?;
         lines.resize(count, Line([0; 64]));
-        bytemuck::cast_slice_mut(&mut lines)[..bytes.len()].copy_from_slice(bytes);
-        Ok(Storage(Kind::Memory { lines, length: bytes.len() }))
+        fill(&mut bytemuck::cast_slice_mut(&mut lines)[..length])?;
+        Ok(Storage(Kind::Memory { lines, length }))
+    }
+}
+
+fn no_memory(length: u64) -> Error {
+    Error::new(
+        ErrorKind::Resource,
+        format!("a model of {length} bytes: there is not enough memory for a copy"),
+    )
+}
+
+/// Reads all of `bytes` from `offset` on. On Unix the file's own position does not move.
+fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset);
+    #[cfg(not(unix))]
+    {
+        use std::io::{Read, Seek, SeekFrom};
+        let mut file = file;
+        file.seek(SeekFrom::Start(offset))?;
+        file.read_exact(bytes)
     }
 }
 
@@ -92,6 +151,7 @@ impl Deref for Storage {
         match &self.0 {
             Kind::Map(map) => map,
             Kind::Memory { lines, length } => &bytemuck::cast_slice(lines)[..*length],
+            Kind::Static(bytes) => bytes,
             Kind::Empty => &[],
         }
     }

@@ -58,7 +58,7 @@ fn arguments_out_of_range_are_refused() {
         (&["run", "-f", "/dev/null"], "found 0 tokens"),
         (&["run", "--tokens-file", "/dev/null"], "found 0 tokens"),
         (&["perplexity", "--tokens", " "], "found 0 tokens"),
-        (&["run", "--tokens", "1,260"], "token id 260: found 260, expected less than 260"),
+        (&["run", "--tokens", "1,260"], "token id: found 260, expected less than 260"),
         (&["run", "--tokens", "4294967296"], "found \"4294967296\""),
         (&["run", "--tokens", "-1"], "found \"-1\""),
         (&["run", "--tokens", "1,,2"], "found \"\", expected a number"),
