@@ -29,7 +29,7 @@ unsafe impl GlobalAlloc for Counting {
 static COUNTING: Counting = Counting;
 
 #[test]
-fn generating_allocates_nothing() {
+fn decoding_allocates_nothing() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/classics.q4.gguf");
     let model = Arc::new(Model::open(file).unwrap());
     for threads in [1, 2, 4] {

@@ -16,7 +16,7 @@ fn sources() -> Vec<PathBuf> {
 
 /// Run with `CINDERBLOCK_WRITE_HEADER=1` to write the header anew.
 #[test]
-fn the_committed_header_is_the_generated_one() {
+fn the_committed_header_equals_the_generated_one() {
     let config = cbindgen::Config::from_file(root().join("cbindgen.toml")).expect("cbindgen.toml");
     let builder = sources().into_iter().fold(cbindgen::Builder::new(), cbindgen::Builder::with_src);
     let mut text = Vec::new();
@@ -31,7 +31,7 @@ fn the_committed_header_is_the_generated_one() {
 
 /// Programs have these numbers compiled in.
 #[test]
-fn numbers_are_frozen() {
+fn numbers_of_the_interface_are_frozen() {
     let header = fs::read_to_string(root().join("include/cinderblock.h")).expect("header");
     let expected = [
         ("OK", 0),
@@ -75,7 +75,7 @@ fn numbers_are_frozen() {
 
 /// Every function that C can call catches panics, and has a comment for its parameters.
 #[test]
-fn every_function_has_the_boundary() {
+fn every_exported_function_catches_panics() {
     let mut functions = 0;
     for path in sources() {
         let text = fs::read_to_string(&path).expect("source");

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes what tests/rolling.rs expects: logits under a sliding window with sinks, as the NumPy reference gives them.
+"""Writes what tests/program/rolling.rs expects: logits under a sliding window with sinks, as the NumPy reference gives them.
 
     tests/windows/generate.py ORACLE.py
 

@@ -1,13 +1,7 @@
 //! Damaged and malicious input: each ends in one line, soon, in little memory, and leaves nothing behind.
-#![cfg(unix)]
 
-mod common;
-
-#[path = "hostile/checkpoint.rs"]
 mod checkpoint;
-#[path = "hostile/model.rs"]
 mod model;
-#[path = "hostile/program.rs"]
 mod program;
 
 use std::ffi::OsStr;
@@ -15,9 +9,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use crate::common::damage::{DAMAGE, File};
+use crate::common::{
+    Outcome, case, emulated, program, quantize, run, skip, skipped_under_emulation, with_runner,
+};
 use cinderblock::Model;
-use common::damage::{DAMAGE, File};
-use common::{Outcome, case, emulated, program, quantize, run, skipped_under_emulation, with_runner};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 

@@ -1,19 +1,13 @@
 //! The ring is attention under a sliding window with sinks, however the text came in and whatever was taken back.
 
-mod common;
-
-#[path = "common/reference.rs"]
-mod reference;
-
-use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
+use crate::common::reference::Reference;
+use crate::common::{Golden, case, quantize, read_npy, root};
 use cinderblock::generation::snapshot::Snapshot;
 use cinderblock::kernels::Kernels;
 use cinderblock::{Alignment, CacheType, Model, Scorer, Session, SessionOptions, Team};
-use common::{Golden, case, quantize, read_npy};
 use proptest::prelude::*;
-use reference::Reference;
 
 /// Those of `windows/generate.py`.
 const WINDOWED: [&str; 4] = ["main", "megabyte", "uptrain", "block8"];
@@ -34,7 +28,7 @@ fn f32_model(name: &str) -> Model {
 
 fn expected(name: &str, window: usize, sinks: usize) -> Vec<f32> {
     let file = format!("tests/windows/{name}-w{window}-s{sinks}.npy");
-    read_npy(&Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(file)).1
+    read_npy(&root().join(file)).1
 }
 
 /// The largest distance of a row of logits from what is expected of it.
@@ -46,7 +40,7 @@ fn distance(row: usize, logits: &[f32], expected: &[f32]) -> f32 {
 
 /// At every position, long past the capacity too: in one pass, and token by token.
 #[test]
-fn a_window_with_sinks_gives_the_reference() {
+fn a_window_with_sinks_reproduces_the_reference() {
     let team = Arc::new(Team::new(2).unwrap());
     for name in WINDOWED {
         let tokens = Golden::read(name).tokens.repeat(2);
@@ -168,7 +162,7 @@ static QUANTIZED: LazyLock<Arc<Model>> =
     LazyLock::new(|| Arc::new(Model::open(quantize(&case("main"), "q4").1).expect("the file is mapped")));
 
 #[test]
-fn the_plain_loops_are_the_reference_too() {
+fn plain_loops_reproduce_the_reference() {
     let (tokens, plain) = (Golden::read("main").tokens.repeat(2), &EXACT.1);
     for (window, sinks) in WINDOWS {
         let expected = expected("main", window, sinks);
@@ -184,7 +178,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn whatever_happened_the_text_alone_counts(
+    fn logits_depend_on_the_text_alone(
         window in 1usize..9, sinks in 0usize..4, left in any::<bool>(), int8 in any::<bool>(),
         events in prop::collection::vec(event(), 1..12)
     ) {
@@ -209,7 +203,7 @@ proptest! {
 
     /// As far back as the documentation says.
     #[test]
-    fn a_rolled_ring_goes_back_by_32_blocks(window in 1usize..40, sinks in 0usize..4, tokens in 1usize..600) {
+    fn a_rolled_ring_rewinds_by_32_blocks(window in 1usize..40, sinks in 0usize..4, tokens in 1usize..600) {
         let model = &QUANTIZED;
         let mut session = Session::new(model, &Arc::new(Team::new(1).unwrap()), &options(window, sinks)).unwrap();
         session.append(&vec![7; tokens]).unwrap();

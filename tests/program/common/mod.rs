@@ -1,9 +1,10 @@
-//! What the tests share: the reference cases, a quantizer, and a runner of the program with a time limit.
-#![allow(dead_code)]
+//! Shared by the tests: the reference cases, a quantizer, and a runner of the program with a time limit.
 
 pub mod damage;
+pub mod reference;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 pub const CASES: [&str; 7] = ["block1", "block8", "main", "main_bf16", "megabyte", "uptrain", "wide_heads"];
 
 /// The file of the program.
-fn binary() -> &'static Path {
+pub fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_cinderblock"))
 }
 
@@ -29,12 +30,32 @@ pub fn emulated() -> bool {
     !runner().is_empty()
 }
 
-/// Says that a test cannot run under an emulator, and why; false where the processor is real.
+/// Reports that a check is left out. Written past the capture of passing tests: `.ci/run` counts these lines.
+pub fn skip(why: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
+
+/// Reports a missing tool, and fails where `CINDERBLOCK_REQUIRE_TOOLS` forbids that.
+pub fn skip_for_tool(name: &str) {
+    assert!(std::env::var_os("CINDERBLOCK_REQUIRE_TOOLS").is_none(), "{name} is missing");
+    skip(&format!("{name} is missing"));
+}
+
+/// Reports that a test cannot run under an emulator, and why; false where the processor is real.
 pub fn skipped_under_emulation(why: &str) -> bool {
     if emulated() {
-        println!("skipped under emulation: {why}");
+        skip(&format!("under emulation: {why}"));
     }
     emulated()
+}
+
+/// The file of held-out token ids (little-endian u16) that `CINDERBLOCK_HELD_OUT` names: it is not part of the repository.
+pub fn held_out() -> Option<PathBuf> {
+    let file = std::env::var_os("CINDERBLOCK_HELD_OUT").map(PathBuf::from);
+    if file.is_none() {
+        skip("CINDERBLOCK_HELD_OUT does not name the held-out ids");
+    }
+    file
 }
 
 /// The program, ready to be given arguments.
@@ -52,19 +73,24 @@ pub fn with_runner(start: impl FnOnce(OsString) -> Command) -> Command {
     command
 }
 
+/// The folder of the repository.
+pub fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
 /// The folder of a reference case.
 pub fn case(name: &str) -> PathBuf {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("tests/cases").join(name)
+    root().join("tests/cases").join(name)
 }
 
 /// The folder of the demo model's checkpoint.
 pub fn demo_checkpoint() -> PathBuf {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("models/classics")
+    root().join("models/classics")
 }
 
 /// The demo model.
 pub fn demo_model() -> PathBuf {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("models/classics.q4.gguf")
+    root().join("models/classics.q4.gguf")
 }
 
 /// How a run of the program ended.

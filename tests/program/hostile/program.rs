@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::*;
 
 #[test]
-fn what_is_no_model_is_refused() {
+fn files_that_are_not_models_are_refused() {
     let folder = TempDir::new().unwrap();
     let path = |name: &str| folder.path().join(name);
     fs::create_dir(path("folder")).unwrap();
@@ -51,7 +51,8 @@ fn arguments_out_of_range_are_refused() {
     let (folder, file) = quantize(&case("main"), "q4");
     let (model, odd) = (text(&file), folder.path().join("odd"));
     fs::write(&odd, [1, 2, 0xff]).unwrap();
-    let (odd, huge) = (text(&odd), "18446744073709551615");
+    let absent = folder.path().join("absent");
+    let (odd, absent, huge) = (text(&odd), text(&absent), "18446744073709551615");
     let cases: &[(&[&str], &str)] = &[
         (&["run", "-p", ""], "found 0 tokens, expected at least 1"),
         (&["run", "--tokens", ""], "found 0 tokens, expected at least 1"),
@@ -64,7 +65,7 @@ fn arguments_out_of_range_are_refused() {
         (&["run", "--tokens", "1,,2"], "found \"\", expected a number"),
         (&["run", "--tokens-file", odd], "odd: token ids: found 3 bytes, expected an even number"),
         (&["run", "-f", odd], "not UTF-8"),
-        (&["run", "-f", "/nonexistent"], "no such file"),
+        (&["run", "-f", absent], "no such file"),
         (&["run", "--tokens", "1", "--stop", "a"], "no tokenizer"),
         (&["run", "--tokens", "1", "--threads", "1025"], "at most 1024"),
         (&["run", "--tokens", "1", "--threads", "-1"], "'-1'"),
@@ -93,7 +94,7 @@ fn arguments_out_of_range_are_refused() {
 }
 
 #[test]
-fn an_output_that_cannot_be_is_refused() {
+fn impossible_outputs_are_refused() {
     let (folder, file) = quantize(&case("main"), "q4");
     let path = |name: &str| folder.path().join(name);
     fs::create_dir(path("folder")).unwrap();
@@ -115,7 +116,7 @@ fn an_output_that_cannot_be_is_refused() {
 }
 
 #[test]
-fn a_full_disk_leaves_nothing() {
+fn a_full_disk_leaves_no_file() {
     let (_folder, file) = quantize(&case("main"), "q4");
     let model = text(&file);
     let tokens = vec!["1"; 400].join(",");
@@ -131,7 +132,7 @@ fn a_full_disk_leaves_nothing() {
         );
         let outcome = shell(&script, &[arguments, &["-o", output]].concat());
         if outcome.code == Some(77) || outcome.stderr.contains("unshare") {
-            println!("skipped: no small file system can be mounted here: {}", outcome.stderr.trim());
+            skip(&format!("no small file system can be mounted here: {}", outcome.stderr.trim()));
             return;
         }
         failed(arguments[0], &outcome, "out: no space left on device");
@@ -154,7 +155,7 @@ fn a_full_disk_leaves_nothing() {
 
 /// A reader that never reads is no failure.
 #[test]
-fn a_closed_pipe_is_no_failure() {
+fn a_closed_pipe_is_not_a_failure() {
     let (_folder, file) = quantize(&case("main"), "q4");
     let model = text(&file);
     for arguments in [

@@ -1,13 +1,11 @@
 //! What is guessed, and whether, changes nothing but the number of passes.
 
-mod common;
-
 use std::sync::Arc;
 
+use crate::common::{CASES, Golden, case, demo_model, quantize};
 use cinderblock::{
     ErrorKind, GenerateOptions, Generator, Model, SamplerOptions, Session, SessionOptions, Speculate, Team,
 };
-use common::{CASES, Golden, case, demo_model, quantize};
 
 fn team() -> Arc<Team> {
     Arc::new(Team::new(2).unwrap())
@@ -73,7 +71,7 @@ fn guesses_do_not_change_logits() {
 
 /// Several guessed tokens may be added at once, and a text may leave the guess anywhere.
 #[test]
-fn texts_leave_guesses_anywhere() {
+fn text_may_depart_from_a_guess_anywhere() {
     let (_folder, file) = quantize(&case("block8"), "q8");
     let model = Arc::new(Model::open(&file).unwrap());
     let start = || {
@@ -135,7 +133,7 @@ fn generator(model: &Arc<Model>, sampling: &SamplerOptions, mode: Speculate) -> 
 
 /// The same tokens with every mode, for every shape and sampling, while the text is rewound, continued, saved and loaded.
 #[test]
-fn modes_give_the_same_tokens() {
+fn speculation_modes_generate_the_same_tokens() {
     for name in CASES {
         let golden = Golden::read(name);
         let (_folder, file) = quantize(&case(name), "q4");
@@ -182,7 +180,7 @@ fn modes_give_the_same_tokens() {
 
 /// A text that ends in the middle of a guess ends as it would without: the session goes on as if it had not been guessed.
 #[test]
-fn an_end_in_the_middle_of_a_guess_leaves_nothing() {
+fn an_end_inside_a_guess_leaves_no_trace() {
     let model = Arc::new(Model::open(demo_model()).unwrap());
     let greedy = SamplerOptions { temperature: 0.0, ..Default::default() };
     let prompt: Vec<u32> = (300..312).cycle().take(80).collect();
@@ -210,7 +208,7 @@ fn an_end_in_the_middle_of_a_guess_leaves_nothing() {
 
 /// On a text that is certain to repeat itself, every pass gives a block.
 #[test]
-fn a_loop_takes_a_pass_a_block() {
+fn repeated_text_takes_one_pass_per_block() {
     let model = Arc::new(Model::open(demo_model()).unwrap());
     let forced = SamplerOptions { logit_bias: vec![(300, 1e6)], ..Default::default() };
     let mut generator = generator(&model, &forced, Speculate::On);
@@ -223,7 +221,7 @@ fn a_loop_takes_a_pass_a_block() {
 
 /// Together with others, a generator that has guessed gets the tokens that it would get alone.
 #[test]
-fn guessing_generators_go_on_together() {
+fn speculating_generators_can_share_a_pass() {
     let model = Arc::new(Model::open(demo_model()).unwrap());
     let start = |seed: u64, mode: Speculate| {
         let sampling = SamplerOptions { seed, temperature: 0.5, ..Default::default() };

@@ -1,13 +1,11 @@
 //! The authors' implementation is the oracle: every case, on every instruction set that this machine has.
 
-mod common;
-
 use std::sync::Arc;
 
+use crate::common::{CASES, Golden, case, cinderblock, ids, quantize, read_npy};
 use cinderblock::kernels::Kernels;
 use cinderblock::session::negative_log_likelihood;
 use cinderblock::{Model, Sampler, SamplerOptions, Scorer, Session, SessionOptions, Team};
-use common::{CASES, Golden, case, cinderblock, ids, quantize, read_npy};
 
 fn whole_text(tokens: &[u32]) -> SessionOptions {
     SessionOptions { cache_blocks: tokens.len(), sink_blocks: 0, ..Default::default() }
@@ -28,7 +26,7 @@ fn greedy(model: &Arc<Model>, team: &Arc<Team>, prompt: &[u32], new: usize) -> V
 }
 
 #[test]
-fn f32_models_give_the_reference() {
+fn f32_models_reproduce_the_reference() {
     let team = Arc::new(Team::new(2).unwrap());
     for name in CASES {
         let golden = Golden::read(name);
@@ -91,7 +89,7 @@ fn quantized_models_agree_between_instruction_sets() {
 }
 
 #[test]
-fn the_command_line_gives_the_reference() {
+fn the_program_reproduces_the_reference() {
     for name in CASES {
         let golden = Golden::read(name);
         let (folder, file) = quantize(&case(name), "f32");

@@ -1,15 +1,13 @@
 //! What a caller decides about a text: how it is laid out, what is reused and pinned, what is likely, and when it ends.
 
-mod common;
-
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::{case, cinderblock, demo_model, ids, quantize};
 use cinderblock::{
     Alignment, End, GenerateOptions, Generator, Model, SamplerOptions, SessionOptions, Step, Team,
 };
-use common::{case, cinderblock, demo_model, ids, quantize};
 use serde_json::Value as Json;
 
 fn generator(options: &SessionOptions) -> Generator {
@@ -42,7 +40,7 @@ fn text(length: u32) -> Vec<u32> {
 
 /// The most of a prompt that was read before is not read again, and what follows is the same.
 #[test]
-fn a_prompt_cache_reuses_the_common_beginning() {
+fn a_prompt_cache_reuses_the_common_prefix() {
     let folder = tempfile::TempDir::new().unwrap();
     let file = folder.path().join("prompt");
     let file = file.to_str().unwrap();
@@ -111,7 +109,7 @@ fn a_pinned_prompt_is_never_forgotten() {
 
 /// What follows a whole number of blocks is the same; what a model was trained with is the default.
 #[test]
-fn alignment_matters_for_ragged_prompts_alone() {
+fn alignment_affects_ragged_prompts_only() {
     for (length, same) in [(8, true), (9, false)] {
         let logits = Alignment::ALL.map(|alignment| {
             let mut generator =
@@ -129,7 +127,7 @@ fn alignment_matters_for_ragged_prompts_alone() {
 }
 
 #[test]
-fn log_probabilities_are_those_of_the_model() {
+fn log_probabilities_are_independent_of_sampling() {
     let mut generator = generator(&SessionOptions::default());
     generator.append(&text(30)).unwrap();
     let logits: Vec<f64> = generator.logits().unwrap().iter().map(|logit| f64::from(*logit)).collect();
@@ -156,7 +154,7 @@ fn log_probabilities_are_those_of_the_model() {
 }
 
 #[test]
-fn biased_tokens_come_or_stay_away() {
+fn biases_force_and_forbid_tokens() {
     let run = |more: &[&str]| {
         let plain = ["run", "--tokens", "300,301,302,303", "-n", "1", "--temp", "0", "--json"];
         cinderblock(&[&plain[..], more].concat()).json()["tokens"][0].as_u64().unwrap()

@@ -1,17 +1,15 @@
 //! What quantization loses on the demo model, on held-out text that is not part of the repository.
-//!
-//! `CINDERBLOCK_HELD_OUT` names a file of token ids (little-endian u16).
 
-mod common;
+use std::path::Path;
 
-use common::{cinderblock, demo_checkpoint, demo_model, quantize};
+use crate::common::{cinderblock, demo_checkpoint, demo_model, held_out, quantize};
 
-fn perplexity(model: &str, ids: &str) -> f64 {
+fn perplexity(model: &str, ids: &Path) -> f64 {
     perplexity_with(&[], model, ids)
 }
 
-fn perplexity_with(more: &[&str], model: &str, ids: &str) -> f64 {
-    let base = ["perplexity", "-m", model, "--tokens-file", ids, "--json"];
+fn perplexity_with(more: &[&str], model: &str, ids: &Path) -> f64 {
+    let base = ["perplexity", "-m", model, "--tokens-file", ids.to_str().unwrap(), "--json"];
     let json = cinderblock(&[&base[..], more].concat()).json();
     assert_eq!(json["tokens"], 65_280);
     json["perplexity"].as_f64().unwrap()
@@ -19,10 +17,7 @@ fn perplexity_with(more: &[&str], model: &str, ids: &str) -> f64 {
 
 #[test]
 fn quantized_models_keep_their_perplexity() {
-    let Ok(ids) = std::env::var("CINDERBLOCK_HELD_OUT") else {
-        println!("skipped: CINDERBLOCK_HELD_OUT does not name the held-out ids");
-        return;
-    };
+    let Some(ids) = held_out() else { return };
     let (_folder, bf16) = quantize(&demo_checkpoint(), "bf16");
     let exact = perplexity(bf16.to_str().unwrap(), &ids);
     assert!((exact - 41.83).abs() < 0.05, "{exact}");
@@ -36,10 +31,7 @@ fn quantized_models_keep_their_perplexity() {
 
 #[test]
 fn an_int8_cache_keeps_the_perplexity() {
-    let Ok(ids) = std::env::var("CINDERBLOCK_HELD_OUT") else {
-        println!("skipped: CINDERBLOCK_HELD_OUT does not name the held-out ids");
-        return;
-    };
+    let Some(ids) = held_out() else { return };
     let model = demo_model();
     let of = |kind| perplexity_with(&["--cache-type", kind], model.to_str().unwrap(), &ids);
     let loss = of("q8") / of("f16") - 1.0;
@@ -49,12 +41,9 @@ fn an_int8_cache_keeps_the_perplexity() {
 
 /// All matrices at 4 bits, calibrated on a part of the text that lies beside the held-out ids.
 #[test]
-fn calibration_keeps_more() {
-    let Ok(ids) = std::env::var("CINDERBLOCK_HELD_OUT") else {
-        println!("skipped: CINDERBLOCK_HELD_OUT does not name the held-out ids");
-        return;
-    };
-    let text = std::path::Path::new(&ids).with_file_name("calibration.txt");
+fn calibration_lowers_the_loss_of_perplexity() {
+    let Some(ids) = held_out() else { return };
+    let text = ids.with_file_name("calibration.txt");
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("m.gguf");
     let (demo, output, text) = (demo_checkpoint(), output.to_str().unwrap(), text.to_str().unwrap());

@@ -1,18 +1,16 @@
 //! `run` for people: lines that are edited, an answer that Ctrl-C stops, requests that begin with a slash; and for pipes.
-#![cfg(target_os = "linux")]
 
-mod common;
-
-use std::fs::{self, File};
+use std::ffi::CStr;
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::ptr::{null, null_mut};
 use std::time::{Duration, Instant};
 
-use common::program;
+use crate::common::program;
 use tempfile::TempDir;
 
 fn at_home(home: &Path, arguments: &[&str]) -> Command {
@@ -35,7 +33,7 @@ fn piped(home: &Path, arguments: &[&str], input: &str) -> (Option<i32>, String, 
 
 /// What a Unix tool does: standard input is the prompt, standard output only what was asked for.
 #[test]
-fn a_pipe_is_a_prompt() {
+fn piped_input_is_a_prompt() {
     let home = TempDir::new().unwrap();
     let arguments = ["run", "-n", "12", "--temp", "0"];
     let (code, continued, _) = piped(home.path(), &arguments, "The old house\n");
@@ -46,7 +44,7 @@ fn a_pipe_is_a_prompt() {
 }
 
 #[test]
-fn requests_are_obeyed() {
+fn slash_commands_work() {
     let home = TempDir::new().unwrap();
     let input = "The old house\n/save a.session\n/stats\nwas dark\n/undo\n/save b.session\n/reset\n/stats\n\
                  /load a.session\n/stats\n/nonsense\n/undo\n/load none\n/quit\nnever\n";
@@ -77,12 +75,25 @@ struct Terminal {
 
 impl Terminal {
     fn start(home: &Path, arguments: &[&str]) -> Terminal {
-        let (mut master, mut slave) = (0, 0);
-        // SAFETY: two places for descriptors; nothing else is asked for.
-        let opened = unsafe { libc::openpty(&mut master, &mut slave, null_mut(), null(), null()) };
-        assert_eq!(opened, 0);
-        // SAFETY: descriptors that were opened just now and belong to nobody else.
-        let [master, slave] = [master, slave].map(|descriptor| unsafe { File::from_raw_fd(descriptor) });
+        // Closed on exec from the start: a terminal that a child of another test inherits would never hang up.
+        // SAFETY: a plain call that returns a descriptor.
+        let master = unsafe { libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) };
+        assert!(master >= 0);
+        // SAFETY: a descriptor that was opened just now and belongs to nobody else.
+        let master = unsafe { File::from_raw_fd(master) };
+        let mut name = [0; 64];
+        // SAFETY: calls on an open descriptor, and a buffer with its length.
+        let named = unsafe {
+            let master = master.as_raw_fd();
+            libc::grantpt(master) == 0
+                && libc::unlockpt(master) == 0
+                && libc::ptsname_r(master, name.as_mut_ptr(), name.len()) == 0
+        };
+        assert!(named);
+        // SAFETY: `ptsname_r` has written a string.
+        let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_str().unwrap();
+        let slave =
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open(name).unwrap();
         let end = || Stdio::from(slave.try_clone().unwrap());
         let mut command = at_home(home, arguments);
         command.stdin(end()).stdout(end()).stderr(end());
@@ -117,7 +128,7 @@ impl Terminal {
 }
 
 #[test]
-fn a_terminal_is_a_conversation() {
+fn a_terminal_holds_a_conversation() {
     let home = TempDir::new().unwrap();
     let mut terminal = Terminal::start(home.path(), &["run", "-n", "100000000", "--ignore-end"]);
     terminal.expect("> ");

@@ -1,18 +1,16 @@
 //! A saved session continues exactly where it was, and bytes that are not one are refused.
 
-mod common;
-
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::common::{CASES, Golden, case, demo_model, quantize};
 use cinderblock::generation::snapshot::Snapshot;
 use cinderblock::{
     CacheType, ErrorKind, GenerateOptions, Generator, Model, Sampler, SamplerOptions, Session,
     SessionOptions, Step, Team,
 };
-use common::{CASES, Golden, case, demo_model, quantize};
 use tempfile::TempDir;
 
 fn team() -> Arc<Team> {
@@ -66,7 +64,7 @@ fn a_loaded_session_continues_to_the_bit() {
 
 /// With penalty, seed and a cache that has rolled, a text goes on as if nothing had happened.
 #[test]
-fn a_text_goes_on_with_its_sampler() {
+fn a_loaded_text_continues_with_its_sampler() {
     let model = Arc::new(Model::open(demo_model()).unwrap());
     let team = team();
     let options = SessionOptions { cache_blocks: 9, sink_blocks: 2, ..Default::default() };
@@ -194,7 +192,7 @@ fn a_damaged_session_is_refused() {
 }
 
 #[test]
-fn a_session_belongs_to_its_model() {
+fn a_session_of_another_model_is_refused() {
     let folder = TempDir::new().unwrap();
     let (_, bytes) = saved(folder.path());
     for (name, kind) in [("main", "q8"), ("block1", "q4")] {
@@ -234,7 +232,7 @@ fn a_file_is_replaced_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_request_to_stop_is_obeyed_once() {
+fn an_interrupt_stops_one_call() {
     let model = Arc::new(Model::open(demo_model()).unwrap());
     let mut generator = Generator::new(&model, &team(), &SessionOptions::default()).unwrap();
     let long = vec![300; 4096];
@@ -267,7 +265,7 @@ fn a_request_to_stop_is_obeyed_once() {
 
 /// Wherever it is stopped, in the middle of a layer stack too, a session is as long as it says and goes on from there.
 #[test]
-fn what_was_stopped_goes_on() {
+fn an_interrupted_call_can_be_resumed() {
     let model = Arc::new(Model::open(demo_model()).unwrap());
     let options = SessionOptions { cache_blocks: 40, ..Default::default() };
     let start = || Session::new(&model, &team(), &options).unwrap();
@@ -299,7 +297,7 @@ fn what_was_stopped_goes_on() {
 
 /// Each of several generators gets the tokens that it would get alone.
 #[test]
-fn together_is_as_alone() {
+fn generators_in_one_pass_get_the_tokens_of_separate_ones() {
     let model = Arc::new(Model::open(demo_model()).unwrap());
     let team = team();
     let start = |seed: u32| {
@@ -326,7 +324,7 @@ fn together_is_as_alone() {
 }
 
 #[test]
-fn generated_text_ends_where_it_should() {
+fn generation_ends_at_lengths_stops_and_callers() {
     use cinderblock::End;
     use cinderblock::generation::tokenizer::Tokenizer;
     let model = Arc::new(Model::open(demo_model()).unwrap());

@@ -1,7 +1,4 @@
 //! A process that is killed while it saves leaves the old file or the new one.
-#![cfg(unix)]
-
-mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -9,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use common::{cinderblock, demo_model, program};
+use crate::common::{cinderblock, demo_model, program};
 use tempfile::TempDir;
 
 const KILLS: u64 = 200;
@@ -52,7 +49,7 @@ fn save_and_kill(folder: &Path, delay: Duration) {
 }
 
 #[test]
-fn the_old_or_the_new_file_is_there() {
+fn a_killed_save_leaves_the_old_or_the_new_file() {
     let folder = TempDir::new().unwrap();
     let folder = folder.path();
     let sessions =

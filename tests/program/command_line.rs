@@ -1,14 +1,12 @@
 //! The program as a user meets it.
 
-mod common;
-
 use std::io::Read;
 use std::process::{Command, Stdio};
 
-use common::{case, cinderblock, demo_model, program, quantize, run};
+use crate::common::{case, cinderblock, demo_model, program, quantize, run, skip};
 
 #[test]
-fn the_demo_tells_a_story() {
+fn the_demo_model_tells_a_story() {
     let outcome = cinderblock(&["run", "-n", "40", "--seed", "1"]);
     let line = outcome.stderr.trim().to_string();
     assert!(line.lines().count() == 1 && line.starts_with("prompt ") && line.contains("tok/s"), "{line}");
@@ -28,7 +26,7 @@ fn the_same_seed_prints_the_same_text() {
 }
 
 #[test]
-fn json_repeats_what_text_shows() {
+fn json_contains_the_printed_text() {
     let plain = cinderblock(&["run", "-p", "The sea", "-n", "30", "--temp", "0"]).success();
     let json = cinderblock(&["run", "-p", "The sea", "-n", "30", "--temp", "0", "--json"]).json();
     assert_eq!(json["text"].as_str().unwrap(), plain.trim_end_matches('\n'));
@@ -64,7 +62,7 @@ fn a_model_without_a_tokenizer_works_with_ids() {
 }
 
 #[test]
-fn tokenize_goes_both_ways() {
+fn tokenize_encodes_and_decodes() {
     let text = "“The sea,” said he — naïve as ever…";
     let ids = cinderblock(&["tokenize", "-p", text]).success();
     assert_eq!(cinderblock(&["tokenize", "--decode", ids.trim()]).success().trim_end_matches('\n'), text);
@@ -75,7 +73,7 @@ fn tokenize_goes_both_ways() {
 
 /// The demo model's own prose, scored by it: text, ids and windows agree.
 #[test]
-fn perplexity_of_the_models_own_text() {
+fn perplexity_of_text_equals_perplexity_of_its_ids() {
     let folder = tempfile::TempDir::new().unwrap();
     let written =
         cinderblock(&["run", "-p", "The house", "-n", "600", "--seed", "2", "--ignore-end", "--json"]).json();
@@ -103,7 +101,7 @@ fn perplexity_of_the_models_own_text() {
 }
 
 #[test]
-fn inspect_tells_what_is_in_a_file() {
+fn inspect_describes_a_file() {
     let file = demo_model();
     let file = file.to_str().unwrap();
     let json = cinderblock(&["inspect", "-m", file, "--json", "--verify"]).json();
@@ -127,7 +125,7 @@ fn an_instruction_set_can_be_forced() {
 }
 
 #[test]
-fn help_and_completions() {
+fn help_has_examples_and_shells_have_completions() {
     for verb in ["run", "quantize", "perplexity", "logits", "inspect", "tokenize"] {
         let help = cinderblock(&[verb, "--help"]).success();
         assert!(help.contains("Example") && help.contains("cinderblock"), "{help}");
@@ -163,7 +161,7 @@ fn usage_errors_are_one_line_and_exit_2() {
 
 /// A reader that goes away early, as `head` does, is no failure and no panic.
 #[test]
-fn a_closed_pipe_is_quiet() {
+fn a_closed_pipe_ends_the_program_silently() {
     let mut child = program()
         .args(["run", "-n", "2000", "--ignore-end"])
         .stdin(Stdio::null())
@@ -181,7 +179,7 @@ fn a_closed_pipe_is_quiet() {
 /// Ctrl-C ends the text cleanly: the closing line still comes.
 #[cfg(unix)]
 #[test]
-fn ctrl_c_ends_cleanly() {
+fn ctrl_c_prints_the_closing_line_and_exits_130() {
     let mut child = program()
         .args(["run", "-n", "1000000", "--ignore-end"])
         .stdin(Stdio::null())
@@ -205,7 +203,7 @@ fn ctrl_c_ends_cleanly() {
 #[test]
 fn the_gguf_package_reads_our_files() {
     let Ok(python) = std::env::var("CINDERBLOCK_PYTHON") else {
-        println!("skipped: CINDERBLOCK_PYTHON does not name a Python that has the gguf package");
+        skip("CINDERBLOCK_PYTHON does not name a Python that has the gguf package");
         return;
     };
     let script = "import sys, zlib, gguf\n\

@@ -1,11 +1,10 @@
 //! Texts that are written together are those that each would be alone, whoever comes and goes.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use crate::common::{case, demo_model, quantize};
 use cinderblock::error::ErrorKind;
 use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::kernels::Kernels;
@@ -13,7 +12,6 @@ use cinderblock::{
     Batch, BatchOptions, End, Event, GenerateOptions, Generator, MemoryEstimate, Model, Request,
     SamplerOptions, SessionOptions, Step, Team,
 };
-use common::{case, demo_model, quantize};
 
 /// SplitMix64.
 struct Random(u64);
@@ -154,7 +152,7 @@ fn together(model: &Arc<Model>, count: u64, sequences: usize, seed: u64) {
 }
 
 #[test]
-fn company_changes_nothing() {
+fn batch_neighbours_do_not_change_results() {
     let model = Arc::new(Model::open(demo_model()).unwrap());
     together(&model, 64, 64, 1);
     together(&model, 64, 5, 2);
@@ -162,7 +160,7 @@ fn company_changes_nothing() {
 }
 
 #[test]
-fn company_changes_nothing_on_any_instruction_set() {
+fn batch_neighbours_do_not_change_results_on_any_instruction_set() {
     for (name, kind) in
         [("main", "q4"), ("main", "f32"), ("megabyte", "q8"), ("block8", "q4"), ("block1", "q4")]
     {
@@ -181,7 +179,7 @@ fn plain(prompt: Vec<u32>, max_tokens: usize) -> Request {
 
 /// Small texts that keep coming do not overtake one that has to wait until all the memory is free.
 #[test]
-fn nobody_starves() {
+fn long_prompts_are_admitted_in_order() {
     let model = Arc::new(Model::open(demo_model()).unwrap());
     let team = Arc::new(Team::new(2).unwrap());
     let session = SessionOptions::default();
@@ -212,7 +210,7 @@ fn nobody_starves() {
 }
 
 #[test]
-fn copies_of_a_start_go_on_by_themselves() {
+fn copies_of_a_start_are_independent() {
     let model = Arc::new(Model::open(demo_model()).unwrap());
     let team = Arc::new(Team::new(2).unwrap());
     let prompt: Vec<u32> = (300..403).collect();
@@ -242,7 +240,7 @@ fn copies_of_a_start_go_on_by_themselves() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_at_once() {
+fn impossible_requests_are_refused_at_once() {
     let (_folder, file) = quantize(&case("main"), "q4");
     let model = Arc::new(Model::open(&file).unwrap());
     let team = Arc::new(Team::new(1).unwrap());

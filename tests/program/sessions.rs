@@ -1,11 +1,9 @@
 //! A session's state depends on its text alone: not on how it came in, on threads, or on what was there before.
 
-mod common;
-
 use std::sync::Arc;
 
+use crate::common::{CASES, Golden, case, demo_model, quantize};
 use cinderblock::{CacheType, Model, Sampler, SamplerOptions, Session, SessionOptions, Team};
-use common::{CASES, Golden, case, demo_model, quantize};
 
 fn logits(session: &mut Session) -> Vec<f32> {
     session.logits().unwrap().to_vec()
@@ -14,7 +12,7 @@ fn logits(session: &mut Session) -> Vec<f32> {
 /// Text appended in any pieces gives the same logits, to the bit, for quantized and float weights, with and
 /// without forgetting.
 #[test]
-fn pieces_do_not_matter() {
+fn logits_do_not_depend_on_how_text_is_divided() {
     let team = Arc::new(Team::new(2).unwrap());
     for name in CASES {
         let golden = Golden::read(name);
@@ -77,7 +75,7 @@ fn the_same_seed_gives_the_same_text_with_any_number_of_threads() {
 }
 
 #[test]
-fn bad_requests_change_nothing() {
+fn refused_requests_leave_the_session_unchanged() {
     let (_folder, file) = quantize(&case("main"), "q4");
     let model = Arc::new(Model::open(&file).unwrap());
     let team = Arc::new(Team::new(1).unwrap());
@@ -98,7 +96,7 @@ fn bad_requests_change_nothing() {
 
 /// Rolling caches of half precision and of int8 stay close to one of single precision.
 #[test]
-fn cache_types_agree() {
+fn cache_types_agree_within_their_precision() {
     let golden = Golden::read("main");
     let (_folder, file) = quantize(&case("main"), "q8");
     let model = Arc::new(Model::open(&file).unwrap());

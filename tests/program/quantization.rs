@@ -1,8 +1,6 @@
 //! Calibrated quantization and its measures, as a user meets them.
 
-mod common;
-
-use common::{case, cinderblock, ids, quantize};
+use crate::common::{case, cinderblock, ids, quantize, root};
 
 /// Token ids that every reference case knows.
 fn text(count: u32) -> String {
@@ -10,7 +8,7 @@ fn text(count: u32) -> String {
 }
 
 #[test]
-fn divergence_from_a_model_and_from_its_saved_logits() {
+fn divergence_from_a_model_and_from_its_saved_logits_agree() {
     let (folder, exact) = quantize(&case("main_bf16"), "bf16");
     let (_other, rounded) = quantize(&case("main_bf16"), "q4");
     let (exact, rounded) = (exact.to_str().unwrap(), rounded.to_str().unwrap());
@@ -41,7 +39,7 @@ fn divergence_from_a_model_and_from_its_saved_logits() {
 }
 
 #[test]
-fn a_reference_that_does_not_fit_is_one_line() {
+fn a_reference_that_does_not_fit_is_an_error_of_one_line() {
     let (folder, exact) = quantize(&case("main_bf16"), "bf16");
     let exact = exact.to_str().unwrap();
     let saved = folder.path().join("logits.npy");
@@ -54,7 +52,7 @@ fn a_reference_that_does_not_fit_is_one_line() {
     for (tokens, file, expected) in [
         (&long, saved, "expected 20 more"),
         (&text(12), saved, "expected as many"),
-        (&long, common::demo_model().to_str().unwrap(), "vocabulary"),
+        (&long, crate::common::demo_model().to_str().unwrap(), "vocabulary"),
     ] {
         let outcome = measure(tokens, "--reference", file);
         assert_eq!(outcome.code, Some(1));
@@ -64,18 +62,14 @@ fn a_reference_that_does_not_fit_is_one_line() {
 
 /// A text of the repository: the calibration text of the demo is not part of it.
 fn calibration_text() -> String {
-    std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-        .join("docs/format.md")
-        .to_str()
-        .unwrap()
-        .to_string()
+    root().join("docs/format.md").to_str().unwrap().to_string()
 }
 
 /// Quantizes the demo with arguments, and gives the summary and the divergence from bf16 on one more text.
 fn quantize_demo(arguments: &[&str]) -> (serde_json::Value, f64) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
-    let demo = common::demo_checkpoint();
+    let demo = crate::common::demo_checkpoint();
     let (output, exact) = (path("m.gguf"), path("exact.gguf"));
     cinderblock(&["quantize", demo.to_str().unwrap(), "-o", &exact, "--type", "bf16"]).success();
     let base = ["quantize", demo.to_str().unwrap(), "-o", &output, "--json", "--report"];
@@ -89,7 +83,7 @@ fn quantize_demo(arguments: &[&str]) -> (serde_json::Value, f64) {
 }
 
 #[test]
-fn calibration_takes_away_divergence_at_the_same_size() {
+fn calibration_lowers_divergence_at_the_same_size() {
     let text = calibration_text();
     let (plain, before) = quantize_demo(&["--tensor-type", "*=q4"]);
     let (summary, after) = quantize_demo(&["--tensor-type", "*=q4", "--calibrate", &text]);
@@ -179,7 +173,7 @@ fn a_budget_is_kept_and_a_recipe_overrides_it() {
 #[test]
 fn calibration_works_for_every_variant() {
     let text = calibration_text();
-    for name in common::CASES {
+    for name in crate::common::CASES {
         let (_folder, checkpoint) = case_with_tokenizer(name);
         let (summary, _) =
             quantize_with(&checkpoint, &["--calibrate", &text, "--calibration-tokens", "1024"]);
@@ -198,7 +192,7 @@ fn calibration_errors_are_one_line() {
     std::fs::write(&short, "too short").unwrap();
     std::fs::write(&binary, b"\xff\xfe").unwrap();
     std::fs::write(&recipe, "# one\n*=q5\n").unwrap();
-    let demo = common::demo_checkpoint();
+    let demo = crate::common::demo_checkpoint();
     let bare = case("main");
     let text = calibration_text();
     for (checkpoint, arguments, expected) in [

@@ -1,7 +1,5 @@
 //! `batch` on the command line: every line is answered once, whatever is wrong with others and whoever kills it.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -9,9 +7,9 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::{Outcome, case, cinderblock, program, quantize, run};
 use cinderblock::session::negative_log_likelihood;
 use cinderblock::{Model, Session, SessionOptions, Team};
-use common::{Outcome, case, cinderblock, program, quantize, run};
 use serde_json::{Value as Json, json};
 
 fn batch(folder: &Path, more: &[&str]) -> Outcome {
@@ -31,7 +29,7 @@ fn answers(text: &str) -> BTreeMap<String, Json> {
 
 /// What `run` says to the same prompt is what `batch` says, in any company.
 #[test]
-fn answers_are_those_of_run() {
+fn answers_equal_those_of_run() {
     let folder = tempfile::TempDir::new().unwrap();
     let prompts =
         ["The old house", "It", "He said, \"I", "Upon the hill there stood a very old and very grey"];
@@ -104,7 +102,7 @@ fn scores_are_log_likelihoods() {
     let texts = &answers["\"texts\""]["scores"];
     assert!(texts[0]["logprob"].as_f64() > texts[1]["logprob"].as_f64(), "{texts}");
 
-    let model = Arc::new(Model::open(common::demo_model()).unwrap());
+    let model = Arc::new(Model::open(crate::common::demo_model()).unwrap());
     let team = Arc::new(Team::new(2).unwrap());
     for (continuation, score) in continuations.iter().zip(answers["\"ids\""]["scores"].as_array().unwrap()) {
         let mut session = Session::new(&model, &team, &SessionOptions::default()).unwrap();
@@ -125,7 +123,7 @@ fn scores_are_log_likelihoods() {
 }
 
 #[test]
-fn a_wrong_line_is_answered_and_stops_no_other() {
+fn a_wrong_line_is_answered_and_the_others_continue() {
     let folder = tempfile::TempDir::new().unwrap();
     let wrong: &[(&[u8], &str)] = &[
         (b"{\"id\": \"a\", \"prompt\": \"again\"}", "found \"a\" again"),
@@ -275,7 +273,7 @@ fn kills_lose_nothing_and_repeat_nothing() {
 
 /// Samples are what `run` writes with their seeds.
 #[test]
-fn samples_are_runs_with_other_seeds() {
+fn samples_equal_runs_with_successive_seeds() {
     let plain = ["run", "-p", "It was a dark", "-n", "21", "--seed", "5", "--samples", "3"];
     let json = cinderblock(&[&plain[..], &["--json"]].concat()).json();
     let shown = cinderblock(&plain).success();
@@ -295,7 +293,7 @@ fn samples_are_runs_with_other_seeds() {
 
 /// What `inspect` says for a batch is what it then takes, beside the program itself.
 #[test]
-fn inspect_knows_what_a_batch_takes() {
+fn inspect_reports_the_memory_of_a_batch() {
     let estimate = |batch: &str| {
         let json = cinderblock(&["inspect", "--cache-blocks", "512", "--batch", batch, "--json"]).json();
         json["memory"]["total"].as_u64().unwrap()

@@ -2,18 +2,16 @@
 //!
 //! `CINDERBLOCK_FOREIGN` is a command that runs it: an emulator with its arguments, and the program.
 
-mod common;
-
 use std::path::Path;
 use std::process::Command;
 
-use common::{demo_checkpoint, program, quantize, read_npy, run};
+use crate::common::{demo_checkpoint, held_out, ids, program, quantize, read_npy, run, skip};
 use tempfile::TempDir;
 
-/// Both programs; `None`, with a word about it, if there is no foreign one.
+/// Both programs, or `None` if there is no foreign one.
 fn pair() -> Option<[impl Fn() -> Command; 2]> {
     let Ok(words) = std::env::var("CINDERBLOCK_FOREIGN") else {
-        println!("skipped: CINDERBLOCK_FOREIGN does not name a program of another architecture");
+        skip("CINDERBLOCK_FOREIGN does not name a program of another architecture");
         return None;
     };
     Some([None, Some(words)].map(|words| {
@@ -35,14 +33,14 @@ fn model(kind: &str) -> (TempDir, String) {
 }
 
 fn logits(mut program: Command, model: &str, output: &Path) -> Vec<f32> {
-    let tokens = common::ids(&(0..48).map(|i| 5 + 61 * i % 4000).collect::<Vec<u32>>());
+    let tokens = ids(&(0..48).map(|i| 5 + 61 * i % 4000).collect::<Vec<u32>>());
     run(program.args(["logits", "-m", model, "--tokens", &tokens, "-o"]).arg(output)).success();
     read_npy(output).1
 }
 
 /// Integer sums are equal; what the rounding of the float parts leaves is 1e-5 of the largest logit.
 #[test]
-fn logits_agree() {
+fn logits_agree_with_another_architecture() {
     let Some([ours, theirs]) = pair() else { return };
     for kind in ["q4", "q8"] {
         let (folder, model) = model(kind);
@@ -59,18 +57,15 @@ fn logits_agree() {
 
 /// A few windows of the held-out text are enough: what is compared is the arithmetic, not the model.
 #[test]
-fn perplexities_agree() {
+fn perplexities_agree_with_another_architecture() {
     let Some(programs) = pair() else { return };
-    let Ok(held_out) = std::env::var("CINDERBLOCK_HELD_OUT") else {
-        println!("skipped: CINDERBLOCK_HELD_OUT does not name the held-out ids");
-        return;
-    };
+    let Some(held_out) = held_out() else { return };
     let (folder, model) = model("q4");
-    let ids = folder.path().join("ids.u16");
-    std::fs::write(&ids, &std::fs::read(held_out).expect("held-out ids")[..2 * 1024]).expect("write");
+    let file = folder.path().join("ids.u16");
+    std::fs::write(&file, &std::fs::read(held_out).expect("held-out ids")[..2 * 1024]).expect("write");
     let [ours, theirs] = programs.map(|program| {
         let arguments = ["perplexity", "-m", &model, "--json", "--tokens-file"];
-        let json = run(program().args(arguments).arg(&ids)).json();
+        let json = run(program().args(arguments).arg(&file)).json();
         json["perplexity"].as_f64().expect("a number")
     });
     println!("perplexity {ours} and {theirs}");

@@ -1,0 +1,27 @@
+//! The program and the library under it, one module a topic: `cargo test -p cinderblock-tools --test program parity::`
+//! runs one of them.
+
+mod common;
+
+mod architectures;
+mod batch;
+mod batch_command;
+#[cfg(target_os = "linux")]
+mod c_library;
+mod command_line;
+mod control;
+#[cfg(target_os = "linux")]
+mod documents;
+#[cfg(unix)]
+mod hostile;
+#[cfg(target_os = "linux")]
+mod interactive;
+#[cfg(unix)]
+mod killed;
+mod parity;
+mod quality;
+mod quantization;
+mod rolling;
+mod sessions;
+mod snapshots;
+mod speculation;
