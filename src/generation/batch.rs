@@ -6,7 +6,7 @@
 //! others' passes are narrower from then on. What a sequence writes does not depend, to the bit, on the others.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::generation::completion::Completion;
@@ -106,9 +106,10 @@ pub struct Batch {
     options: BatchOptions,
     waiting: VecDeque<Waiting>,
     running: Vec<Running>,
-    /// Bytes of weights and shared buffers, and those with all running sequences.
+    /// Beginnings that are still shared, and the bytes of each.
+    starts: Vec<(Weak<Sequence>, u64)>,
+    /// Bytes of weights and shared buffers.
     fixed: u64,
-    used: u64,
     next_id: u64,
 }
 
@@ -135,8 +136,8 @@ impl Batch {
             options,
             waiting: VecDeque::new(),
             running: Vec::new(),
+            starts: Vec::new(),
             fixed,
-            used: fixed,
             next_id: 0,
         })
     }
@@ -158,19 +159,28 @@ impl Batch {
 
     /// Bytes of weights, caches and buffers as they are counted; never more than [`BatchOptions::memory`].
     pub fn memory(&self) -> u64 {
-        self.used
+        let shared =
+            self.starts.iter().filter(|(start, _)| start.strong_count() > 0).map(|(_, bytes)| *bytes);
+        let running = self.running.iter().map(|running| running.bytes);
+        shared.chain(running).fold(self.fixed, u64::saturating_add)
     }
 
     /// Asks for a text, and gives the number by which [`Batch::advance`] tells about it.
     ///
     /// # Errors
-    /// If the prompt is empty, longer than the cache or has a token that is not in the vocabulary, if an option is
-    /// out of range, or if the text alone would exceed the memory.
+    /// If the prompt is empty and does not follow anything, is longer than the cache or has a token that is not in the
+    /// vocabulary, if it follows a sequence of another model, if an option is out of range, or if the text alone would
+    /// exceed the memory.
     pub fn submit(&mut self, request: Request) -> Result<u64> {
         let model = self.engine.model();
         let config = model.config();
         let tokens = request.prompt.len();
-        if tokens == 0 && request.start.is_none() {
+        if request.start.as_ref().is_some_and(|start| !start.belongs_to(model)) {
+            return Err(Error::argument(
+                "start: found a sequence of another model, expected one of the batch's",
+            ));
+        }
+        if tokens == 0 && request.start.as_ref().is_none_or(|start| start.is_empty()) {
             return Err(Error::argument("prompt: found 0 tokens, expected at least 1"));
         }
         self.check_length(tokens)?;
@@ -181,8 +191,7 @@ impl Batch {
             Some(start) => start.options(),
             None => self.sized(tokens, request.generate.max_tokens),
         };
-        let (cache, rest) = estimate::of_sequence(model, &options);
-        let bytes = cache.saturating_add(rest);
+        let bytes = self.bytes_of(&options);
         let alone = self.fixed.saturating_add(bytes);
         if let Some(memory) = self.options.memory.filter(|memory| alone > *memory) {
             return Err(Error::new(
@@ -198,16 +207,50 @@ impl Batch {
         Ok(id)
     }
 
-    /// Reads the beginning that several requests share ([`Request::start`]), with room for so many tokens after it.
-    /// Its memory is not counted.
+    /// Reads the beginning that several requests share ([`Request::start`]), with room for N tokens after it. Its memory
+    /// counts until the last of them has joined.
     ///
     /// # Errors
-    /// As [`Engine::append`], and if the prompt is longer than the cache or that cannot be allocated.
+    /// As [`Engine::append`], and if the prompt is longer than the cache or that cannot be allocated, or if there is
+    /// no room for it now.
     pub fn begin(&mut self, prompt: &[u32], max_tokens: usize) -> Result<Arc<Sequence>> {
         self.check_length(prompt.len())?;
-        let mut sequence = Sequence::new(self.engine.model(), &self.sized(prompt.len(), max_tokens))?;
+        let options = self.sized(prompt.len(), max_tokens);
+        let bytes = self.bytes_of(&options);
+        if let Some(memory) = self.options.memory.filter(|memory| self.with_start(bytes) > *memory) {
+            let needed = self.with_start(bytes);
+            let detail = format!(
+                "memory: found a limit of {memory} bytes, expected at least {needed} for this beginning"
+            );
+            return Err(Error::new(ErrorKind::Resource, detail));
+        }
+        let mut sequence = Sequence::new(self.engine.model(), &options)?;
         self.engine.append(&mut sequence, prompt)?;
-        Ok(Arc::new(sequence))
+        let sequence = Arc::new(sequence);
+        self.starts.retain(|(start, _)| start.strong_count() > 0);
+        self.starts.push((Arc::downgrade(&sequence), bytes));
+        Ok(sequence)
+    }
+
+    /// Whether [`Batch::begin`] finds room for a prompt now.
+    pub fn has_room(&self, tokens: usize, max_tokens: usize) -> bool {
+        let bytes = self.bytes_of(&self.sized(tokens, max_tokens));
+        self.options.memory.is_none_or(|memory| self.with_start(bytes) <= memory)
+    }
+
+    /// Bytes with one more beginning, and with room for a text that follows it or another one: without that, the
+    /// beginnings could keep each other's texts out.
+    fn with_start(&self, bytes: u64) -> u64 {
+        let starts =
+            self.starts.iter().filter(|(start, _)| start.strong_count() > 0).map(|(_, bytes)| *bytes);
+        let text = starts.clone().fold(bytes, u64::max);
+        let beside = starts.fold(self.fixed, u64::saturating_add).saturating_add(text);
+        beside.max(self.memory()).saturating_add(bytes)
+    }
+
+    fn bytes_of(&self, options: &SessionOptions) -> u64 {
+        let (cache, rest) = estimate::of_sequence(self.engine.model(), options);
+        cache.saturating_add(rest)
     }
 
     fn check_length(&self, tokens: usize) -> Result<()> {
@@ -225,7 +268,7 @@ impl Batch {
         let session = &self.options.session;
         // The padding of a first block, and the block that is open at the end.
         let length = self.engine.model().config().block_length;
-        let blocks = prompt.saturating_add(max_tokens).div_ceil(length) + 1;
+        let blocks = prompt.saturating_add(max_tokens).div_ceil(length).saturating_add(1);
         let cache_blocks = blocks.clamp(session.sink_blocks + 1, session.cache_blocks);
         SessionOptions { cache_blocks, ..session.clone() }
     }
@@ -257,17 +300,22 @@ impl Batch {
             !cancelled
         });
         while let Some(first) = self.waiting.front() {
-            let used = self.used.saturating_add(first.bytes);
+            let used = self.memory().saturating_add(first.bytes);
             let full = self.options.memory.is_some_and(|memory| used > memory);
-            if self.running.len() == self.options.sequences || full {
+            // Where nothing runs, it is kept out by beginnings that the caller keeps, and waiting would have no end.
+            let never = full && self.running.is_empty();
+            if self.running.len() == self.options.sequences || full && !never {
                 break;
             }
             let Some(Waiting { id, request, options, bytes }) = self.waiting.pop_front() else { break };
+            if never {
+                let detail =
+                    format!("memory: found {used} bytes with the beginnings that are kept, expected fewer");
+                each(id, Event::Failed(Error::new(ErrorKind::Resource, detail)));
+                continue;
+            }
             match self.join(id, request, &options, bytes) {
-                Ok(running) => {
-                    self.used = used;
-                    self.running.push(running);
-                }
+                Ok(running) => self.running.push(running),
                 Err(error) => each(id, Event::Failed(error)),
             }
         }
@@ -279,7 +327,12 @@ impl Batch {
         let sequence = match &request.start {
             Some(start) => {
                 sampler.remember(&start.recent(sampler.options().repetition_window));
-                Sequence::clone(start)
+                let mut sequence = Sequence::clone(start);
+                if request.prompt.is_empty() {
+                    // Its logits may have been computed before.
+                    sequence.reopen();
+                }
+                sequence
             }
             None => Sequence::new(model, options)?,
         };
@@ -383,7 +436,6 @@ impl Batch {
     /// Gives back the memory of those that have left.
     fn release(&mut self) {
         self.running.retain(|running| !running.left);
-        self.used = self.running.iter().fold(self.fixed, |used, running| used.saturating_add(running.bytes));
     }
 }
 

@@ -12,7 +12,7 @@ mod weights;
 use std::fs::File;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 pub(crate) use block_decoder::BATCH;
 pub use block_decoder::BlockDecoder;
@@ -45,6 +45,16 @@ pub struct Model {
     weights: ModelWeights,
     kernels: &'static Kernels,
     end_token: Option<u32>,
+}
+
+/// Which model a sequence belongs to, without keeping it open.
+#[derive(Clone)]
+pub(crate) struct ModelId(Weak<Storage>);
+
+impl PartialEq for ModelId {
+    fn eq(&self, other: &ModelId) -> bool {
+        self.0.ptr_eq(&other.0)
+    }
 }
 
 impl Model {
@@ -119,6 +129,11 @@ impl Model {
         };
         drop(index);
         Ok(Model { path: None, storage, config, weights, kernels, end_token })
+    }
+
+    /// The same for all that share these weights.
+    pub(crate) fn id(&self) -> ModelId {
+        ModelId(Arc::downgrade(&self.storage))
     }
 
     /// Shape of the model.

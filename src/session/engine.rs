@@ -15,7 +15,7 @@ use super::prefill::Append;
 use crate::cache::{Cache, CacheType};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interrupt::Interrupt;
-use crate::model::{Alignment, BATCH, BlockDecoder, Model, PAD_TOKEN, Segment, TokenDecoder};
+use crate::model::{Alignment, BATCH, BlockDecoder, Model, ModelId, PAD_TOKEN, Segment, TokenDecoder};
 use crate::quant::WeightType;
 use crate::threads::Team;
 
@@ -79,6 +79,7 @@ impl SessionOptions {
 /// A sequence: its caches and its open block. A clone goes on by itself.
 #[derive(Clone)]
 pub struct Sequence {
+    model: ModelId,
     pub(super) blocks: Cache,
     /// The tokens of the blocks that the cache holds.
     pub(super) log: BlockLog,
@@ -111,6 +112,7 @@ impl Sequence {
             Error::new(ErrorKind::Resource, format!("no memory for the tokens of {slots} blocks"))
         })?;
         Ok(Sequence {
+            model: model.id(),
             blocks,
             log,
             digest: block_log::EMPTY,
@@ -123,6 +125,11 @@ impl Sequence {
             block_length: config.block_length,
             alignment: options.alignment.unwrap_or(config.alignment),
         })
+    }
+
+    /// Whether it was made for this model.
+    pub fn belongs_to(&self, model: &Model) -> bool {
+        self.model == model.id()
     }
 
     /// Tokens so far, the padding of the first block included.
@@ -245,7 +252,7 @@ impl Sequence {
         self.opened = false;
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.blocks() == 0 && self.open.is_empty()
     }
 

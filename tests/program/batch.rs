@@ -271,3 +271,115 @@ fn impossible_requests_are_refused_at_once() {
         }
     }
 }
+
+/// Each request that cannot be is refused, and the others are written as they are alone.
+#[test]
+fn a_request_that_cannot_be_stops_no_other() {
+    let model = Arc::new(Model::open(demo_model()).unwrap());
+    let other = Arc::new(Model::open(demo_model()).unwrap());
+    let team = Arc::new(Team::new(2).unwrap());
+    let mut batch = Batch::new(&model, &team, None, BatchOptions::default()).unwrap();
+    let good = || Request {
+        prompt: vec![300, 301, 302, 303, 304],
+        generate: GenerateOptions { max_tokens: 9, ignore_end: true, ..Default::default() },
+        ..Default::default()
+    };
+    let expected = alone(&model, &team, None, &good());
+    let first = batch.submit(good()).unwrap();
+    let nothing = batch.begin(&[], 4).unwrap();
+    let foreign =
+        Batch::new(&other, &team, None, BatchOptions::default()).unwrap().begin(&[5, 6], 4).unwrap();
+    for (start, text) in [(nothing, "found 0 tokens"), (foreign, "another model")] {
+        let request = Request { start: Some(start), prompt: Vec::new(), ..good() };
+        let error = batch.submit(request).unwrap_err();
+        assert!(error.kind() == ErrorKind::Argument && error.to_string().contains(text), "{error}");
+    }
+    // The logits of this one have been computed, and are computed again.
+    let mut engine = cinderblock::Engine::new(&model, &team);
+    let mut start = cinderblock::Sequence::new(&model, &SessionOptions::default()).unwrap();
+    engine.append(&mut start, &good().prompt).unwrap();
+    engine.logits(std::slice::from_mut(&mut start)).unwrap();
+    let request = Request { start: Some(Arc::new(start)), prompt: Vec::new(), ..good() };
+    let second = batch.submit(request).unwrap();
+    let mut written: BTreeMap<u64, Written> = BTreeMap::new();
+    while batch.waiting() + batch.running() > 0 {
+        let advanced = batch.advance(|id, event| match event {
+            Event::Step(step) => written.entry(id).or_default().take(step),
+            Event::Ended(end, _) => written.entry(id).or_default().end = Some(end),
+            Event::Failed(error) => panic!("{error}"),
+        });
+        advanced.unwrap();
+    }
+    assert_eq!(written.len(), 2);
+    assert!(written[&first] == expected && written[&second] == expected, "{written:?}");
+}
+
+#[test]
+fn limits_without_end_do_not_overflow() {
+    for case_name in ["block1", "main"] {
+        let (_folder, path) = quantize(&case(case_name), "q4");
+        let model = Arc::new(Model::open(path).unwrap());
+        let team = Arc::new(Team::new(1).unwrap());
+        let mut batch = Batch::new(&model, &team, None, BatchOptions::default()).unwrap();
+        let generate = GenerateOptions { max_tokens: usize::MAX, ignore_end: true, ..Default::default() };
+        let request = Request { prompt: vec![5, 6, 7], generate, ..Default::default() };
+        let (interrupt, mut tokens) = (request.interrupt.clone(), 0);
+        batch.submit(request).unwrap();
+        batch.begin(&[1], usize::MAX).unwrap();
+        while batch.waiting() + batch.running() > 0 {
+            batch
+                .advance(|_, event| match event {
+                    Event::Step(_) => tokens += 1,
+                    Event::Ended(end, _) => assert_eq!(end, End::Caller),
+                    Event::Failed(error) => panic!("{error}"),
+                })
+                .unwrap();
+            if tokens > 20 {
+                interrupt.trigger();
+            }
+        }
+    }
+}
+
+/// Beginnings count, and a request that they keep out for good fails instead of waiting.
+#[test]
+fn shared_beginnings_stay_within_the_memory() {
+    let model = Arc::new(Model::open(demo_model()).unwrap());
+    let team = Arc::new(Team::new(1).unwrap());
+    let prompt: Vec<u32> = (0..400).map(|i| 300 + i % 2000).collect();
+    let free = Batch::new(&model, &team, None, BatchOptions::default()).unwrap().memory();
+    let one = {
+        let mut batch = Batch::new(&model, &team, None, BatchOptions::default()).unwrap();
+        let _start = batch.begin(&prompt, 4).unwrap();
+        batch.memory() - free
+    };
+    let options = BatchOptions { memory: Some(free + 3 * one), ..Default::default() };
+    let mut batch = Batch::new(&model, &team, None, options).unwrap();
+    let starts = [batch.begin(&prompt, 4).unwrap(), batch.begin(&prompt, 4).unwrap()];
+    assert!(batch.memory() == free + 2 * one && !batch.has_room(prompt.len(), 4));
+    assert_eq!(batch.begin(&prompt, 4).err().unwrap().kind(), ErrorKind::Resource);
+    let request = |prompt: &[u32], start| Request {
+        prompt: prompt.to_vec(),
+        start,
+        generate: GenerateOptions { max_tokens: 4, ..Default::default() },
+        ..Default::default()
+    };
+    let long = [&prompt[..], &prompt].concat();
+    let kept_out = batch.submit(request(&long, None)).unwrap();
+    let follows = batch.submit(request(&[], Some(Arc::clone(&starts[0])))).unwrap();
+    let (mut failed, mut ended, mut most) = (Vec::new(), Vec::new(), 0);
+    while batch.waiting() + batch.running() > 0 {
+        batch
+            .advance(|id, event| match event {
+                Event::Step(_) => {}
+                Event::Ended(..) => ended.push(id),
+                Event::Failed(_) => failed.push(id),
+            })
+            .unwrap();
+        most = most.max(batch.memory());
+    }
+    assert_eq!((failed, ended), (vec![kept_out], vec![follows]));
+    assert!(most <= free + 3 * one);
+    drop(starts);
+    assert!(batch.memory() == free && batch.has_room(prompt.len(), 4));
+}
