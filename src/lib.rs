@@ -9,7 +9,8 @@ pub mod cache;
 #[cfg(feature = "capi")]
 pub mod capi;
 pub mod error;
-mod files;
+#[doc(hidden)]
+pub mod files;
 pub mod generation;
 pub mod gguf;
 pub mod interrupt;

@@ -8,6 +8,8 @@ use cinderblock::error::{Error, Result};
 use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::{CacheType, Model, SessionOptions, Team};
 
+use crate::output::Inputs;
+
 /// Where a model is and how it is run.
 #[derive(clap::Args)]
 pub struct ModelArguments {
@@ -29,13 +31,19 @@ fn parse_threads(text: &str) -> std::result::Result<usize, String> {
 const DEMO: &str = "models/classics.q4.gguf";
 
 impl ModelArguments {
+    /// The model's file.
+    pub fn path(&self) -> Result<PathBuf> {
+        self.model.clone().map_or_else(demo_model, Ok)
+    }
+
+    /// The files that are read, of which the model is one.
+    pub fn inputs(&self) -> Result<Inputs> {
+        Ok(Inputs::new().with("model", [self.path()?]))
+    }
+
     /// Opens the model.
     pub fn open(&self) -> Result<Arc<Model>> {
-        let path = match &self.model {
-            Some(path) => path.clone(),
-            None => demo_model()?,
-        };
-        Ok(Arc::new(Model::open(path)?))
+        Ok(Arc::new(Model::open(self.path()?)?))
     }
 
     /// Starts the threads.
@@ -127,6 +135,11 @@ impl InputArguments {
     /// Whether anything was given.
     pub fn is_given(&self) -> bool {
         self.prompt.is_some() || self.file.is_some() || self.tokens.is_some() || self.tokens_file.is_some()
+    }
+
+    /// The files it is read from.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.file.iter().chain(&self.tokens_file)
     }
 
     /// The text, if it was text that was given.

@@ -1,13 +1,16 @@
 //! Writing to people and to files: no panic on a closed pipe, nothing half written.
 
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use cinderblock::Snapshot;
 use cinderblock::error::{Error, ErrorKind, Result};
+pub use cinderblock::files::AtomicFile;
+use cinderblock::files::{Identity, Target};
 use indicatif::{ProgressBar, ProgressStyle};
-use tempfile::NamedTempFile;
 
 const CLOSED: &str = "standard output is closed";
 
@@ -48,85 +51,240 @@ pub fn progress(length: u64, template: &str) -> ProgressBar {
     ProgressBar::new(length).with_style(style.progress_chars("=> "))
 }
 
-/// The partial file that is being written, if there is one: a verb writes at most one.
-static PARTIAL: Mutex<Option<PathBuf>> = Mutex::new(None);
+/// Where files are written that are not complete.
+static PARTIAL: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Removes the partial file of a process that is about to end without unwinding.
+/// Removes what is not complete; called before the process is ended at once.
 pub fn abandon() {
-    if let Some(path) = PARTIAL.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    for path in PARTIAL.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
         let _ = std::fs::remove_file(path);
     }
 }
 
-/// A file that appears under its name only when it is complete.
-pub struct AtomicFile {
-    file: BufWriter<NamedTempFile>,
-    path: PathBuf,
+/// Starts a file that appears under its name only when it is complete.
+///
+/// # Errors
+/// As [`AtomicFile::create`].
+pub fn create(path: &Path) -> Result<AtomicFile> {
+    let file = AtomicFile::create(path)?;
+    PARTIAL.lock().unwrap_or_else(PoisonError::into_inner).push(file.partial().to_path_buf());
+    Ok(file)
 }
 
-impl AtomicFile {
-    /// Starts a file that will replace `path`.
-    pub fn create(path: &Path) -> Result<AtomicFile> {
-        if path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
-            return Err(Error::mismatch("output", "a folder", "the name of a file").in_file(path));
-        }
-        // Renaming over a device or a pipe would replace it.
-        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-            let found = if path.is_dir() { "a directory" } else { "a special file" };
-            return Err(Error::mismatch("output", found, "the name of a regular file").in_file(path));
-        }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".cinderblock-").suffix(".partial");
-        #[cfg(unix)]
-        {
-            // What `File::create` would give; the umask applies.
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        let file = builder.tempfile_in(folder).map_err(|error| Error::io(folder, &error))?;
-        *PARTIAL.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.path().to_path_buf());
-        Ok(AtomicFile { file: BufWriter::with_capacity(1 << 20, file), path: path.to_path_buf() })
+/// The files that a verb reads: none of them is written to.
+#[derive(Clone)]
+pub struct Inputs(Vec<(&'static str, Identity)>);
+
+impl Inputs {
+    /// Standard input, if that is a file.
+    pub fn new() -> Inputs {
+        Inputs(standard(&io::stdin()).map(|identity| ("standard input", identity)).into_iter().collect())
     }
 
-    /// Names the destination in an error.
-    pub fn error(path: &Path) -> impl Fn(io::Error) -> Error {
-        move |error| Error::io(path, &error)
+    /// With a file more, if it is given, and what it is to people.
+    #[must_use]
+    pub fn with<P: AsRef<Path>>(mut self, what: &'static str, paths: impl IntoIterator<Item = P>) -> Inputs {
+        let identities = paths.into_iter().filter_map(|path| Identity::of(path.as_ref()));
+        self.0.extend(identities.map(|identity| (what, identity)));
+        self
     }
 
-    /// Makes the file durable and gives it its name.
-    pub fn commit(self) -> Result<()> {
-        let AtomicFile { file, path } = self;
-        let error = |error: io::Error| Error::io(&path, &error);
-        let file = file.into_inner().map_err(|failed| error(failed.into_error()))?;
-        file.as_file().sync_all().map_err(error)?;
-        file.persist(&path).map_err(|failed| error(failed.error))?;
-        #[cfg(unix)]
-        {
-            // The name is durable only when the folder is.
-            let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            if let Ok(folder) = std::fs::File::open(folder) {
-                let _ = folder.sync_all();
+    /// Makes sure that an output is none of them, and that it can be written: its folder is there and lets files be made.
+    ///
+    /// # Errors
+    /// If it is, or cannot.
+    pub fn try_output(&self, path: &Path) -> Result<()> {
+        self.check(path)?;
+        match Target::of(path)? {
+            Target::Special => Ok(()),
+            _ => AtomicFile::create(path).map(drop),
+        }
+    }
+
+    /// Makes sure that an output is none of them.
+    ///
+    /// # Errors
+    /// If it is.
+    pub fn check(&self, path: &Path) -> Result<()> {
+        let identity = if is_standard(path) { standard(&io::stdout()) } else { Identity::of(path) };
+        // Devices are read and written at once.
+        let is_device = std::fs::metadata(path).is_ok_and(|metadata| is_device(&metadata));
+        match self.0.iter().find(|(_, input)| Some(input) == identity.as_ref() && !is_device) {
+            None => Ok(()),
+            Some((what, _)) => {
+                let detail =
+                    format!("output: found the {what}, expected another file than those that are read");
+                Err(Error::argument(detail).in_file(path))
             }
         }
-        Ok(())
     }
 }
 
-impl Write for AtomicFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+fn is_device(metadata: &std::fs::Metadata) -> bool {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileTypeExt::is_char_device(&metadata.file_type());
+    #[cfg(not(unix))]
+    return !metadata.is_file();
+}
+
+/// The file that standard input or output is, if it is one.
+#[cfg(unix)]
+fn standard(stream: &impl std::os::fd::AsFd) -> Option<Identity> {
+    let file = File::from(stream.as_fd().try_clone_to_owned().ok()?);
+    let metadata = file.metadata().ok()?;
+    // Both ends of a socket, as remote shells give it, may be the same.
+    Identity::of_metadata(&metadata).filter(|_| metadata.is_file())
+}
+
+/// The file that standard input or output is, if it is one.
+#[cfg(not(unix))]
+fn standard<T>(_: &T) -> Option<Identity> {
+    None
+}
+
+/// Whether an output is standard output.
+pub fn is_standard(path: &Path) -> bool {
+    ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].iter().any(|name| path == Path::new(name))
+}
+
+/// Refuses standard output where `what` is printed already.
+///
+/// # Errors
+/// If `path` is standard output.
+pub fn not_standard(path: &Path, what: &str) -> Result<()> {
+    if is_standard(path) {
+        let detail = format!("output: found standard output, which has {what}, expected a file");
+        return Err(Error::argument(detail).in_file(path));
+    }
+    Ok(())
+}
+
+/// Makes sure that a file system has room for a file.
+///
+/// # Errors
+/// If it has not.
+pub fn check_space(path: &Path, bytes: u64) -> Result<()> {
+    #[cfg(unix)]
+    if let Ok(Target::File(target)) = Target::of(path) {
+        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Ok(system) = rustix::fs::statvfs(folder.unwrap_or(Path::new("."))) {
+            let free = system.f_bfree.saturating_mul(system.f_frsize);
+            // Some file systems do not know.
+            if system.f_blocks > 0 && free < bytes {
+                let (free, bytes) = (self::bytes(free), self::bytes(bytes));
+                let detail = format!("no space left on device: found {free} free, expected at least {bytes}");
+                return Err(Error::new(ErrorKind::Io, detail).in_file(path));
+            }
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (path, bytes);
+    Ok(())
+}
+
+/// Where bytes go that come one after the other.
+pub enum Sink {
+    /// A file that appears when it is complete.
+    File(AtomicFile, PathBuf),
+    /// A pipe or a device.
+    Stream(BufWriter<File>, PathBuf),
+    /// Standard output.
+    Standard(BufWriter<io::Stdout>),
+}
+
+impl Sink {
+    /// Starts an output: `-` is standard output, and what is no regular file is written to as it is.
+    ///
+    /// # Errors
+    /// If it cannot be written, or is a pipe that nobody reads.
+    pub fn create(path: &Path) -> Result<Sink> {
+        if is_standard(path) {
+            return Ok(Sink::Standard(BufWriter::with_capacity(1 << 20, io::stdout())));
+        }
+        Ok(match Target::of(path)? {
+            Target::Special => {
+                Sink::Stream(BufWriter::with_capacity(1 << 16, open_special(path)?), path.to_path_buf())
+            }
+            _ => Sink::File(create(path)?, path.to_path_buf()),
+        })
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+    /// Writes bytes.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        match self {
+            Sink::File(file, path) => file.write_all(bytes).map_err(|error| Error::io(path, &error)),
+            Sink::Stream(file, path) => file.write_all(bytes).map_err(|error| Error::io(path, &error)),
+            Sink::Standard(out) => out.write_all(bytes).map_err(|error| stdout_error(&error)),
+        }
+    }
+
+    /// Completes the output.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn commit(self) -> Result<()> {
+        match self {
+            Sink::File(file, _) => file.commit().map(drop),
+            Sink::Stream(mut file, path) => file.flush().map_err(|error| Error::io(&path, &error)),
+            Sink::Standard(mut out) => out.flush().map_err(|error| stdout_error(&error)),
+        }
     }
 }
 
-impl io::Seek for AtomicFile {
-    fn seek(&mut self, position: io::SeekFrom) -> io::Result<u64> {
-        self.file.seek(position)
+/// How long a pipe may be without a reader.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Opens a pipe, a device or an open file of this process.
+///
+/// # Errors
+/// If it cannot be opened, or nobody reads it.
+pub fn open_special(path: &Path) -> Result<File> {
+    let failed = |error: io::Error| Error::io(path, &error);
+    let mut options = OpenOptions::new();
+    options.write(true);
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    #[cfg(unix)]
+    if std::os::unix::fs::FileTypeExt::is_fifo(&metadata.file_type()) {
+        // Without a reader, opening would wait without end; with one that is held open, it does not.
+        let mut now = OpenOptions::new();
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut now, rustix::fs::OFlags::NONBLOCK.bits() as i32);
+        now.write(true);
+        let started = std::time::Instant::now();
+        loop {
+            match now.open(path) {
+                Ok(_held) => return options.open(path).map_err(failed),
+                Err(error) if error.raw_os_error() != Some(rustix::io::Errno::NXIO.raw_os_error()) => {
+                    return Err(failed(error));
+                }
+                Err(_) if started.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(10)),
+                Err(_) => {
+                    let detail = "output: found a special file that nobody reads, expected a reader";
+                    return Err(Error::new(ErrorKind::Io, detail).in_file(path));
+                }
+            }
+            crate::interrupt::check()?;
+        }
     }
+    if metadata.is_dir() {
+        return Err(Error::mismatch("output", "a directory", "a file").in_file(path));
+    }
+    // An open file of this process.
+    options.truncate(metadata.is_file());
+    options.open(path).map_err(failed)
+}
+
+/// Saves a session, also to what is no regular file.
+///
+/// # Errors
+/// As [`Snapshot::write`].
+pub fn save(snapshot: &Snapshot<'_>, path: &Path) -> Result<()> {
+    if Target::of(path)? != Target::Special {
+        return snapshot.write(path);
+    }
+    open_special(path)?.write_all(snapshot.bytes()).map_err(|error| Error::io(path, &error))
 }
 
 /// Bytes for people.

@@ -18,6 +18,8 @@ mod hostile;
 mod interactive;
 #[cfg(unix)]
 mod killed;
+#[cfg(unix)]
+mod outputs;
 mod parity;
 mod quality;
 mod quantization;

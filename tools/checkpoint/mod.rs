@@ -3,7 +3,7 @@
 mod config;
 mod safetensors;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cinderblock::error::{Error, Result};
 use cinderblock::generation::tokenizer::Tokenizer;
@@ -18,6 +18,7 @@ pub struct Checkpoint {
     /// The tokenizer's JSON text, and the token that ends a text.
     pub tokenizer: Option<(String, Option<u32>)>,
     tensors: Tensors,
+    folder: PathBuf,
 }
 
 /// Authors' names of the layers' parts, beside ours.
@@ -71,7 +72,21 @@ impl Checkpoint {
         let config = Shapes { tensors: &tensors }.config(&trainer, &config_path)?;
         config.validate().map_err(|error| error.in_file(&config_path))?;
         let tokenizer = read_tokenizer(&folder.join("tokenizer.json"), config.vocabulary)?;
-        Ok(Checkpoint { config, tokenizer, tensors })
+        Ok(Checkpoint { config, tokenizer, tensors, folder: folder.to_path_buf() })
+    }
+
+    /// The files that it is read from, and those that the next run would read if they were there.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let described = |name: &Path| {
+            let kind = name.extension().and_then(|kind| kind.to_str());
+            kind.is_some_and(|kind| ["json", "safetensors", "yaml", "yml"].contains(&kind))
+        };
+        let entries =
+            std::fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let names = ["config.yaml", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"];
+        let known = names.map(|name| self.folder.join(name));
+        let tensors = self.tensors.files().map(Path::to_path_buf);
+        known.into_iter().chain(tensors).chain(entries.filter(move |path| described(path)))
     }
 
     /// Checks a tensor's shape before anything is written.

@@ -63,6 +63,11 @@ impl Tensors {
         Ok(tensors)
     }
 
+    /// The files of all tensors.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.shards.iter().map(|shard| shard.0.as_path())
+    }
+
     fn add_shard(&mut self, path: PathBuf) -> Result<()> {
         let (file, data_start, metadata) = read_header(&path).map_err(|error| error.in_file(&path))?;
         let shard = self.shards.len();

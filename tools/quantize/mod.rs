@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::calibration::{Calibration, Calibrator, Finding};
 use crate::checkpoint::Checkpoint;
 use crate::interrupt;
-use crate::output::{self, AtomicFile};
+use crate::output::{self, AtomicFile, Inputs};
 use budget::Judge;
 pub use recipe::{Rule, recipe};
 use write::Source;
@@ -107,7 +107,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
     for spec in &specs {
         checkpoint.check(spec)?;
     }
+    let path = &arguments.output;
+    output::not_standard(path, "no way back to its beginning")?;
+    let inputs = Inputs::new().with("checkpoint", checkpoint.files()).with("recipe", &arguments.recipe);
+    inputs.with("calibration text", &arguments.calibrate).check(path)?;
     interrupt::listen();
+    // Calibration takes long; an output that cannot be is found before.
+    let output = output::create(path)?;
     let most = if budget::weights(&specs) > 200_000_000 { 12288 } else { 32768 };
     let most = arguments.calibration_tokens.unwrap_or(most);
     let text = arguments.calibrate.as_deref().map(|path| Text::read(path, &checkpoint)).transpose()?;
@@ -121,7 +127,6 @@ pub fn run(arguments: Arguments) -> Result<()> {
         calibration = calibrate(&checkpoint, &specs, &types, text.training(most))?;
     }
 
-    let path = &arguments.output;
     let rules: String = rules.iter().map(|rule| format!(", {}={}", rule.pattern, rule.kind)).collect();
     let provenance = text.as_ref().map(|text| text.provenance(most));
     let source = Source {
@@ -133,11 +138,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
         recipe: &format!("{base}{rules}"),
         calibration: provenance.as_deref(),
     };
+    let size = specs.iter().zip(&types).map(|(spec, kind)| spec.describe(*kind).bytes()).sum();
+    output::check_space(path, size)?;
     let bar = output::progress(budget::weights(&specs), PROGRESS);
     bar.set_message("quantizing");
     let done = |weights: usize| bar.inc(weights as u64);
-    let (file, bytes, errors) =
-        source.write(AtomicFile::create(path)?, arguments.report, AtomicFile::error(path), done)?;
+    let (file, bytes, errors) = source.write(output, arguments.report, AtomicFile::error(path), done)?;
     file.commit()?;
     bar.finish_and_clear();
 

@@ -162,8 +162,9 @@ fn mark(generator: &Generator, block_length: usize) -> Mark {
 fn obey(run: &mut Run, request: &Request, marks: &mut Vec<Mark>, last: &Last) -> Result<()> {
     match request {
         Request::Save(path) => {
+            run.inputs.check(path)?;
             let snapshot = run.generator.save()?;
-            snapshot.write(path)?;
+            output::save(&snapshot, path)?;
             output::message(&format!("saved {}", output::bytes(snapshot.bytes().len() as u64)));
         }
         Request::Load(path) => {

@@ -1,6 +1,5 @@
 //! `logits`: every teacher-forced logit of a text, as a NumPy file.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use cinderblock::error::{Error, Result};
@@ -9,7 +8,7 @@ use cinderblock::{Scorer, SessionOptions};
 use serde_json::json;
 
 use crate::arguments::{CacheArguments, InputArguments, ModelArguments};
-use crate::output::{self, AtomicFile};
+use crate::output::{self, Sink};
 use crate::{interrupt, npy};
 
 /// Write the logits of every token after the first block to a NumPy file
@@ -27,7 +26,7 @@ pub struct Arguments {
     #[command(flatten)]
     input: InputArguments,
 
-    /// The file to write
+    /// The file to write; - is standard output
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 
@@ -40,6 +39,8 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
+    let path = &arguments.output;
+    arguments.model.inputs()?.with("text", arguments.input.files()).try_output(path)?;
     let model = arguments.model.open()?;
     let tokens = arguments.input.tokens(&model, || Tokenizer::of_model(&model))?;
     interrupt::listen();
@@ -55,11 +56,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let default = SessionOptions { cache_blocks: blocks, sink_blocks: 0, ..Default::default() };
     let mut scorer = Scorer::new(&model, &arguments.model.team()?, &arguments.cache.options(default))?;
 
-    let path = &arguments.output;
-    let io = AtomicFile::error(path);
-    let mut file = AtomicFile::create(path)?;
     let rows = (blocks - 1) * config.block_length;
-    file.write_all(&npy::header(rows, config.vocabulary)).map_err(&io)?;
+    output::check_space(path, 4 * (rows * config.vocabulary) as u64)?;
+    let mut file = Sink::create(path)?;
+    file.put(&npy::header(rows, config.vocabulary))?;
     let bar = output::progress(rows as u64, "logits [{bar:30}] {percent}% {elapsed} left {eta}");
     let mut bytes = Vec::new();
     scorer.score(&tokens, |_, logits| {
@@ -67,13 +67,18 @@ pub fn run(arguments: Arguments) -> Result<()> {
         bytes.clear();
         bytes.extend(logits.iter().flat_map(|logit| logit.to_le_bytes()));
         bar.inc(1);
-        file.write_all(&bytes).map_err(&io)
+        file.put(&bytes)
     })?;
     bar.finish_and_clear();
     file.commit()?;
     if arguments.json {
         let shape = [rows, config.vocabulary];
-        output::print_json(&json!({"file": path.display().to_string(), "shape": shape}))?;
+        let summary = json!({"file": path.display().to_string(), "shape": shape});
+        if output::is_standard(path) {
+            output::message(&summary.to_string());
+        } else {
+            output::print_json(&summary)?;
+        }
     }
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! `perplexity`: how well a model predicts a text.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -12,7 +11,7 @@ use serde_json::json;
 
 use crate::arguments::{CacheArguments, InputArguments, ModelArguments};
 use crate::divergence::{Divergence, Reference};
-use crate::output::{self, AtomicFile};
+use crate::output::{self, Sink};
 use crate::statistics::Mean;
 use crate::{interrupt, npy};
 
@@ -60,6 +59,11 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
+    if let Some(path) = &arguments.save_logits {
+        output::not_standard(path, "the figures")?;
+        let inputs = arguments.model.inputs()?.with("reference", &arguments.reference);
+        inputs.with("text", arguments.input.files()).try_output(path)?;
+    }
     let model = arguments.model.open()?;
     let tokens = arguments.input.tokens(&model, || Tokenizer::of_model(&model))?;
     interrupt::listen();
@@ -89,10 +93,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let scored = whole - whole.div_ceil(window) * length;
     let mut saved = match &arguments.save_logits {
         Some(path) => {
-            let mut file = AtomicFile::create(path)?;
-            let header = npy::header(scored, model.config().vocabulary);
-            file.write_all(&header).map_err(AtomicFile::error(path))?;
-            Some((file, path))
+            output::check_space(path, 4 * (scored * model.config().vocabulary) as u64)?;
+            let mut file = Sink::create(path)?;
+            file.put(&npy::header(scored, model.config().vocabulary))?;
+            Some(file)
         }
         None => None,
     };
@@ -110,8 +114,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
             if let Some(row) = rows.next() {
                 divergence.add(token, row, logits);
             }
-            if let Some((file, path)) = &mut saved {
-                file.write_all(bytemuck::cast_slice(logits)).map_err(AtomicFile::error(path))?;
+            if let Some(file) = &mut saved {
+                file.put(bytemuck::cast_slice(logits))?;
             }
             interrupt::check()
         })?;
@@ -122,7 +126,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     if let Some(reference) = &reference {
         reference.finish()?;
     }
-    if let Some((file, _)) = saved {
+    if let Some(file) = saved {
         file.commit()?;
     }
     let seconds = started.elapsed().as_secs_f64();

@@ -15,6 +15,7 @@ use cinderblock::{
 use serde_json::json;
 
 use crate::arguments::{CacheArguments, InputArguments, ModelArguments};
+use crate::output::Inputs;
 use crate::samples::Samples;
 use crate::sampling::SamplingArguments;
 use crate::verbs::interactive;
@@ -165,6 +166,8 @@ pub struct Run {
     pub generator: Generator,
     pub options: GenerateOptions,
     pub stops: Vec<String>,
+    /// The files that are read.
+    pub inputs: Inputs,
 }
 
 /// What came of generating.
@@ -244,7 +247,24 @@ fn cached(
     Ok(Some((generator, tokens)))
 }
 
+/// The files that are read, and nothing is written to. A session may be saved over the one that was loaded.
+fn inputs(arguments: &Arguments) -> Result<Inputs> {
+    let inputs = arguments.model.inputs()?.with("prompt", arguments.input.files());
+    if let Some(path) = &arguments.prompt_cache {
+        output::not_standard(path, "the text")?;
+        // One that is there may be no more than read.
+        if path.exists() { inputs.check(path)? } else { inputs.try_output(path)? }
+    }
+    let inputs = inputs.with("prompt cache", &arguments.prompt_cache);
+    if let Some(path) = &arguments.save {
+        output::not_standard(path, "the text")?;
+        inputs.try_output(path)?;
+    }
+    Ok(inputs)
+}
+
 pub fn run(arguments: Arguments) -> Result<()> {
+    let inputs = inputs(&arguments)?;
     let model = arguments.model.open()?;
     let tokenizer = model.tokenizer_json().map(Tokenizer::from_json).transpose()?;
     if tokenizer.is_none() && !arguments.stop.is_empty() {
@@ -322,16 +342,16 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let prompt_time = started.elapsed();
     // Only whole blocks are reused, so without new ones the file is as good as it was.
     if let Some(path) = arguments.prompt_cache.as_deref().filter(|_| generator.blocks() > before) {
-        generator.save()?.write(path)?;
+        output::save(&generator.save()?, path)?;
     }
-    let mut run = Run { model, team, tokenizer, generator, options: generate, stops };
+    let mut run = Run { model, team, tokenizer, generator, options: generate, stops, inputs };
     if interactive {
         interactive::run(&mut run)?;
-        return arguments.save.map_or(Ok(()), |path| run.generator.save()?.write(&path));
+        return arguments.save.map_or(Ok(()), |path| output::save(&run.generator.save()?, &path));
     }
     let outcome = run.generate(arguments.json)?;
     if let Some(path) = &arguments.save {
-        run.generator.save()?.write(path)?;
+        output::save(&run.generator.save()?, path)?;
     }
 
     let generated = outcome.tokens.len();

@@ -11,7 +11,7 @@ use cinderblock::{CacheType, Engine, Model, Sequence, SessionOptions, Team};
 use serde_json::{Value as Json, json};
 
 use crate::arguments::{CacheTypeArgument, ModelArguments};
-use crate::output::{self, AtomicFile};
+use crate::output::{self, Sink};
 use crate::plot::{Line, plot};
 use crate::{interrupt, memory};
 
@@ -271,6 +271,12 @@ impl Bench {
 
 pub fn run(arguments: Arguments) -> Result<()> {
     interrupt::listen();
+    let mut plot = None;
+    if let Some(path) = &arguments.plot {
+        output::not_standard(path, "the figures")?;
+        arguments.model.inputs()?.check(path)?;
+        plot = Some(Sink::create(path)?);
+    }
     let started = Instant::now();
     let model = arguments.model.open()?;
     let load = started.elapsed();
@@ -309,10 +315,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
         }
     }
     bar.finish_and_clear();
-    if let Some(path) = &arguments.plot {
-        let mut file = AtomicFile::create(path)?;
-        std::io::Write::write_all(&mut file, drawing(&measurements).as_bytes())
-            .map_err(AtomicFile::error(path))?;
+    if let Some(mut file) = plot {
+        file.put(drawing(&measurements).as_bytes())?;
         file.commit()?;
     }
     if arguments.json {
