@@ -163,11 +163,11 @@ fn a_wrong_line_is_answered_and_the_others_continue() {
     for (error, expected) in errors.iter().zip(expected) {
         assert!(error.contains(expected) && !error.contains('\n'), "{error}, expected {expected}");
     }
-    // A second run with a file has nothing to do, and says nothing is wrong with what it did not look at.
+    // A second run with a file has nothing to do, and there are still errors.
     batch(folder.path(), &["-i", "in", "-n", "5", "-o", "out"]);
     let before = fs::read(folder.path().join("out")).unwrap();
     let again = batch(folder.path(), &["-i", "in", "-n", "5", "-o", "out"]);
-    assert!(again.code == Some(0) && again.stderr.contains("skipped 19"), "{again:?}");
+    assert!(again.code == Some(1) && again.stderr.contains("failed 17, skipped 19"), "{again:?}");
     assert_eq!(fs::read(folder.path().join("out")).unwrap(), before);
 }
 
@@ -178,7 +178,10 @@ fn usage_errors_are_one_line() {
     fs::write(folder.path().join("foreign"), "my notes\n").unwrap();
     for (arguments, code, text) in [
         (&["-i", "missing"][..], 1, "missing"),
-        (&["-i", "in", "-o", "foreign"], 1, "an answer with an id"),
+        (&["-i", "in", "-o", "foreign"], 1, "expected an answer of this program"),
+        (&["-i", "in", "--retry-failed"], 2, "--output"),
+        (&["-i", "in", "--batch", "9223372036854775808"], 2, "at most 1048576"),
+        (&["-i", ".", "-o", "new"], 1, "error: .: is a directory"),
         (&["-i", "in", "-o", "."], 1, "directory"),
         (&["-i", "in", "--batch", "0"], 2, "found 0"),
         (&["-i", "in", "--memory", "4 parsecs"], 2, "kB, MB or GB"),
@@ -315,4 +318,239 @@ fn inspect_reports_the_memory_of_a_batch() {
     let (more, expected) = ((taken - least) as f64, (predicted - one) as f64);
     println!("31 more sequences: predicted {expected}, taken {more}");
     assert!((more / expected - 1.0).abs() < 0.05, "predicted {expected}, taken {more}");
+}
+
+/// Neither the questions nor the model are taken for answers, by whatever name.
+#[test]
+#[cfg(unix)]
+fn an_output_is_never_an_input() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let questions = "{\"id\":1,\"prompt\":\"The old\"}\n{\"id\":2,\"prompt\":\"A new\"}";
+    fs::write(path("in"), questions).unwrap();
+    fs::copy(crate::common::demo_model(), path("model")).unwrap();
+    fs::create_dir(path("deep")).unwrap();
+    std::os::unix::fs::symlink("../in", path("deep/soft")).unwrap();
+    fs::hard_link(path("in"), path("hard")).unwrap();
+    let arguments = ["-m", "model", "-n", "2", "-i", "in", "-o"];
+    for output in ["in", "./deep/../in", "deep/soft", "hard", "model"] {
+        let outcome = batch(folder.path(), &[&arguments[..], &[output]].concat());
+        assert!(outcome.code == Some(2) && outcome.stderr.contains("output: found the"), "{outcome:?}");
+    }
+    for redirected in
+        ["batch -m model -n 2 -o in < in", "batch -m model -n 2 -i in >> in", "batch -m model < in >> in"]
+    {
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &format!("exec \"$0\" {redirected}")]).arg(program().get_program());
+        let outcome = run(shell.current_dir(folder.path()));
+        assert!(outcome.code == Some(2) && outcome.stderr.contains("output: found the"), "{outcome:?}");
+    }
+    // A copy of the questions is no answer either.
+    fs::copy(path("in"), path("copy")).unwrap();
+    let outcome = batch(folder.path(), &[&arguments[..], &["copy"]].concat());
+    assert!(outcome.code == Some(1) && outcome.stderr.contains("copy: output: line 1: found"), "{outcome:?}");
+    for name in ["in", "copy"] {
+        assert_eq!(fs::read_to_string(path(name)).unwrap(), questions);
+    }
+    assert_eq!(fs::read(path("model")).unwrap(), fs::read(crate::common::demo_model()).unwrap());
+}
+
+#[test]
+#[cfg(unix)]
+fn pipes_and_devices_are_written_to() {
+    let folder = tempfile::TempDir::new().unwrap();
+    fs::write(folder.path().join("in"), "{\"id\":1,\"prompt\":\"The old\"}\n").unwrap();
+    let expected = batch(folder.path(), &["-i", "in", "-n", "2"]).success();
+    let shell = |script: &str| {
+        let mut shell = std::process::Command::new("bash");
+        shell.arg("-c").arg(script).arg(program().get_program()).current_dir(folder.path());
+        let outcome = run(&mut shell);
+        assert!(outcome.time < Duration::from_secs(60), "{script}: {outcome:?}");
+        outcome
+    };
+    let batch = "\"$0\" batch -i in -n 2 -o";
+    for script in [
+        format!("{batch} -"),
+        format!("{batch} /dev/stdout"),
+        format!("{batch} /dev/stdout > file; cat file"),
+        format!("mkfifo pipe; (sleep 0.2; cat pipe) & {batch} pipe; wait"),
+        format!("{batch} >(cat > got); sleep 0.5; cat got"),
+        format!("{batch} /dev/fd/5 5>got; cat got"),
+        format!("{batch} /dev/null; {batch} out; cat out"),
+    ] {
+        assert_eq!(shell(&script).success(), expected, "{script}");
+    }
+    let nobody = shell(&format!("{batch} pipe"));
+    assert!(nobody.code == Some(1) && nobody.stderr.contains("nobody reads"), "{nobody:?}");
+    assert!(!folder.path().join("-").exists());
+}
+
+/// A line whose error may pass is asked again, one that was put right too, any other only when it is wanted.
+#[test]
+fn a_run_is_resumed_only_as_the_same_run() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let long: Vec<u32> = vec![300; 1500];
+    let line = |id: &str, more: Json| {
+        let mut line = json!({"id": id, "max_tokens": 4});
+        line.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        format!("{line}\n")
+    };
+    let good = line("good", json!({"prompt": "The old", "label": 7}));
+    let large = line("large", json!({"tokens": long}));
+    let wrong = line("wrong", json!({"prompt": "The", "temp": -1}));
+    fs::write(path("in"), [&good[..], &large, &wrong].concat()).unwrap();
+    let ask = |more: &[&str]| batch(folder.path(), &[&["-i", "in", "-o", "out"], more].concat());
+    let read = || answers(&fs::read_to_string(path("out")).unwrap());
+    let model = fs::metadata(crate::common::demo_model()).unwrap().len();
+
+    let first = ask(&["--memory", &format!("{}", model + 2_500_000)]);
+    assert!(first.code == Some(1) && first.stderr.contains("answered 1, failed 2, skipped 0"), "{first:?}");
+    let before = read();
+    assert_eq!((&before["\"large\""]["retry"], &before["\"wrong\""]["retry"]), (&json!(true), &Json::Null));
+    assert_eq!((&before["\"wrong\""]["line"], &before["\"good\""]["label"]), (&json!(3), &json!(7)));
+
+    let second = ask(&[]);
+    assert!(
+        second.code == Some(1) && second.stderr.contains("answered 1, failed 1, skipped 2"),
+        "{second:?}"
+    );
+    assert!(read()["\"large\""].get("error").is_none());
+    let third = ask(&["--retry-failed"]);
+    assert!(third.code == Some(1) && third.stderr.contains("answered 0, failed 1, skipped 2"), "{third:?}");
+    assert_eq!(read()["\"good\""], before["\"good\""]);
+
+    // Another prompt under an id that is answered; and a line that was put right.
+    let other = line("good", json!({"prompt": "The new", "label": 7}));
+    let right = line("wrong", json!({"prompt": "The", "temp": 1}));
+    fs::write(path("in"), [&other[..], &large, &right].concat()).unwrap();
+    let fourth = ask(&[]);
+    assert!(
+        fourth.code == Some(1) && fourth.stderr.contains("answered 1, failed 1, skipped 1"),
+        "{fourth:?}"
+    );
+    assert!(
+        fourth.stderr.contains("line 1: id \"good\": the output has an answer to another line"),
+        "{fourth:?}"
+    );
+    let whole = fs::read(path("out")).unwrap();
+    assert!(read().len() == 3 && read()["\"wrong\""].get("error").is_none());
+
+    // Other options and another model.
+    let (_cases, case) = quantize(&case("main"), "q4");
+    for (more, found) in [
+        (&["--temp", "0"][..], "an answer with other options"),
+        (&["-n", "5"], "an answer with other options"),
+        (&["--cache-blocks", "64"], "an answer with other options"),
+        (&["--score"], "an answer with other options"),
+        (&["-m", case.to_str().unwrap()], "an answer of another model"),
+    ] {
+        let refused = ask(more);
+        assert!(refused.code == Some(1) && refused.stderr.contains(found), "{refused:?}");
+    }
+    // How the work is done is not what is done.
+    fs::write(path("in"), [&good[..], &large, &right].concat()).unwrap();
+    let last = ask(&["--batch", "2", "--threads", "1", "--memory", "1GB"]);
+    assert!(last.code == Some(0) && last.stderr.contains("skipped 3"), "{last:?}");
+    assert_eq!(fs::read(path("out")).unwrap(), whole);
+}
+
+/// The tokens are those that lm-evaluation-harness scores.
+#[test]
+fn scores_are_split_as_harnesses_split() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let lines = [
+        json!({"id": "space", "prompt": "The old house ", "continuations": ["was"]}),
+        json!({"id": "spaces", "prompt": "The old house \n ", "continuations": ["was"]}),
+        json!({"id": "moved", "prompt": "The old house", "continuations": [" was", " \n was"]}),
+        // The prompt ends inside of what is one token of the text of both.
+        json!({"id": "merged", "prompt": "The old hou", "continuations": ["se was"]}),
+        json!({"id": "one empty", "prompt": "The old", "continuations": [" house", "", [4_000_000], " man"]}),
+        json!({"id": "begins", "prompt": "", "continuations": ["The old"]}),
+        json!({"id": "mixed", "prompt": "The old ", "continuations": ["man", [300]]}),
+    ];
+    fs::write(folder.path().join("in"), lines.map(|line| format!("{line}\n")).concat()).unwrap();
+    let outcome = batch(folder.path(), &["--score", "-i", "in"]);
+    assert!(outcome.code == Some(1) && outcome.stderr.contains("1 of 7 lines failed"), "{outcome:?}");
+    let answers = answers(&outcome.stdout);
+    let scores = |id: &str| answers[&format!("\"{id}\"")]["scores"].clone();
+    assert_eq!(scores("space")[0], scores("moved")[0]);
+    assert_eq!(scores("spaces")[0], scores("moved")[1]);
+
+    let model = Arc::new(Model::open(crate::common::demo_model()).unwrap());
+    let tokenizer = cinderblock::Tokenizer::of_model(&model).unwrap();
+    let team = Arc::new(Team::new(2).unwrap());
+    let reference = |context: &[u32], own: &[u32]| {
+        let mut session = Session::new(&model, &team, &SessionOptions::default()).unwrap();
+        session.append(context).unwrap();
+        let mut sum = 0.0;
+        for token in own {
+            sum -= negative_log_likelihood(session.logits().unwrap(), *token);
+            session.append(&[*token]).unwrap();
+        }
+        sum
+    };
+    let (whole, context) =
+        (tokenizer.encode("The old house was").unwrap(), tokenizer.encode("The old hou").unwrap());
+    let expected = reference(&context, &whole[context.len()..]);
+    let merged = &scores("merged")[0];
+    assert!((merged["logprob"].as_f64().unwrap() - expected).abs() < 1e-4, "{merged} {expected}");
+    let begun = reference(&[model.end_token().unwrap()], &tokenizer.encode("The old").unwrap());
+    assert!((scores("begins")[0]["logprob"].as_f64().unwrap() - begun).abs() < 1e-4);
+
+    let one = &answers["\"one empty\""];
+    assert!(one["scores"][0]["logprob"].is_f64() && one["scores"][3]["logprob"].is_f64(), "{one}");
+    for (index, text) in [(1, "found 0 tokens"), (2, "4000000")] {
+        assert!(one["scores"][index]["error"].as_str().unwrap().contains(text), "{one}");
+    }
+    assert!(one["error"].as_str().unwrap().starts_with("line 5: continuation: found 0 tokens"), "{one}");
+    let alone = reference(&tokenizer.encode("The old ").unwrap(), &[300]);
+    assert!((scores("mixed")[1]["logprob"].as_f64().unwrap() - alone).abs() < 1e-4);
+}
+
+/// Prompts that are scored count to the memory as those that are continued.
+#[test]
+fn scoring_stays_within_the_budget() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut lines = String::new();
+    for id in 0..40 {
+        let prompt: Vec<u32> = (0..1500 + 10 * id).map(|i| 300 + i * 7 % 3000).collect();
+        lines += &format!("{}\n", json!({"id": id, "tokens": prompt, "continuations": [[5], [6, 7], [8]]}));
+    }
+    fs::write(folder.path().join("in"), lines).unwrap();
+    let score = |memory: &str| {
+        let outcome = batch(folder.path(), &["-i", "in", "--score", "--json", "--memory", memory]);
+        let summary: Json = serde_json::from_str(outcome.stderr.trim()).unwrap();
+        assert_eq!(summary["answered"], 40, "{summary}");
+        (answers(&outcome.stdout), summary["peak_memory_bytes"].as_u64().unwrap())
+    };
+    let (all, free) = score("4GB");
+    for megabytes in [24, 48] {
+        let (limited, peak) = score(&format!("{megabytes}MB"));
+        println!("budget {megabytes} MB: peak {} MB of {}", peak / 1_000_000, free / 1_000_000);
+        assert!(peak < megabytes * 1_000_000 + (32 << 20), "{peak} of {megabytes} MB");
+        assert!(limited == all);
+    }
+}
+
+#[test]
+fn lines_are_taken_as_people_have_them() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let input = concat!(
+        "\u{feff}{\"id\":1,\"prompt\":\"The\",\"temp\":0,\"logit_bias\":{\"262\":\"-inf\"},\"label\":[1],\"text\":\"mine\"}\n",
+        "{\"id\":2,\"tokens\":[300],\"max_tokens\":18446744073709551615,\"stop\":[\"e\",\" \"],\"logprobs\":18446744073709551615}\n",
+        "{\"id\":3,\n",
+        "{\"id\":4,\"tokens\":[300],\"continuations\":[\"x\"]}\n",
+    );
+    fs::write(folder.path().join("in"), input).unwrap();
+    let outcome = batch(folder.path(), &["-i", "in", "-n", "4"]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(!outcome.stderr.contains("up to 0 at a time"), "{outcome:?}");
+    let answers = answers(&outcome.stdout);
+    let first = &answers["1"];
+    assert_eq!((&first["label"], &first["columns"]), (&json!([1]), &json!({"text": "mine"})));
+    assert!(first["tokens"].as_array().unwrap().iter().all(|token| *token != 262), "{first}");
+    assert_eq!(answers["2"]["end"], "stop");
+    assert!(answers["null"]["error"].as_str().unwrap().starts_with("line 3: column 8: EOF"), "{answers:?}");
+    assert!(answers["4"]["error"].as_str().unwrap().contains("without --score"));
 }

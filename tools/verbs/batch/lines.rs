@@ -8,10 +8,16 @@ use cinderblock::error::{Error, Result};
 use cinderblock::generation::tokenizer::Tokenizer;
 use serde_json::{Map, Value as Json};
 
+use super::journal::{Name, digest};
+
 /// Bytes of a line at most.
 const MOST_BYTES: u64 = 16 << 20;
 /// Lines that are read ahead.
 const AHEAD: usize = 64;
+/// What some editors write before the first line.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// Bytes of the digest of a line.
+const DIGEST: usize = 8;
 /// Characters of a value that an error shows.
 const SHOWN: usize = 60;
 
@@ -34,6 +40,10 @@ pub fn read(input: impl Read + Send + 'static) -> Receiver<Line> {
                     let _ = sender.send(Line { number, bytes: Err(Error::io_text(&error)) });
                     break;
                 }
+            };
+            let bytes = match bytes.strip_prefix(BYTE_ORDER_MARK).filter(|_| number == 1) {
+                Some(rest) => rest.to_vec(),
+                None => bytes,
             };
             let blank = bytes.iter().all(u8::is_ascii_whitespace);
             let bytes = if bytes.len() as u64 > MOST_BYTES {
@@ -73,7 +83,43 @@ fn next(input: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
+/// What a line may say, and the options' own names where these differ.
+const FIELDS: [&str; 17] = [
+    "id",
+    "prompt",
+    "tokens",
+    "max_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "repetition_window",
+    "logit_bias",
+    "seed",
+    "stop",
+    "ignore_end",
+    "logprobs",
+    "continuations",
+    "temp",
+];
+
+/// The field that a name is, with `-` for `_` as in options.
+fn field(name: &str) -> Option<&'static str> {
+    let name = name.replace('-', "_");
+    let known = FIELDS.into_iter().find(|field| *field == name)?;
+    Some(if known == "temp" { "temperature" } else { known })
+}
+
+/// The field that a name is a misspelling of. Short names are as likely others.
+fn meant(name: &str) -> Option<&'static str> {
+    let name = name.to_lowercase().replace(['-', ' '], "_");
+    let near = |field: &&str| field.len() > 4 && strsim::damerau_levenshtein(field, &name) <= 1;
+    FIELDS.into_iter().find(near)
+}
+
 /// The fields of a line that have not been asked for yet.
+#[derive(Debug)]
 pub struct Fields(Map<String, Json>);
 
 fn wrong(name: &str, found: &Json, expected: &str) -> Error {
@@ -85,26 +131,64 @@ fn wrong(name: &str, found: &Json, expected: &str) -> Error {
     Error::mismatch(format!("\"{name}\""), found, expected)
 }
 
-impl Fields {
-    /// Parses a line, and takes its id: a text or a whole number.
-    ///
-    /// # Errors
-    /// If it is no JSON object or has no id.
-    pub fn parse(line: &[u8]) -> Result<(Json, Fields)> {
-        let text = std::str::from_utf8(line).map_err(|error| {
-            let at = error.valid_up_to();
-            Error::mismatch("line", format!("a byte at {at} that is not UTF-8"), "UTF-8")
-        })?;
-        let json = serde_json::from_str(text)
-            .map_err(|error| Error::format(format!("line: {error}, expected a JSON object")))?;
-        let Json::Object(mut map) = json else { return Err(wrong("line", &json, "a JSON object")) };
-        let id = map.remove("id").unwrap_or(Json::Null);
-        if id.is_string() || id.is_u64() || id.is_i64() {
-            return Ok((id, Fields(map)));
+/// Parses a line: by what it is known, and its fields or what is wrong with it.
+pub fn parse(number: u64, line: Result<Vec<u8>>) -> (Name, Result<Fields>) {
+    let mut name = Name { id: Json::Null, line: number, digest: String::new(), columns: Map::new() };
+    let map = line.and_then(|bytes| {
+        name.digest = digest(&bytes, DIGEST);
+        object(&bytes)
+    });
+    let mut map = match map {
+        Ok(map) => map,
+        Err(error) => return (name, Err(error)),
+    };
+    // The order of fields and white space are no content.
+    name.digest = digest(Json::Object(map.clone()).to_string(), DIGEST);
+    let id = map.remove("id").unwrap_or(Json::Null);
+    let known = id.is_string() || id.is_u64() || id.is_i64();
+    let mut fields = Map::new();
+    for (column, value) in map {
+        let Some(field) = field(&column) else {
+            if let Some(field) = meant(&column) {
+                name.id = if known { id } else { Json::Null };
+                let detail = format!("line: found a field {column:?}, expected {field:?} or another name");
+                return (name, Err(Error::format(detail)));
+            }
+            name.columns.insert(column, value);
+            continue;
+        };
+        if fields.insert(field.to_string(), value).is_some() {
+            name.id = if known { id } else { Json::Null };
+            let detail = format!("line: found {field:?} by two names, expected one");
+            return (name, Err(Error::format(detail)));
         }
-        Err(wrong("id", &id, "a text or a whole number"))
     }
+    if !known {
+        return (name, Err(wrong("id", &id, "a text or a whole number")));
+    }
+    name.id = id;
+    (name, Ok(Fields(fields)))
+}
 
+/// A line as a JSON object.
+fn object(line: &[u8]) -> Result<Map<String, Json>> {
+    let text = std::str::from_utf8(line).map_err(|error| {
+        let at = error.valid_up_to();
+        Error::mismatch("line", format!("a byte at {at} that is not UTF-8"), "UTF-8")
+    })?;
+    let json = serde_json::from_str(text).map_err(|error| {
+        // Its own line is always the first.
+        let text = error.to_string();
+        let what = text.split(" at line ").next().unwrap_or_default();
+        Error::format(format!("line: column {}: {what}, expected a JSON object", error.column()))
+    })?;
+    match json {
+        Json::Object(map) => Ok(map),
+        other => Err(wrong("line", &other, "a JSON object")),
+    }
+}
+
+impl Fields {
     /// Takes a field; `null` is as good as none.
     ///
     /// # Errors
@@ -121,9 +205,9 @@ impl Fields {
         }
     }
 
-    /// A field that stays to be taken.
-    pub fn peek(&self, name: &str) -> Option<&Json> {
-        self.0.get(name)
+    /// Whether there is a field.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|value| !value.is_null())
     }
 
     /// Takes a number.
@@ -144,19 +228,36 @@ impl Fields {
     /// Takes the prompt: `prompt` as a text or `tokens` as ids.
     ///
     /// # Errors
-    /// If there is none, or both, or an empty one.
-    pub fn prompt(&mut self, model: &Model, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
+    /// If there is none, or both.
+    pub fn prompt(&mut self) -> Result<Prompt> {
         let text = self.take("prompt", "a text", |value| value.as_str().map(str::to_string))?;
         let ids = self.take("tokens", "a list of token ids", ids)?;
-        let tokens = match (text, ids) {
-            (Some(text), None) => encode(&text, tokenizer)?,
-            (None, Some(ids)) => ids,
+        match (text, ids) {
+            (Some(text), None) => Ok(Prompt::Text(text)),
+            (None, Some(ids)) => Ok(Prompt::Ids(ids)),
             (Some(_), Some(_)) => {
-                return Err(Error::format("line: found \"prompt\" and \"tokens\", expected one of them"));
+                Err(Error::format("line: found \"prompt\" and \"tokens\", expected one of them"))
             }
-            (None, None) => {
-                return Err(Error::format("line: found no \"prompt\", expected one, or \"tokens\""));
-            }
+            (None, None) => Err(Error::format("line: found no \"prompt\", expected one, or \"tokens\"")),
+        }
+    }
+}
+
+/// A text, or tokens, as a line has them.
+pub enum Prompt {
+    Text(String),
+    Ids(Vec<u32>),
+}
+
+impl Prompt {
+    /// Its tokens, all in the vocabulary.
+    ///
+    /// # Errors
+    /// If there are none, or there is no tokenizer for a text.
+    pub fn tokens(&self, model: &Model, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
+        let tokens = match self {
+            Prompt::Text(text) => encode(text, tokenizer)?,
+            Prompt::Ids(ids) => ids.clone(),
         };
         if tokens.is_empty() {
             return Err(Error::format("prompt: found 0 tokens, expected at least 1"));
@@ -164,15 +265,23 @@ impl Fields {
         model.check_tokens(&tokens)?;
         Ok(tokens)
     }
+}
 
-    /// Makes sure that every field has been taken.
-    ///
-    /// # Errors
-    /// The first one that has not.
-    pub fn finish(self) -> Result<()> {
-        match self.0.keys().next() {
-            None => Ok(()),
-            Some(name) => Err(Error::format(format!("line: found a field {name:?} that is not known"))),
+/// Biases of tokens: `{"ID": BIAS}` or `[[ID, BIAS]]`, with `"-inf"` or `false` for tokens that are forbidden.
+pub fn biases(value: &Json) -> Option<Vec<(u32, f32)>> {
+    let bias = |value: &Json| match value {
+        Json::Bool(false) => Some(f32::NEG_INFINITY),
+        Json::String(text) if text == "-inf" => Some(f32::NEG_INFINITY),
+        value => value.as_f64().map(|bias| bias as f32),
+    };
+    match value {
+        Json::Object(map) => map.iter().map(|(id, value)| Some((id.parse().ok()?, bias(value)?))).collect(),
+        value => {
+            let pair = |pair: &Json| match pair.as_array()?.as_slice() {
+                [id, value] => Some((u32::try_from(id.as_u64()?).ok()?, bias(value)?)),
+                _ => None,
+            };
+            value.as_array()?.iter().map(pair).collect()
         }
     }
 }
@@ -207,24 +316,54 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn a_byte_order_mark_is_no_content() {
+        let lines: Vec<Line> = read(std::io::Cursor::new(b"\xef\xbb\xbf{}\n\xef\xbb\xbf{}")).iter().collect();
+        assert_eq!(lines[0].bytes.as_ref().unwrap(), b"{}");
+        assert_eq!(lines[1].bytes.as_ref().unwrap(), b"\xef\xbb\xbf{}");
+    }
+
+    #[test]
+    fn errors_of_a_line_name_what_is_wrong() {
         let error = |line: &str| {
-            let (_, mut fields) = Fields::parse(line.as_bytes())?;
-            fields.size("max_tokens")?;
-            fields.finish()
+            let (_, fields) = parse(7, Ok(line.as_bytes().to_vec()));
+            let mut fields = fields?;
+            fields.take("logit_bias", "biases", biases)?;
+            fields.size("max_tokens")
         };
         assert!(error(r#"{"id": "a", "max_tokens": 3}"#).is_ok());
         for (line, text) in [
-            ("{", "expected a JSON object"),
+            ("{", "line: column 1: EOF while parsing an object, expected a JSON object"),
             ("[1]", "found [1], expected a JSON object"),
             ("{}", "\"id\": found null, expected a text or a whole number"),
             (r#"{"id": 1.5}"#, "found 1.5"),
             (r#"{"id": 1, "max_tokens": -3}"#, "\"max_tokens\": found -3, expected a whole number"),
-            (r#"{"id": 1, "other": 2}"#, "found a field \"other\""),
+            (r#"{"id": 1, "max_token": 2}"#, "found a field \"max_token\", expected \"max_tokens\""),
+            (r#"{"id": 1, "temp": 2, "temperature": 1}"#, "\"temperature\" by two names"),
+            (r#"{"id": 1, "logit_bias": [[1]]}"#, "found [[1]]"),
         ] {
             let error = error(line).unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
         }
-        assert!(Fields::parse(b"\xff").is_err_and(|error| error.detail().contains("at 0")));
+        assert!(parse(7, Ok(b"\xff".to_vec())).1.is_err_and(|error| error.detail().contains("at 0")));
+    }
+
+    #[test]
+    fn other_columns_are_kept_and_options_go_by_their_names() {
+        let line = br#"{"label": [1], "max-tokens": 3, "step": 4, "id": 5, "temp": 0.5}"#;
+        let (name, fields) = parse(7, Ok(line.to_vec()));
+        let mut fields = fields.unwrap();
+        assert_eq!(
+            (fields.size("max_tokens").unwrap(), fields.float("temperature").unwrap()),
+            (Some(3), Some(0.5))
+        );
+        assert_eq!(Json::Object(name.columns), serde_json::json!({"label": [1], "step": 4}));
+        // White space and order are not content.
+        let same = br#"{"id":5,"temp":0.5,"max-tokens":3,"label":[1],"step":4}"#;
+        assert_eq!(parse(8, Ok(same.to_vec())).0.digest, name.digest);
+        let biased = |text: &str| biases(&serde_json::from_str(text).unwrap());
+        let expected = vec![(7, -1.5), (8, f32::NEG_INFINITY)];
+        assert_eq!(biased(r#"{"7": -1.5, "8": "-inf"}"#), Some(expected.clone()));
+        assert_eq!(biased(r#"[[7, -1.5], [8, false]]"#), Some(expected));
+        assert_eq!(biased(r#"{"x": 1}"#), None);
     }
 }

@@ -4,7 +4,7 @@ mod journal;
 mod lines;
 mod score;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -25,23 +25,26 @@ use crate::arguments::{CacheArguments, ModelArguments};
 use crate::sampling::SamplingArguments;
 use crate::verbs::run::unescape;
 use crate::{interrupt, memory, output};
-use journal::{Journal, Name};
+use journal::{Earlier, Journal, Name, RunKey};
 use lines::{Fields, Line};
-use score::Scores;
+use score::{Group, Scores};
 
 /// Continue many prompts, several at a time
 ///
 /// The input is one JSON object a line: {"id": a text or a whole number, "prompt": a text} or {"id", "tokens":
-/// ids}, and what is to differ from the options: "max_tokens", "temperature", "top_k", "top_p", "min_p",
-/// "repetition_penalty", "repetition_window", "seed", "stop" (a text or a list), "ignore_end", "logprobs".
-/// Each line is answered by one line, in the order in which they end: {"id", "text", "tokens", "end", ...} or
-/// {"id", "error"}. A seed that is not given follows from --seed and the id, so an answer does not depend on
-/// what else is asked. With -o, a run that was killed goes on where it was: what the file answers is not asked
-/// again.
+/// ids}, and what is to differ from the options: "max_tokens", "temp", "top_k", "top_p", "min_p",
+/// "repetition_penalty", "repetition_window", "logit_bias", "seed", "stop" (a text or a list), "ignore_end",
+/// "logprobs". Any other column is kept and passed through. Each line is answered by one line, in the order in which
+/// they end: {"id", "text", "tokens", "end", ...} or {"id", "line", "error"}. A seed that is not given follows from
+/// --seed and the id, so an answer does not depend on what else is asked.
+///
+/// With -o, a run that was killed is resumed: lines that the file answers are not asked again, unless their answer is an
+/// error that may have passed, such as too little memory. A file that holds anything but answers to the same model and
+/// options is refused. The exit code is 1 as long as there are errors.
 ///
 /// With --score, nothing is generated: a line has "continuations", a list of texts or of lists of ids, beside its
 /// prompt, which is read once, and is answered by their log-likelihoods: {"id", "scores": [{"logprob", "tokens",
-/// "is_greedy"}, ...]}.
+/// "is_greedy"}, ...]}. White space at the end of a prompt counts to the continuation, as in lm-evaluation-harness.
 ///
 /// Examples:
 ///   cinderblock batch -m model.gguf -i prompts.jsonl -o answers.jsonl
@@ -58,12 +61,16 @@ pub struct Arguments {
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     input: PathBuf,
 
-    /// Where the answers go; without it, to standard output
+    /// Where the answers go; - is standard output [default: -]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
+    /// Ask lines again that the output answers with an error
+    #[arg(long, requires = "output")]
+    retry_failed: bool,
+
     /// Sequences at a time at most
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = parse_sequences)]
     batch: usize,
 
     /// Memory for weights, caches and buffers, for example 800MB or 4GB [default: three quarters of
@@ -118,18 +125,25 @@ fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
     Ok((number * scale) as u64)
 }
 
+/// More sequences than any machine holds are a typing error.
+fn parse_sequences(text: &str) -> std::result::Result<usize, String> {
+    let sequences: usize = text.parse().map_err(|_| "expected a number".to_string())?;
+    if sequences <= 1 << 20 { Ok(sequences) } else { Err("expected at most 1048576".to_string()) }
+}
+
 /// How long a wait for input may last before a request to stop is looked for.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A text that is being written.
 struct Job {
-    name: Name,
+    /// `None` if a continuation is scored.
+    name: Option<Name>,
     prompt_tokens: usize,
     tokens: Vec<Token>,
     text: String,
     logprobs: bool,
-    /// Whose continuation it scores, and which.
-    scored: Option<(String, usize)>,
+    /// The line, and which of its continuations is scored.
+    scored: (u64, usize),
 }
 
 /// What has been done.
@@ -138,6 +152,8 @@ struct Counts {
     answered: u64,
     failed: u64,
     skipped: u64,
+    /// Of those that were skipped, the ones whose answer is an error.
+    skipped_errors: u64,
     prompt_tokens: usize,
     generated_tokens: usize,
     /// Sequences at a time at most.
@@ -161,13 +177,19 @@ struct Run {
     /// Ids that the input has had.
     seen: HashSet<String>,
     jobs: HashMap<u64, Job>,
-    /// With `--score`, the lines that are being scored, by id.
-    scores: Option<HashMap<String, Scores>>,
+    scoring: bool,
+    /// With `--score`, the lines that are being scored, by number.
+    scores: HashMap<u64, Scores>,
+    /// With `--score`, what waits for room.
+    groups: VecDeque<Group>,
     counts: Counts,
     bar: ProgressBar,
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
+    let files = Some(&arguments.input).filter(|path| !is_standard_input(path));
+    let inputs = arguments.model.inputs()?.with("input", files);
+    inputs.check(arguments.output.as_deref().unwrap_or(Path::new("-")))?;
     let model = arguments.model.open()?;
     let tokenizer = model.tokenizer_json().map(Tokenizer::from_json).transpose()?.map(Arc::new);
     if tokenizer.is_none() && !arguments.stop.is_empty() {
@@ -176,9 +198,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let mut session = arguments.cache.options(SessionOptions::default());
     session.alignment = arguments.align.as_deref().and_then(Alignment::from_name);
     let memory = arguments.memory.or_else(|| memory::available().map(|bytes| bytes / 4 * 3));
-    let options = BatchOptions { session, sequences: arguments.batch, memory };
+    let options = BatchOptions { session: session.clone(), sequences: arguments.batch, memory };
     let batch = Batch::new(&model, &arguments.model.team()?, tokenizer.clone(), options)?;
-    let (input, bar) = open(&arguments.input)?;
     let defaults = Defaults {
         sampler: arguments.sampling.over(&SamplingArguments::defaults(0)),
         generate: GenerateOptions {
@@ -190,31 +211,69 @@ pub fn run(arguments: Arguments) -> Result<()> {
     };
     // Lines that can never be right are not worth an answer each.
     cinderblock::Sampler::new(defaults.sampler.clone(), model.config().vocabulary)?;
-    let journal = Journal::open(arguments.output.as_deref())?;
+    let (input, bar) = open(&arguments.input)?;
+    let key = defaults.key(&model, &session, arguments.score);
+    let journal = Journal::open(arguments.output.as_deref(), key, arguments.retry_failed)?;
     interrupt::listen_for(batch.interrupt());
-    let (seen, jobs, counts) = (HashSet::new(), HashMap::new(), Counts::default());
-    let scores = arguments.score.then(HashMap::new);
-    let mut run = Run { model, tokenizer, defaults, batch, journal, seen, jobs, scores, counts, bar };
+    let mut run = Run {
+        model,
+        tokenizer,
+        defaults,
+        batch,
+        journal,
+        seen: HashSet::new(),
+        jobs: HashMap::new(),
+        scoring: arguments.score,
+        scores: HashMap::new(),
+        groups: VecDeque::new(),
+        counts: Counts::default(),
+        bar,
+    };
     let started = Instant::now();
     let result = run.work(&lines::read(input), 2 * arguments.batch);
+    let result = result.map_err(|error| match error.path() {
+        // An error of the input itself.
+        None if error.kind() == ErrorKind::Io => error.in_file(&arguments.input),
+        _ => error,
+    });
     run.bar.finish_and_clear();
     let Run { model, journal, counts, .. } = run;
     let written = journal.finish();
     output::message(&counts.tell(started.elapsed(), arguments.json, &model));
     result.and(written)?;
-    match counts.failed {
+    match counts.failed + counts.skipped_errors {
         0 => Ok(()),
         failed => Err(Error::format(format!(
             "{failed} of {} lines failed; their answers say why",
-            failed + counts.answered
+            counts.failed + counts.answered + counts.skipped
         ))),
+    }
+}
+
+fn is_standard_input(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+impl Defaults {
+    /// What decides an answer beside its line.
+    fn key(&self, model: &Model, session: &SessionOptions, scoring: bool) -> RunKey {
+        let session = SessionOptions {
+            cache_type: Some(session.cache_type_for(model)),
+            alignment: session.alignment.or(Some(model.config().alignment)),
+            ..session.clone()
+        };
+        let options = match scoring {
+            true => format!("score {session:?}"),
+            false => format!("{:?} {:?} {:?} {session:?}", self.sampler, self.generate, self.stops),
+        };
+        RunKey { model: format!("{:016x}", model.fingerprint()), options: journal::digest(options, 4) }
     }
 }
 
 /// Opens the input, and a progress bar that knows how many lines a file has.
 fn open(path: &Path) -> Result<(Box<dyn Read + Send>, ProgressBar)> {
     const COUNT: &str = "{pos} of {len} lines [{bar:30}] {elapsed}, {eta} left {msg}";
-    if path == Path::new("-") {
+    if is_standard_input(path) {
         return Ok((Box::new(std::io::stdin()), output::progress(0, "{pos} lines {elapsed} {msg}")));
     }
     let open = || File::open(path).map_err(|error| Error::io(path, &error));
@@ -232,7 +291,7 @@ impl Run {
     fn work(&mut self, lines: &Receiver<Line>, ahead: usize) -> Result<()> {
         let mut ended = false;
         loop {
-            while !ended && self.batch.waiting() < ahead {
+            while !ended && self.batch.waiting() < ahead && self.groups.is_empty() {
                 interrupt::check()?;
                 let idle = self.batch.waiting() + self.batch.running() == 0;
                 match if idle { lines.recv_timeout(PATIENCE) } else { now(lines) } {
@@ -242,57 +301,67 @@ impl Run {
                     Err(RecvTimeoutError::Disconnected) => ended = true,
                 }
             }
-            if self.batch.waiting() + self.batch.running() == 0 {
+            self.begin_groups()?;
+            if self.batch.waiting() + self.batch.running() > 0 {
+                self.advance()?;
+            } else if ended && self.groups.is_empty() {
                 return Ok(());
             }
-            self.advance()?;
         }
     }
 
     /// Submits a line, or answers at once what is wrong with it.
     fn line(&mut self, Line { number, bytes }: Line) -> Result<()> {
-        let by_number = |id| Name { id, line: Some(number) };
-        let (name, result) = match bytes.and_then(|bytes| Fields::parse(&bytes)) {
-            Err(error) => (by_number(Json::Null), Err(error)),
-            Ok((id, _)) if !self.seen.insert(id.to_string()) => {
-                let error = Error::mismatch("\"id\"", format!("{id} again"), "one that no other line has");
-                (by_number(id), Err(error))
-            }
-            Ok((id, fields)) => (Name { id, line: None }, Ok(fields)),
+        let (mut name, mut fields) = match bytes {
+            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+            bytes => lines::parse(number, bytes),
         };
-        if self.journal.has(&name) {
-            self.counts.skipped += 1;
-            self.bar.inc(1);
-            return Ok(());
+        if !name.id.is_null() && !self.seen.insert(name.id.to_string()) {
+            let found = format!("{} again", name.id.take());
+            fields = Err(Error::mismatch("\"id\"", found, "one that no other line has"));
         }
-        if self.scores.is_some() {
-            return match result.and_then(|fields| self.score(&name, fields)) {
-                Ok(()) => Ok(()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
-                Err(error) => self.fail(&name, &error),
-            };
-        }
-        let submitted = result.and_then(|fields| {
-            let request = self.request(&name.id, fields)?;
-            let (prompt_tokens, logprobs) = (request.prompt.len(), request.generate.logprobs.is_some());
-            Ok((self.batch.submit(request)?, prompt_tokens, logprobs))
-        });
-        match submitted {
-            Ok((number, prompt_tokens, logprobs)) => {
-                let (tokens, text) = (Vec::new(), String::new());
-                let job = Job { name, prompt_tokens, tokens, text, logprobs, scored: None };
-                self.jobs.insert(number, job);
-                Ok(())
+        match self.journal.earlier(&name) {
+            Earlier::Nothing => {}
+            Earlier::Other => {
+                self.counts.failed += 1;
+                self.bar.inc(1);
+                let error = "the output has an answer to another line of this id, expected none";
+                self.bar.suspend(|| output::message(&format!("line {number}: id {}: {error}", name.id)));
+                return Ok(());
             }
-            Err(error) => self.fail(&name, &error),
+            earlier => {
+                self.counts.skipped += 1;
+                self.counts.skipped_errors += u64::from(earlier == Earlier::Failed);
+                self.bar.inc(1);
+                return Ok(());
+            }
         }
+        let submitted = fields.and_then(|fields| match self.scoring {
+            true => self.score(&name, fields),
+            false => self.submit(&name, fields),
+        });
+        submitted.or_else(|error| self.fail(&name, &error))
+    }
+
+    /// Submits a line's prompt.
+    fn submit(&mut self, name: &Name, fields: Fields) -> Result<()> {
+        let request = self.request(&name.id, fields)?;
+        let (prompt_tokens, logprobs) = (request.prompt.len(), request.generate.logprobs.is_some());
+        let number = self.batch.submit(request)?;
+        let job = Job { name: Some(name.clone()), logprobs, ..Job::scoring(name.line, 0, prompt_tokens) };
+        self.jobs.insert(number, job);
+        Ok(())
     }
 
     fn request(&self, id: &Json, mut fields: Fields) -> Result<Request> {
         let Defaults { sampler, generate, stops } = &self.defaults;
-        let prompt = fields.prompt(&self.model, self.tokenizer.as_deref())?;
+        let prompt = fields.prompt()?.tokens(&self.model, self.tokenizer.as_deref())?;
+        if fields.has("continuations") {
+            return Err(Error::format("line: found \"continuations\" without --score, expected none"));
+        }
+        let bias = fields.take("logit_bias", "biases by token id", lines::biases)?;
         let seed = fields.integer("seed")?.unwrap_or_else(|| mix(sampler.seed, id));
-        let request = Request {
+        Ok(Request {
             prompt,
             sampler: SamplerOptions {
                 temperature: fields.float("temperature")?.unwrap_or(sampler.temperature),
@@ -301,6 +370,7 @@ impl Run {
                 min_p: fields.float("min_p")?.unwrap_or(sampler.min_p),
                 repetition_penalty: fields.float("repetition_penalty")?.unwrap_or(sampler.repetition_penalty),
                 repetition_window: fields.size("repetition_window")?.unwrap_or(sampler.repetition_window),
+                logit_bias: bias.unwrap_or_else(|| sampler.logit_bias.clone()),
                 seed,
                 ..sampler.clone()
             },
@@ -314,15 +384,13 @@ impl Run {
             },
             stops: fields.take("stop", "a text or a list of texts", texts)?.unwrap_or_else(|| stops.clone()),
             ..Default::default()
-        };
-        fields.finish()?;
-        Ok(request)
+        })
     }
 
     fn fail(&mut self, name: &Name, error: &Error) -> Result<()> {
         self.counts.failed += 1;
         self.bar.inc(1);
-        self.journal.write(&name.failed(error))
+        self.journal.write(name, &name.failed(error))
     }
 
     /// One block for all.
@@ -339,24 +407,25 @@ impl Run {
             Event::Ended(end, _) => ended.push((number, Ok(end))),
             Event::Failed(error) => ended.push((number, Err(error))),
         });
+        // Those that ended in this advance ran together with those that go on.
+        self.counts.together = self.counts.together.max(self.batch.running() + ended.len());
         for (number, end) in ended {
             let Some(job) = self.jobs.remove(&number) else { continue };
-            if let Some((id, index)) = job.scored {
-                self.scored(&id, index, end.map(|_| job.tokens))?;
+            let Some(name) = job.name.clone() else {
+                self.scored(job.scored.0, job.scored.1, end.map(|_| job.tokens))?;
                 continue;
-            }
+            };
             match end {
                 Ok(end) => {
                     self.counts.answered += 1;
                     self.counts.prompt_tokens += job.prompt_tokens;
                     self.counts.generated_tokens += job.tokens.len();
                     self.bar.inc(1);
-                    self.journal.write(&job.answer(end, self.tokenizer.is_some()))?;
+                    self.journal.write(&name, &job.answer(&name, end, self.tokenizer.is_some()))?;
                 }
-                Err(error) => self.fail(&job.name, &error)?,
+                Err(error) => self.fail(&name, &error)?,
             }
         }
-        self.counts.together = self.counts.together.max(self.batch.running());
         let rate = output::rate(self.counts.generated_tokens, self.bar.elapsed());
         self.bar.set_message(format!("| {} at a time, {rate:.0} tok/s", self.batch.running()));
         advanced
@@ -387,8 +456,14 @@ fn mix(seed: u64, id: &Json) -> u64 {
 }
 
 impl Job {
-    fn answer(self, end: End, text: bool) -> Json {
-        let mut answer = self.name.answer();
+    /// A continuation that is scored.
+    fn scoring(line: u64, index: usize, prompt_tokens: usize) -> Job {
+        let (tokens, text) = (Vec::new(), String::new());
+        Job { name: None, prompt_tokens, tokens, text, logprobs: false, scored: (line, index) }
+    }
+
+    fn answer(self, name: &Name, end: End, text: bool) -> Json {
+        let mut answer = name.answer();
         answer["text"] = text.then_some(self.text).into();
         answer["tokens"] = self.tokens.iter().map(|token| token.id).collect();
         answer["end"] = end.name().into();
@@ -408,7 +483,7 @@ impl Counts {
         if as_json {
             return json!({
                 "answered": self.answered,
-                "failed": self.failed,
+                "failed": self.failed + self.skipped_errors,
                 "skipped": self.skipped,
                 "prompt_tokens": self.prompt_tokens,
                 "generated_tokens": self.generated_tokens,
@@ -425,7 +500,7 @@ impl Counts {
             "answered {}, failed {}, skipped {} | prompts {} tokens | generated {} tokens, {rate:.1} tok/s, up to {} at \
              a time{memory}",
             self.answered,
-            self.failed,
+            self.failed + self.skipped_errors,
             self.skipped,
             self.prompt_tokens,
             self.generated_tokens,

@@ -1,60 +1,80 @@
 //! `batch --score`: log-likelihoods of given continuations of a prompt that is read once.
 
+use std::collections::VecDeque;
+
 use cinderblock::error::{Error, Result};
 use cinderblock::generation::tokenizer::Tokenizer;
-use cinderblock::{GenerateOptions, Request, SamplerOptions, Token};
+use cinderblock::{GenerateOptions, Model, Request, SamplerOptions, Token};
 use serde_json::{Value as Json, json};
 
 use super::journal::Name;
-use super::lines::{Fields, encode, ids};
+use super::lines::{Fields, Prompt, encode, ids};
 use super::{Job, Run};
 
 /// A line whose continuations are being scored.
 pub struct Scores {
     name: Name,
     prompt_tokens: usize,
-    /// Answers so far, in the order of the continuations.
-    scores: Vec<Option<Json>>,
+    /// What came of each continuation so far, in their order.
+    scores: Vec<Option<Result<Json>>>,
 }
 
-/// A continuation as a line has it.
-enum Continuation {
-    Text(String),
-    Ids(Vec<u32>),
+/// Continuations of one prompt that wait until there is room for it.
+pub struct Group {
+    /// The line, as [`Run::scores`] knows it.
+    line: u64,
+    prompt: Vec<u32>,
+    /// Which continuation, and its tokens.
+    forced: Vec<(usize, Vec<u32>)>,
 }
 
 /// A list of texts or of lists of ids.
-fn continuations(value: &Json) -> Option<Vec<Continuation>> {
+fn continuations(value: &Json) -> Option<Vec<Prompt>> {
     let one = |value: &Json| match value.as_str() {
-        Some(text) => Some(Continuation::Text(text.to_string())),
-        None => ids(value).map(Continuation::Ids),
+        Some(text) => Some(Prompt::Text(text.to_string())),
+        None => ids(value).map(Prompt::Ids),
     };
     value.as_array()?.iter().map(one).collect()
 }
 
-/// The tokens of a continuation: those behind the prompt's in the text of both, if the prompt's are the same there; else
-/// those of the continuation alone.
+/// Splits a text as evaluation harnesses do: white space at its end belongs to what follows.
+fn split(text: &str) -> (&str, &str) {
+    // What Python calls white space.
+    let is_space = |c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c);
+    text.split_at(text.trim_end_matches(is_space).len())
+}
+
+/// The tokens that a continuation follows, and its own, by the rule of lm-evaluation-harness: the text of both is encoded
+/// as a whole, and the first tokens of it, as many as the prompt alone has, are not the continuation's.
 fn tokens_of(
-    continuation: Continuation,
-    prompt: &(Option<String>, Vec<u32>),
+    prompt: &Prompt,
+    continuation: &Prompt,
+    model: &Model,
     tokenizer: Option<&Tokenizer>,
-) -> Result<Vec<u32>> {
-    let (prompt_text, prompt) = prompt;
-    let tokens = match (continuation, prompt_text) {
-        (Continuation::Ids(ids), _) => ids,
-        (Continuation::Text(text), None) => encode(&text, tokenizer)?,
-        (Continuation::Text(text), Some(before)) => {
-            let both = encode(&format!("{before}{text}"), tokenizer)?;
-            match both.strip_prefix(prompt.as_slice()) {
-                Some(rest) => rest.to_vec(),
-                None => encode(&text, tokenizer)?,
+) -> Result<(Vec<u32>, Vec<u32>)> {
+    let (before, tokens) = match (prompt, continuation) {
+        (Prompt::Text(before), Prompt::Text(text)) => {
+            let (context, space) = split(before);
+            let whole = encode(&format!("{context}{space}{text}"), tokenizer)?;
+            let mut before = encode(context, tokenizer)?;
+            let own = whole.get(before.len()..).unwrap_or_default().to_vec();
+            if before.is_empty() {
+                // A text that begins is one that follows an end.
+                before.extend(model.end_token());
             }
+            (before, own)
         }
+        (prompt, Prompt::Text(text)) => (prompt.tokens(model, tokenizer)?, encode(text, tokenizer)?),
+        (prompt, Prompt::Ids(ids)) => (prompt.tokens(model, tokenizer)?, ids.clone()),
     };
+    if before.is_empty() {
+        return Err(Error::format("prompt: found 0 tokens, expected at least 1"));
+    }
     if tokens.is_empty() {
         return Err(Error::format("continuation: found 0 tokens, expected at least 1"));
     }
-    Ok(tokens)
+    model.check_tokens(&tokens)?;
+    Ok((before, tokens))
 }
 
 /// What its tokens say about a continuation.
@@ -65,79 +85,133 @@ fn score(tokens: &[Token]) -> Json {
 }
 
 impl Run {
-    /// Reads a line's prompt and submits its continuations.
+    /// Makes a line's continuations wait for their turn.
     pub fn score(&mut self, name: &Name, mut fields: Fields) -> Result<()> {
         let tokenizer = self.tokenizer.as_deref();
-        let text = fields.peek("prompt").and_then(|value| value.as_str().map(str::to_string));
-        let prompt = (text, fields.prompt(&self.model, tokenizer)?);
-        let found =
-            fields.take("continuations", "a list of texts or of lists of token ids", continuations)?;
-        fields.finish()?;
-        let found = found.filter(|list| !list.is_empty());
-        let found =
-            found.ok_or_else(|| Error::format("line: found no \"continuations\", expected at least 1"))?;
-        let mut forced = Vec::new();
-        for continuation in found {
-            let tokens = tokens_of(continuation, &prompt, tokenizer)?;
-            self.model.check_tokens(&tokens)?;
-            forced.push(tokens);
+        let prompt = fields.prompt()?;
+        let expected = "a list of texts or of lists of token ids";
+        let found = fields.take("continuations", expected, continuations)?;
+        let found = found
+            .filter(|list| !list.is_empty())
+            .ok_or_else(|| Error::format("line: found no \"continuations\", expected at least 1"))?;
+        let mut line = Scores { name: name.clone(), prompt_tokens: 0, scores: Vec::new() };
+        let mut groups: VecDeque<Group> = VecDeque::new();
+        for (index, continuation) in found.iter().enumerate() {
+            let tokens = tokens_of(&prompt, continuation, &self.model, tokenizer);
+            line.scores.push(None);
+            match tokens {
+                Err(error) => line.scores[index] = Some(Err(error)),
+                Ok((before, own)) => match groups.iter_mut().find(|group| group.prompt == before) {
+                    Some(group) => group.forced.push((index, own)),
+                    None => {
+                        line.prompt_tokens += before.len();
+                        let forced = vec![(index, own)];
+                        groups.push_back(Group { line: name.line, prompt: before, forced });
+                    }
+                },
+            }
         }
-        let longest = forced.iter().map(Vec::len).max().unwrap_or(0);
-        let start = self.batch.begin(&prompt.1, longest)?;
-        let id = name.id.to_string();
-        let count = forced.len();
-        for (index, forced) in forced.into_iter().enumerate() {
-            let generate = GenerateOptions {
-                max_tokens: forced.len(),
-                ignore_end: true,
-                logprobs: Some(1),
-                ..GenerateOptions::default()
+        self.scores.insert(name.line, line);
+        self.groups.extend(groups);
+        self.answer_scores(name.line)
+    }
+
+    /// Reads the prompts for which there is room, and submits their continuations.
+    pub fn begin_groups(&mut self) -> Result<()> {
+        while let Some(group) = self.groups.front() {
+            let longest = group.forced.iter().map(|(_, tokens)| tokens.len()).max().unwrap_or(0);
+            let busy = self.batch.running() + self.batch.waiting() > 0;
+            if busy && !self.batch.has_room(group.prompt.len(), longest) {
+                break;
+            }
+            let start = match self.batch.begin(&group.prompt, longest) {
+                // The group is read when the program is asked for it again.
+                Err(error) if error.kind() == cinderblock::ErrorKind::Interrupted => return Err(error),
+                start => start,
             };
-            let sampler = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
-            let start = Some(start.clone());
-            let request = Request { start, forced, sampler, generate, ..Request::default() };
-            let number = self.batch.submit(request)?;
-            let job = Job {
-                name: name.clone(),
-                prompt_tokens: prompt.1.len(),
-                tokens: Vec::new(),
-                text: String::new(),
-                logprobs: false,
-                scored: Some((id.clone(), index)),
+            let Some(Group { line, prompt, forced }) = self.groups.pop_front() else { break };
+            let start = match start {
+                Ok(start) => start,
+                Err(error) => {
+                    self.fail_scores(line, &error)?;
+                    continue;
+                }
             };
-            self.jobs.insert(number, job);
+            for (index, forced) in forced {
+                let generate = GenerateOptions {
+                    max_tokens: forced.len(),
+                    ignore_end: true,
+                    logprobs: Some(1),
+                    ..GenerateOptions::default()
+                };
+                let sampler = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
+                let start = Some(start.clone());
+                match self.batch.submit(Request { start, forced, sampler, generate, ..Request::default() }) {
+                    Ok(number) => {
+                        self.jobs.insert(number, Job::scoring(line, index, prompt.len()));
+                    }
+                    Err(error) => self.scored(line, index, Err(error))?,
+                }
+            }
         }
-        let scores = Scores { name: name.clone(), prompt_tokens: prompt.1.len(), scores: vec![None; count] };
-        self.scores.get_or_insert_default().insert(id, scores);
         Ok(())
     }
 
-    /// Takes the score of a continuation; the last one answers the line. One that failed fails the line.
-    pub fn scored(&mut self, id: &str, index: usize, tokens: Result<Vec<Token>>) -> Result<()> {
-        let Some(lines) = &mut self.scores else { return Ok(()) };
-        let tokens = match tokens {
-            Ok(tokens) => tokens,
-            Err(error) => {
-                return match lines.remove(id) {
-                    Some(line) => self.fail(&line.name, &error),
-                    None => Ok(()),
-                };
-            }
-        };
-        // Another continuation may have failed the line.
-        let Some(line) = lines.get_mut(id) else { return Ok(()) };
-        line.scores[index] = Some(score(&tokens));
-        self.counts.generated_tokens += tokens.len();
-        if line.scores.iter().any(Option::is_none) {
+    /// Takes the score of a continuation, or why it has none.
+    pub fn scored(&mut self, line: u64, index: usize, tokens: Result<Vec<Token>>) -> Result<()> {
+        // The line may have failed.
+        let Some(scores) = self.scores.get_mut(&line) else { return Ok(()) };
+        self.counts.generated_tokens += tokens.as_ref().map_or(0, Vec::len);
+        scores.scores[index] = Some(tokens.map(|tokens| score(&tokens)));
+        self.answer_scores(line)
+    }
+
+    /// Fails a line whose prompt cannot be read.
+    fn fail_scores(&mut self, line: u64, error: &Error) -> Result<()> {
+        match self.scores.remove(&line) {
+            Some(line) => self.fail(&line.name, error),
+            None => Ok(()),
+        }
+    }
+
+    /// Answers a line when all its continuations are scored. One that cannot be has an error in its place, and the
+    /// line has the first of them.
+    fn answer_scores(&mut self, line: u64) -> Result<()> {
+        if self.scores.get(&line).is_none_or(|line| line.scores.iter().any(Option::is_none)) {
             return Ok(());
         }
-        let Some(Scores { name, prompt_tokens, scores }) = lines.remove(id) else { return Ok(()) };
-        self.counts.answered += 1;
-        self.counts.prompt_tokens += prompt_tokens;
-        self.bar.inc(1);
+        let Some(Scores { name, prompt_tokens, scores }) = self.scores.remove(&line) else { return Ok(()) };
+        let scores: Vec<Result<Json>> = scores.into_iter().flatten().collect();
         let mut answer = name.answer();
         answer["prompt_tokens"] = prompt_tokens.into();
-        answer["scores"] = scores.into_iter().flatten().collect();
-        self.journal.write(&answer)
+        let shown = |score: &Result<Json>| match score {
+            Ok(score) => score.clone(),
+            Err(error) => json!({"error": error.to_string()}),
+        };
+        answer["scores"] = scores.iter().map(shown).collect();
+        self.bar.inc(1);
+        match scores.iter().find_map(|score| score.as_ref().err()) {
+            Some(error) => {
+                name.fail(&mut answer, error);
+                self.counts.failed += 1;
+            }
+            None => {
+                self.counts.answered += 1;
+                self.counts.prompt_tokens += prompt_tokens;
+            }
+        }
+        self.journal.write(&name, &answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn white_space_at_the_end_belongs_to_what_follows() {
+        assert_eq!(split("The old house \n"), ("The old house", " \n"));
+        assert_eq!(split("x\u{a0}\x1f"), ("x", "\u{a0}\x1f"));
+        assert_eq!((split(" "), split(""), split("x")), (("", " "), ("", ""), ("x", "")));
     }
 }
