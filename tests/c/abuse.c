@@ -342,7 +342,7 @@ static void states(const cinder_model *model, const cinder_model *other, const c
     }
     EXPECT(CINDER_OK, cinder_session_save(session, data, size, &size, &error));
     EXPECT(CINDER_IO, cinder_session_save_file(session, wrong, &error));
-    EXPECT(CINDER_FORMAT, cinder_session_save_file(session, folder, &error));
+    EXPECT(CINDER_IO, cinder_session_save_file(session, folder, &error));
     EXPECT(CINDER_OK, cinder_session_save_file(session, path, &error));
     EXPECT(CINDER_OK, cinder_session_decode_token(session, &first, &error));
     EXPECT(CINDER_OK, cinder_session_load_file(model, path, &options, &loaded, &error));
