@@ -3,7 +3,7 @@
 //! `cargo bench --bench kernels -- avx512vnni/q4` runs those of one instruction set and type.
 
 use cinderblock::Team;
-use cinderblock::kernels::{Activations, Epilogue, Kernels, Product, Term, multiply};
+use cinderblock::kernels::{Activations, Epilogue, Kernels, Pass, Product, Term, multiply};
 use cinderblock::quant::{WeightType, Weights};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -23,7 +23,7 @@ fn products(criterion: &mut Criterion) {
             for batch in [1, 2, 4, 8, 16, 32, 128] {
                 let mut input = Activations::new(COLUMNS, true);
                 team.region(|region| {
-                    input.fill(region, kernels, batch, |column, output| {
+                    input.fill(Pass::new(region, kernels), batch, |column, output| {
                         output
                             .iter_mut()
                             .enumerate()
@@ -38,7 +38,7 @@ fn products(criterion: &mut Criterion) {
                             let terms = [Term { weights, bias: &[], input: &input }];
                             let product =
                                 Product { terms: &terms, epilogue: Epilogue::Store, output: &mut output };
-                            multiply(region, kernels, product, None);
+                            multiply(Pass::new(region, kernels), product, None);
                         });
                     });
                 });

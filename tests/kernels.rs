@@ -7,7 +7,8 @@ use std::io::Write;
 use cinderblock::Team;
 use cinderblock::cache::{Run, Visible};
 use cinderblock::kernels::{
-    Activations, Attention, Epilogue, Isa, Kernels, KeyValue, Product, QUERIES, Term, multiply, score_floats,
+    Activations, Attention, Epilogue, Isa, Kernels, KeyValue, Pass, Product, QUERIES, Term, multiply,
+    score_floats,
 };
 use cinderblock::quant::{
     GROUP, PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, Rounded, SPAN, WeightType, Weights, multiplier_limit,
@@ -46,22 +47,22 @@ fn pack(kind: WeightType, values: &[f32], columns: usize) -> Vec<u8> {
     bytes
 }
 
-fn activations(kernels: &Kernels, team: &Team, values: &[f32], width: usize) -> Activations {
+fn activations(kernels: &'static Kernels, team: &Team, values: &[f32], width: usize) -> Activations {
     let mut activations = Activations::new(width, true);
     team.region(|region| {
-        activations.fill(region, kernels, values.len() / width, |column, output| {
+        activations.fill(Pass::new(region, kernels), values.len() / width, |column, output| {
             output.copy_from_slice(&values[column * width..][..width]);
         });
     });
     activations
 }
 
-fn product(kernels: &Kernels, team: &Team, weights: Weights<'_>, input: &Activations) -> Vec<f32> {
+fn product(kernels: &'static Kernels, team: &Team, weights: Weights<'_>, input: &Activations) -> Vec<f32> {
     let mut output = vec![f32::NAN; weights.rows() * input.columns()];
     let term = Term { weights, bias: &[], input };
     team.region(|region| {
         let product = Product { terms: &[term], epilogue: Epilogue::Store, output: &mut output };
-        multiply(region, kernels, product, None);
+        multiply(Pass::new(region, kernels), product, None);
     });
     output
 }
@@ -248,7 +249,7 @@ fn quantized_activations_are_the_same_everywhere() {
     for (width, count) in [(1, 1), (31, 3), (32, 16), (33, 17), (128, 20), (130, 40)] {
         let mut input = random.floats(width * count);
         input[width / 2] = if width == 33 { 0.0 } else { -3.0 };
-        let of = |kernels: &Kernels| {
+        let of = |kernels: &'static Kernels| {
             let quantized = activations(kernels, &team, &input, width);
             let blocks = (0..count.div_ceil(16)).map(|index| {
                 let block = quantized.block(index);

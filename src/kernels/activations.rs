@@ -7,9 +7,9 @@
 
 use std::ops::Range;
 
-use super::Kernels;
+use super::{Kernels, Pass};
 use crate::quant::{GROUP, SPAN};
-use crate::threads::{Pieces, Region};
+use crate::threads::Pieces;
 
 /// Columns of a block.
 pub const BLOCK_COLUMNS: usize = 16;
@@ -229,39 +229,37 @@ impl Activations {
     }
 
     /// Sets all columns: `write(column, floats)` fills each one, in parallel, and it is quantized.
-    pub fn fill(
-        &mut self,
-        region: &Region,
-        kernels: &Kernels,
-        columns: usize,
-        write: impl Fn(usize, &mut [f32]) + Sync,
-    ) {
-        let target = self.target(kernels, columns);
-        region.run(columns, |column| target.fill(kernels, column, |floats| write(column, floats)));
+    pub fn fill(&mut self, pass: Pass<'_>, columns: usize, write: impl Fn(usize, &mut [f32]) + Sync) {
+        let target = self.target(pass.kernels, columns);
+        pass.region.run(columns, |column| {
+            target.fill(pass.kernels, column, |floats| write(column, floats));
+        });
     }
 
     /// [`Activations::fill`] for two at once: `write(which, column, floats)` fills each column of each.
     pub fn fill_both(
-        [first, second]: [&mut Activations; 2],
-        region: &Region,
-        kernels: &Kernels,
+        both: [&mut Activations; 2],
+        pass: Pass<'_>,
         columns: usize,
         write: impl Fn(usize, usize, &mut [f32]) + Sync,
     ) {
-        let targets = [first.target(kernels, columns), second.target(kernels, columns)];
-        region.run(2 * columns, |chunk| {
-            let (which, column) = (chunk / columns, chunk % columns);
-            targets[which].fill(kernels, column, |floats| write(which, column, floats));
-        });
+        let kernels = pass.kernels;
+        let targets = both.map(|activations| activations.target(kernels, columns));
+        let [first, second] = &targets;
+        pass.region.run_both(
+            (0..columns, |_, column| first.fill(kernels, column, |floats| write(0, column, floats))),
+            (0..columns, |_, column| second.fill(kernels, column, |floats| write(1, column, floats))),
+        );
     }
 
     /// Quantizes the columns that were written to [`Activations::floats_mut`] of the two.
-    pub fn quantize_both([first, second]: [&mut Activations; 2], region: &Region, kernels: &Kernels) {
-        let targets = [first, second].map(|activations| activations.target(kernels, activations.columns));
+    pub fn quantize_both(both: [&mut Activations; 2], pass: Pass<'_>) {
+        let kernels = pass.kernels;
+        let targets = both.map(|activations| activations.target(kernels, activations.columns));
         let [first, second] = &targets;
-        region.run_both(
-            (first.pieces(), |piece| first.quantize(kernels, piece)),
-            (second.pieces(), |piece| second.quantize(kernels, piece)),
+        pass.region.run_both(
+            (0..first.pieces(), |_, piece| first.quantize(kernels, piece)),
+            (0..second.pieces(), |_, piece| second.quantize(kernels, piece)),
         );
     }
 

@@ -10,6 +10,7 @@ mod activations;
 mod attention;
 mod generic;
 mod isa;
+mod pass;
 mod product;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
@@ -19,6 +20,7 @@ use activations::ColumnWriter;
 pub use activations::{Activations, BLOCK_COLUMNS, InputTile, QuantizedBlock, TILE_COLUMNS};
 pub use attention::{Attention, KeyValue, QUERIES, score_floats};
 pub use isa::Isa;
+pub use pass::Pass;
 pub use product::{Epilogue, Product, Term, multiply};
 
 use crate::error::Result;
@@ -56,12 +58,6 @@ struct FloatKernels {
     attend_f32: AttendKernel<f32>,
     attend_f16: AttendKernel<u16>,
     attend_q8: AttendKernel<i8>,
-}
-
-/// Gives back what a thread keeps between products. Called when it has nothing to do for a while.
-pub(crate) fn rest() {
-    #[cfg(target_arch = "x86_64")]
-    x86_64::rest();
 }
 
 /// The kernels of one instruction set. A value exists only where the machine can run them.

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::{Activations, BLOCK_COLUMNS, Kernels, TILE_COLUMNS};
+use super::{Activations, BLOCK_COLUMNS, Kernels, Pass, TILE_COLUMNS};
 use crate::quant::{PANEL_ROWS, Weights};
-use crate::threads::{Pieces, Region};
+use crate::threads::{Strip, Strips};
 
 /// Bytes of weights in a chunk of work: enough to hide taking it, few enough to share evenly.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -41,122 +41,112 @@ pub struct Product<'a> {
     pub output: &'a mut [f32],
 }
 
-/// A product whose output is shared, so that threads can write disjoint parts of it.
+/// A product without its output, whose chunks are panels and so strips of the output.
 struct Job<'a> {
+    kernels: &'a Kernels,
     terms: &'a [Term<'a>],
     epilogue: Epilogue,
-    output: Pieces<'a, f32>,
     rows: usize,
     columns: usize,
     panels_per_chunk: usize,
-    chunks: usize,
 }
 
 /// Computes up to two independent products in one parallel phase.
 ///
 /// # Panics
 /// If shapes disagree.
-pub fn multiply(region: &Region, kernels: &Kernels, first: Product<'_>, second: Option<Product<'_>>) {
-    let first = Job::new(first);
-    let Some(second) = second.map(Job::new) else {
-        return region.run(first.chunks, |chunk| first.run(kernels, chunk));
+pub fn multiply(pass: Pass<'_>, first: Product<'_>, second: Option<Product<'_>>) {
+    let (strips, first) = Job::new(pass.kernels, first);
+    let first = |chunk, mut strip: Strip<'_, f32>| first.run(chunk, &mut strip);
+    let Some(second) = second else {
+        return pass.region.run_parts(strips, first);
     };
-    region.run_both(
-        (first.chunks, |chunk| first.run(kernels, chunk)),
-        (second.chunks, |chunk| second.run(kernels, chunk)),
-    );
+    let (second_strips, second) = Job::new(pass.kernels, second);
+    let second = |chunk, mut strip: Strip<'_, f32>| second.run(chunk, &mut strip);
+    pass.region.run_both((strips, first), (second_strips, second));
 }
 
 impl<'a> Job<'a> {
-    fn new(product: Product<'a>) -> Self {
-        let (rows, columns) = (product.terms[0].weights.rows(), product.terms[0].input.columns());
+    /// The output in strips, and what fills a strip.
+    fn new(kernels: &'a Kernels, product: Product<'a>) -> (Strips<'a, f32>, Self) {
+        let Product { terms, epilogue, output } = product;
+        let (rows, columns) = (terms[0].weights.rows(), terms[0].input.columns());
         let mut panel_bytes = 0;
-        for term in product.terms {
+        for term in terms {
             assert!(term.weights.rows() == rows && term.input.columns() == columns);
             assert!(term.bias.is_empty() || term.bias.len() == rows);
             panel_bytes += term.weights.kind().panel_bytes(term.weights.columns());
         }
-        assert_eq!(product.output.len(), rows * columns);
+        assert_eq!(output.len(), rows * columns);
         let panels_per_chunk = (CHUNK_BYTES / panel_bytes).max(1);
-        Job {
-            terms: product.terms,
-            epilogue: product.epilogue,
-            output: Pieces::new(product.output),
-            rows,
-            columns,
-            panels_per_chunk,
-            chunks: product.terms[0].weights.panels().div_ceil(panels_per_chunk),
-        }
+        let strips = Strips::new(output, rows, panels_per_chunk * PANEL_ROWS);
+        (strips, Job { kernels, terms, epilogue, rows, columns, panels_per_chunk })
     }
 
-    fn run(&self, kernels: &Kernels, chunk: usize) {
+    fn run(&self, chunk: usize, output: &mut Strip<'_, f32>) {
         let first = chunk * self.panels_per_chunk;
-        let panels = self.terms[0].weights.panels();
-        let chunk = first..panels.min(first + self.panels_per_chunk);
+        let panels = first..self.terms[0].weights.panels().min(first + self.panels_per_chunk);
         // Most products have few columns, and clearing a large tile would take longer than their chunks.
         if self.columns <= BLOCK_COLUMNS {
-            self.multiply_columns(kernels, chunk, 0, &mut [[0.0; PANEL_ROWS]; BLOCK_COLUMNS]);
+            self.multiply_columns(panels, 0, &mut [[0.0; PANEL_ROWS]; BLOCK_COLUMNS], output);
         } else {
             let mut tile = [[0.0; PANEL_ROWS]; TILE_COLUMNS];
             for column in (0..self.columns).step_by(TILE_COLUMNS) {
-                self.multiply_columns(kernels, chunk.clone(), column, &mut tile);
+                self.multiply_columns(panels.clone(), column, &mut tile, output);
             }
         }
     }
 
-    /// Products of panels with the columns of a tile, from `first` on.
+    /// Products of a chunk's panels with the columns of a tile, from `first` on.
     fn multiply_columns(
         &self,
-        kernels: &Kernels,
         panels: Range<usize>,
         first: usize,
         tile: &mut [[f32; PANEL_ROWS]],
+        output: &mut Strip<'_, f32>,
     ) {
         for term in self.terms {
             let input = term.input.tile(first);
             let tile = &mut tile[..input.columns];
-            for panel in panels.clone() {
-                kernels.multiply_panel(term.weights, panel, &input, tile);
-                self.store(kernels, panel, first, term.bias, tile);
+            for (at, panel) in panels.clone().enumerate() {
+                self.kernels.multiply_panel(term.weights, panel, &input, tile);
+                let row = panel * PANEL_ROWS;
+                let rows = PANEL_ROWS.min(self.rows - row);
+                if !term.bias.is_empty() {
+                    add_bias(&term.bias[row..row + rows], tile);
+                }
+                if self.epilogue == Epilogue::Gelu {
+                    self.kernels.gelu(tile.as_flattened_mut());
+                }
+                for (column, values) in tile.iter().enumerate() {
+                    let output = &mut output.row(first + column)[at * PANEL_ROWS..][..rows];
+                    self.store(values, output);
+                }
             }
         }
     }
 
-    fn store(
-        &self,
-        kernels: &Kernels,
-        panel: usize,
-        column: usize,
-        bias: &[f32],
-        tile: &mut [[f32; PANEL_ROWS]],
-    ) {
-        let row = panel * PANEL_ROWS;
-        let rows = PANEL_ROWS.min(self.rows - row);
-        if !bias.is_empty() {
-            let mut lanes = [0.0; PANEL_ROWS];
-            lanes[..rows].copy_from_slice(&bias[row..row + rows]);
-            for values in tile.iter_mut() {
-                values.iter_mut().zip(lanes).for_each(|(value, bias)| *value += bias);
+    /// Stores one column of a panel's products; the last panel may have fewer rows.
+    #[inline]
+    fn store(&self, values: &[f32; PANEL_ROWS], output: &mut [f32]) {
+        let add = self.epilogue == Epilogue::Accumulate;
+        match output.as_mut_array::<PANEL_ROWS>() {
+            Some(output) if add => {
+                let sums: [f32; PANEL_ROWS] = std::array::from_fn(|row| output[row] + values[row]);
+                *output = sums;
             }
+            Some(output) => *output = *values,
+            None if add => output.iter_mut().zip(values).for_each(|(o, value)| *o += value),
+            None => output.copy_from_slice(&values[..output.len()]),
         }
-        if self.epilogue == Epilogue::Gelu {
-            kernels.gelu(tile.as_flattened_mut());
-        }
-        for (c, values) in tile.iter().enumerate() {
-            let start = (column + c) * self.rows + row;
-            // SAFETY: a panel's rows belong to one chunk and a chunk to one thread, so no other piece that is in
-            // use has an element of this one.
-            let output = unsafe { self.output.piece(start..start + rows) };
-            let add = self.epilogue == Epilogue::Accumulate;
-            match output.as_mut_array::<PANEL_ROWS>() {
-                Some(output) if add => {
-                    let sums: [f32; PANEL_ROWS] = std::array::from_fn(|row| output[row] + values[row]);
-                    *output = sums;
-                }
-                Some(output) => *output = *values,
-                None if add => output.iter_mut().zip(values).for_each(|(o, value)| *o += value),
-                None => output.copy_from_slice(&values[..rows]),
-            }
-        }
+    }
+}
+
+/// Adds the biases of a panel's rows to each column of a tile.
+fn add_bias(bias: &[f32], tile: &mut [[f32; PANEL_ROWS]]) {
+    let mut lanes = [0.0; PANEL_ROWS];
+    lanes[..bias.len()].copy_from_slice(bias);
+    for values in tile {
+        values.iter_mut().zip(lanes).for_each(|(value, bias)| *value += bias);
     }
 }

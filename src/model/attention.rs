@@ -1,13 +1,18 @@
 //! Attention of one layer: stores the keys and values of new columns, and attends from the caches.
 
 use super::config::StackConfig;
-use super::stack::{Segment, head_width};
+use super::segment::{Kept, Segment};
 use crate::cache::{Entries, Geometry, Storage};
-use crate::kernels::{Attention, Kernels, KeyValue, QUERIES, score_floats};
-use crate::threads::{Pieces, Region};
+use crate::kernels::{Attention, Kernels, KeyValue, LANES, Pass, QUERIES, score_floats};
+use crate::threads::{Chunks, Divide, Ranges, Strip, Strips};
 
 /// With as many segments for each thread, a thread takes whole segments; with fewer, the heads of a segment are shared.
 const SEGMENTS_PER_THREAD: usize = 4;
+
+/// Dimensions of a head in the cache.
+pub(super) fn head_width(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(LANES)
+}
 
 /// Cosines and sines of a column, at its position and at the one where it meets the sinks.
 #[derive(Clone, Default)]
@@ -23,44 +28,6 @@ pub(super) struct HeadScratch {
     sink_queries: Vec<f32>,
     output: Vec<f32>,
     scores: Vec<f32>,
-}
-
-/// The columns of one segment in one layer, while several threads work on its heads.
-struct Columns<'a> {
-    config: &'a StackConfig,
-    /// `[columns, heads, q|k|v, head_dim]`, of this segment.
-    qkv: &'a [f32],
-    angles: &'a [Angles],
-    geometry: &'a Geometry,
-    /// Columns before the first that attends.
-    skipped: usize,
-    /// Index of that one in the output.
-    first: usize,
-    storage: SharedStorage<'a>,
-}
-
-enum SharedStorage<'a> {
-    F32(SharedEntries<'a, f32>),
-    F16(SharedEntries<'a, u16>),
-    Q8(SharedEntries<'a, i8>),
-}
-
-/// A layer's part of [`Entries`].
-struct SharedEntries<'a, E> {
-    keys: Pieces<'a, E>,
-    values: Pieces<'a, E>,
-    scales: Pieces<'a, f32>,
-}
-
-impl<'a, E: KeyValue> SharedEntries<'a, E> {
-    fn new(entries: &'a mut Entries<E>, geometry: &Geometry, width: usize, layer: usize) -> Self {
-        let elements = geometry.layer(layer, width);
-        SharedEntries {
-            keys: Pieces::new(&mut entries.keys[elements.clone()]),
-            values: Pieces::new(&mut entries.values[elements]),
-            scales: Pieces::new(&mut entries.scales[geometry.layer(layer, E::SCALES)]),
-        }
-    }
 }
 
 impl Angles {
@@ -110,71 +77,150 @@ impl HeadScratch {
     }
 }
 
-/// Stores the keys and values of all columns of `qkv` (`[columns, heads, q|k|v, head_dim]`) in the caches of
-/// their segments, and writes what each column attends to, to `output` (`[columns, hidden]`); if the layer `narrows`,
-/// only for the wanted columns.
-#[allow(clippy::too_many_arguments, reason = "the parts of a stack's scratch, borrowed one by one")]
-pub(super) fn attend(
-    region: &Region,
-    kernels: &Kernels,
-    config: &StackConfig,
-    layer: (usize, bool),
-    (qkv, angles): (&[f32], &[Angles]),
-    segments: &mut [Segment<'_>],
-    scratch: &mut [HeadScratch],
-    output: &mut [f32],
-) {
-    let (output, threads) = (Pieces::new(output), region.threads());
-    if segments.len() >= SEGMENTS_PER_THREAD * threads {
-        let count = segments.len();
-        let segments = Pieces::new(segments);
-        region.run_with(scratch, count, |scratch, index| {
-            // SAFETY: no other chunk has this segment.
-            let segment = &mut unsafe { segments.piece(index..index + 1) }[0];
-            let columns = Columns::new(config, layer, qkv, angles, segment);
-            (0..config.heads).for_each(|head| columns.head(kernels, head, scratch, &output));
-        });
-    } else {
-        for segment in segments {
-            let columns = Columns::new(config, layer, qkv, angles, segment);
-            region.run_with(scratch, config.heads, |scratch, head| {
-                columns.head(kernels, head, scratch, &output)
+/// Scratch of the attention of all segments. It grows to the largest pass, then stays.
+#[derive(Default)]
+pub(super) struct AttentionScratch {
+    /// One for each thread.
+    heads: Vec<HeadScratch>,
+    /// Edges between the segments' columns of the output.
+    edges: Vec<usize>,
+}
+
+impl AttentionScratch {
+    /// Grows for heads of `width` dimensions on `threads` threads, and so that `slots` slots can be seen.
+    pub(super) fn prepare(&mut self, threads: usize, width: usize, slots: usize) {
+        self.heads.resize_with(threads.max(self.heads.len()), || HeadScratch::new(width));
+        self.heads.iter_mut().for_each(|head| head.prepare(slots));
+    }
+}
+
+/// The attention of one layer over the columns of all segments.
+pub(super) struct LayerAttention<'a> {
+    /// Shape of the stack.
+    pub(super) config: &'a StackConfig,
+    /// Index of the layer in its stack.
+    pub(super) layer: usize,
+    /// The columns that attend; of the others only keys and values are stored.
+    pub(super) kept: Kept,
+    /// `[columns, heads, q|k|v, head_dim]`.
+    pub(super) qkv: &'a [f32],
+    /// `[columns]`.
+    pub(super) angles: &'a [Angles],
+}
+
+impl LayerAttention<'_> {
+    /// Stores the keys and values of all columns in the caches of their segments, and writes what each kept column
+    /// attends to, to `output` (`[kept, hidden]`).
+    pub(super) fn run(
+        &self,
+        pass: Pass<'_>,
+        segments: &mut [Segment<'_>],
+        scratch: &mut AttentionScratch,
+        output: &mut [f32],
+    ) {
+        let AttentionScratch { heads, edges } = scratch;
+        edges.clear();
+        edges.push(0);
+        edges.extend(segments.iter().scan(0, |end, segment| {
+            *end += segment.kept(self.kept);
+            Some(*end)
+        }));
+        let whole_segments = segments.len() >= SEGMENTS_PER_THREAD * pass.region.threads();
+        let parts = (Chunks::of(segments, 1), Ranges::new(output, edges, self.config.hidden));
+        if whole_segments {
+            pass.region.run_with(heads, parts, |scratch, _, (segments, output)| {
+                segments.iter_mut().for_each(|segment| {
+                    self.segment(segment, Workers::One(pass.kernels, scratch), output);
+                });
             });
+        } else {
+            parts.visit(|_, (segments, output)| {
+                segments.iter_mut().for_each(|segment| {
+                    self.segment(segment, Workers::Team(pass, heads), output);
+                });
+            });
+        }
+    }
+
+    /// All heads of a segment.
+    fn segment(&self, segment: &mut Segment<'_>, workers: Workers<'_>, output: &mut [f32]) {
+        let (config, range) = (self.config, segment.first..segment.first + segment.columns);
+        let qkv = &self.qkv[range.start * 3 * config.hidden..range.end * 3 * config.hidden];
+        let skipped = segment.columns - segment.kept(self.kept);
+        let (geometry, storage) = segment.cache.parts();
+        let columns = Columns { config, qkv, angles: &self.angles[range], geometry, skipped };
+        match storage {
+            Storage::F32(entries) => columns.attend(workers, self.layer, entries, output),
+            Storage::F16(entries) => columns.attend(workers, self.layer, entries, output),
+            Storage::Q8(entries) => columns.attend(workers, self.layer, entries, output),
         }
     }
 }
 
-impl<'a> Columns<'a> {
-    fn new(
-        config: &'a StackConfig,
-        (layer, narrows): (usize, bool),
-        qkv: &'a [f32],
-        angles: &'a [Angles],
-        segment: &'a mut Segment<'_>,
-    ) -> Self {
-        let (range, row) = (segment.first..segment.first + segment.columns, 3 * config.hidden);
-        let (geometry, storage) = segment.cache.parts();
-        let width = head_width(config.head_dim());
-        let storage = match storage {
-            Storage::F32(entries) => SharedStorage::F32(SharedEntries::new(entries, geometry, width, layer)),
-            Storage::F16(entries) => SharedStorage::F16(SharedEntries::new(entries, geometry, width, layer)),
-            Storage::Q8(entries) => SharedStorage::Q8(SharedEntries::new(entries, geometry, width, layer)),
-        };
-        let qkv = &qkv[range.start * row..range.end * row];
-        let (skipped, first) = if narrows {
-            (segment.columns - segment.wanted, segment.first_wanted)
-        } else {
-            (0, segment.first)
-        };
-        Columns { config, qkv, angles: &angles[range], geometry, skipped, first, storage }
-    }
+/// Who works on the heads of a segment.
+enum Workers<'a> {
+    /// The team shares them.
+    Team(Pass<'a>, &'a mut [HeadScratch]),
+    /// One thread, which has the whole segment.
+    One(&'static Kernels, &'a mut HeadScratch),
+}
 
-    /// One head, which belongs to one chunk of work.
-    fn head(&self, kernels: &Kernels, head: usize, scratch: &mut HeadScratch, output: &Pieces<'_, f32>) {
-        match &self.storage {
-            SharedStorage::F32(entries) => self.attend(kernels, head, scratch, entries, output),
-            SharedStorage::F16(entries) => self.attend(kernels, head, scratch, entries, output),
-            SharedStorage::Q8(entries) => self.attend(kernels, head, scratch, entries, output),
+/// The columns of one segment in one layer.
+struct Columns<'a> {
+    config: &'a StackConfig,
+    /// `[columns, heads, q|k|v, head_dim]`.
+    qkv: &'a [f32],
+    angles: &'a [Angles],
+    geometry: &'a Geometry,
+    /// Columns before the first that attends.
+    skipped: usize,
+}
+
+/// One head of a segment in one layer: its part of the cache and of the output.
+struct Head<'a, E> {
+    /// Its index.
+    index: usize,
+    /// `[slots / 16, width, 16]`.
+    keys: &'a mut [E],
+    /// `[slots, width]`.
+    values: &'a mut [E],
+    /// `[slots / 16, key | value, 16]`, or empty.
+    scales: &'a mut [f32],
+    /// `[kept, head_dim]`.
+    output: Strip<'a, f32>,
+}
+
+impl Columns<'_> {
+    fn attend<E: KeyValue>(
+        &self,
+        workers: Workers<'_>,
+        layer: usize,
+        entries: &mut Entries<E>,
+        output: &mut [f32],
+    ) {
+        let (config, geometry) = (self.config, self.geometry);
+        let elements = geometry.layer(layer, head_width(config.head_dim()));
+        let scales = geometry.layer(layer, E::SCALES);
+        let heads = (
+            Chunks::into(&mut entries.keys[elements.clone()], config.heads),
+            Chunks::into(&mut entries.values[elements], config.heads),
+            Chunks::into(&mut entries.scales[scales], config.heads),
+            Strips::new(output, config.hidden, config.head_dim()),
+        );
+        let run = |kernels, scratch: &mut HeadScratch, index, (keys, values, scales, output)| {
+            let mut head = Head { index, keys, values, scales, output };
+            self.store(kernels, &mut head, &mut scratch.queries);
+            self.attend_head(kernels, &mut head, scratch);
+        };
+        match workers {
+            Workers::Team(pass, scratch) => {
+                pass.region.run_with(scratch, heads, |scratch, index, head| {
+                    run(pass.kernels, scratch, index, head);
+                });
+            }
+            Workers::One(kernels, scratch) => {
+                heads.visit(|index, head| run(kernels, scratch, index, head));
+            }
         }
     }
 
@@ -184,53 +230,44 @@ impl<'a> Columns<'a> {
         &self.qkv[((column * self.config.heads + head) * 3 + which) * head_dim..][..head_dim]
     }
 
-    /// Stores all keys and values, then attends with four queries at a time.
-    fn attend<E: KeyValue>(
-        &self,
-        kernels: &Kernels,
-        head: usize,
-        scratch: &mut HeadScratch,
-        entries: &SharedEntries<'_, E>,
-        output: &Pieces<'_, f32>,
-    ) {
-        let (hidden, head_dim) = (self.config.hidden, self.config.head_dim());
+    /// Stores the keys and values of all columns; `row` is scratch of at least a head's width, 0 in its padding.
+    fn store<E: KeyValue>(&self, kernels: &Kernels, head: &mut Head<'_, E>, row: &mut [f32]) {
+        let head_dim = self.config.head_dim();
         let width = head_width(head_dim);
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        let (geometry, first) = (self.geometry, self.geometry.length());
-        let of_head = |size: usize| head * geometry.slots() * size..(head + 1) * geometry.slots() * size;
-        let SharedEntries { keys, values, scales } = entries;
-        // SAFETY: no other chunk has this head of this segment.
-        let (keys, values, scales) = unsafe {
-            (keys.piece(of_head(width)), values.piece(of_head(width)), scales.piece(of_head(E::SCALES)))
-        };
-        let row = &mut scratch.queries[..width];
-        for (column, angles) in self.angles.iter().enumerate() {
-            let slot = geometry.slot(first + column as u64);
-            rotate(self.part(column, head, 1), &angles.own, row);
-            let key_scale = E::store_key(kernels, row, slot, keys);
-            row[..head_dim].copy_from_slice(self.part(column, head, 2));
-            let value_scale = E::store(kernels, row, &mut values[slot * width..(slot + 1) * width]);
+        let row = &mut row[..width];
+        for (position, (column, angles)) in (self.geometry.length()..).zip(self.angles.iter().enumerate()) {
+            let slot = self.geometry.slot(position);
+            rotate(self.part(column, head.index, 1), &angles.own, row);
+            let key_scale = E::store_key(kernels, row, slot, head.keys);
+            row[..head_dim].copy_from_slice(self.part(column, head.index, 2));
+            let value_scale = E::store(kernels, row, &mut head.values[slot * width..(slot + 1) * width]);
             for (place, scale) in E::scale_places(slot).zip([key_scale, value_scale]) {
-                scales[place] = scale;
+                head.scales[place] = scale;
             }
         }
+    }
+
+    /// Attends with four queries at a time.
+    fn attend_head<E: KeyValue>(&self, kernels: &Kernels, head: &mut Head<'_, E>, scratch: &mut HeadScratch) {
+        let (geometry, head_dim) = (self.geometry, self.config.head_dim());
+        let width = head_width(head_dim);
+        let scale = 1.0 / (head_dim as f32).sqrt();
         for (group, angles) in self.angles[self.skipped..].chunks(QUERIES).enumerate() {
-            let column = self.skipped + group * QUERIES;
+            let (column, count) = (self.skipped + group * QUERIES, angles.len());
             let rows =
                 scratch.queries.chunks_exact_mut(width).zip(scratch.sink_queries.chunks_exact_mut(width));
             for (n, ((query, sink_query), angles)) in rows.zip(angles).enumerate() {
-                rotate(self.part(column + n, head, 0), &angles.own, query);
-                rotate(self.part(column + n, head, 0), &angles.sink, sink_query);
+                rotate(self.part(column + n, head.index, 0), &angles.own, query);
+                rotate(self.part(column + n, head.index, 0), &angles.sink, sink_query);
             }
-            let position = first + column as u64;
-            let count = angles.len();
+            let position = geometry.length() + column as u64;
             let attention = Attention {
                 width,
                 queries: &scratch.queries[..count * width],
                 sink_queries: &scratch.sink_queries[..count * width],
-                keys,
-                values,
-                scales,
+                keys: head.keys,
+                values: head.values,
+                scales: head.scales,
                 visible: geometry.visible(position, position + count as u64 - 1),
                 windows: std::array::from_fn(|n| {
                     let position = position + n as u64;
@@ -241,9 +278,7 @@ impl<'a> Columns<'a> {
             let rows = &mut scratch.output[..count * width];
             E::attend(kernels, &attention, &mut scratch.scores, rows);
             for (n, row) in rows.chunks_exact(width).enumerate() {
-                let start = (self.first + group * QUERIES + n) * hidden + head * head_dim;
-                // SAFETY: as above: no other chunk has this head of these columns.
-                unsafe { output.piece(start..start + head_dim) }.copy_from_slice(&row[..head_dim]);
+                head.output.row(group * QUERIES + n).copy_from_slice(&row[..head_dim]);
             }
         }
     }

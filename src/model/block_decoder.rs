@@ -1,14 +1,16 @@
 //! The embedder and the block decoder: blocks of tokens to context embeddings.
 
 use super::Model;
+use super::attention::head_width;
 use super::config::Config;
-use super::stack::{Scratch, Segment, head_width};
+use super::segment::{Kept, Segment, kept_columns};
+use super::stack::Scratch;
 use super::weights::ModelWeights;
 use crate::cache::CacheShape;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::kernels::{Activations, Epilogue, Product, multiply};
-use crate::threads::Region;
+use crate::kernels::{Activations, Epilogue, Pass, Product, multiply};
+use crate::threads::{Chunks, Region};
 
 /// Blocks that pass through the stack together: enough to reuse each weight, few enough to stay in cache.
 pub(crate) const BATCH: usize = 128;
@@ -55,13 +57,14 @@ impl BlockDecoder {
     /// `Interrupted` on request; then the sequences are as they were.
     pub(crate) fn forward(
         &mut self,
-        region: &Region,
+        region: &Region<'_>,
         model: &Model,
         tokens: &[u32],
         segments: &mut [Segment<'_>],
         interrupt: Option<&Interrupt>,
     ) -> Result<&[f32]> {
-        let (config, weights, kernels) = (&model.config, &model.weights, model.kernels);
+        let (config, weights) = (&model.config, &model.weights);
+        let pass = Pass::new(region, model.kernels);
         let columns = tokens.len() / config.block_length;
         let hidden = config.block_decoder.hidden;
         if self.x.len() < columns * hidden {
@@ -76,15 +79,15 @@ impl BlockDecoder {
             }
         };
         match &weights.projection {
-            None => region.split(x, hidden, embed),
+            None => region.run_parts(Chunks::of(x, hidden), embed),
             Some(projection) => {
-                self.embedded.fill(region, kernels, columns, embed);
+                self.embedded.fill(pass, columns, embed);
                 let terms = [projection.term(&self.embedded)];
                 let product = Product { terms: &terms, epilogue: Epilogue::Store, output: &mut *x };
-                multiply(region, kernels, product, None);
+                multiply(pass, product, None);
             }
         }
-        weights.block_decoder.forward(region, kernels, &mut self.scratch, x, segments, interrupt)?;
-        Ok(&x[..segments.iter().map(|segment| segment.wanted).sum::<usize>() * hidden])
+        weights.block_decoder.forward(pass, &mut self.scratch, x, segments, interrupt)?;
+        Ok(&x[..kept_columns(segments, Kept::Wanted) * hidden])
     }
 }

@@ -4,6 +4,7 @@ mod attention;
 mod block_decoder;
 mod config;
 mod layout;
+mod segment;
 mod stack;
 mod storage;
 mod token_decoder;
@@ -18,7 +19,7 @@ pub(crate) use block_decoder::BATCH;
 pub use block_decoder::BlockDecoder;
 pub use config::{ARCHITECTURE, Alignment, Config, PAD_TOKEN, Projection, StackConfig, Strategy};
 pub use layout::{Role, TensorSpec, tensors};
-pub(crate) use stack::Segment;
+pub(crate) use segment::Segment;
 pub use token_decoder::TokenDecoder;
 pub use weights::{CHECKSUMS_KEY, Matrix, ModelWeights, RECIPE_KEY, TYPES_KEY, Vector};
 

@@ -1,43 +1,13 @@
 //! One GPT-NeoX stack over columns of a residual stream: parallel residual, fused QKV, partial rotary
 //! embedding, exact GELU. Both decoders are stacks; they differ in what their caches are.
 
-use super::attention::{Angles, HeadScratch, attend};
+use super::attention::{Angles, AttentionScratch, HeadScratch, LayerAttention, head_width};
 use super::config::StackConfig;
+use super::segment::{Kept, Segment, keep_wanted, kept_columns};
 use super::weights::{Layer, Linear, Norm, StackWeights};
-use crate::cache::Cache;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::kernels::{Activations, Epilogue, Kernels, LANES, Product, Term, multiply};
-use crate::threads::Region;
-
-/// Consecutive columns that belong to one sequence, and follow what its cache holds.
-pub struct Segment<'c> {
-    pub(super) columns: usize,
-    /// Index of its first column among those of all segments.
-    pub(super) first: usize,
-    /// How many of its last columns are wanted: what comes out of the last layer.
-    pub(super) wanted: usize,
-    /// Index of the first of those among the wanted ones of all segments.
-    pub(super) first_wanted: usize,
-    pub(super) cache: &'c mut Cache,
-}
-
-impl<'c> Segment<'c> {
-    /// The next `columns` columns of the sequence that `cache` belongs to.
-    ///
-    /// # Panics
-    /// If the cache has no room for so many at once.
-    pub fn new(columns: usize, cache: &'c mut Cache) -> Self {
-        assert!(columns <= cache.room(), "{columns} columns are more than the cache has room for");
-        Segment { columns, first: 0, wanted: columns, first_wanted: 0, cache }
-    }
-
-    /// The same, if only the last column's output is wanted. The others' keys and values are all that the last
-    /// layer computes of them.
-    pub fn ending(columns: usize, cache: &'c mut Cache) -> Self {
-        Segment { wanted: columns.min(1), ..Segment::new(columns, cache) }
-    }
-}
+use crate::kernels::{Activations, Epilogue, Kernels, Pass, Product, Term, multiply};
 
 /// Buffers of a forward pass. They grow to the largest number of columns, then stay.
 pub struct Scratch {
@@ -46,15 +16,9 @@ pub struct Scratch {
     attended: Activations,
     feed_forward: Activations,
     qkv: Vec<f32>,
-    /// One for each thread.
-    heads: Vec<HeadScratch>,
+    attention: AttentionScratch,
     angles: Vec<Angles>,
     frequencies: Vec<f64>,
-}
-
-/// Dimensions of a head in the cache.
-pub(super) fn head_width(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(LANES)
 }
 
 fn grow<T: Clone + Default>(buffer: &mut Vec<T>, length: usize) {
@@ -81,7 +45,7 @@ impl Scratch {
             attended: input(config.hidden, |layer| &layer.attention_output),
             feed_forward: input(config.feed_forward, |layer| &layer.down),
             qkv: Vec::new(),
-            heads: Vec::new(),
+            attention: AttentionScratch::default(),
             angles: Vec::new(),
             frequencies: (0..config.rotary / 2).map(frequency).collect(),
         }
@@ -96,6 +60,7 @@ impl Scratch {
         activations.saturating_add(config.heads.saturating_mul(head))
     }
 
+    /// Grows for a pass of `columns` columns, numbers those of the segments, and sets their angles.
     fn prepare(
         &mut self,
         config: &StackConfig,
@@ -104,17 +69,15 @@ impl Scratch {
         segments: &mut [Segment<'_>],
     ) {
         grow(&mut self.qkv, columns * 3 * config.hidden);
-        let slots = segments.iter().map(|segment| segment.cache.geometry().slots()).max().unwrap_or(0);
-        let width = head_width(config.head_dim());
-        self.heads.resize_with(threads.max(self.heads.len()), || HeadScratch::new(width));
-        self.heads.iter_mut().for_each(|head| head.prepare(slots));
         grow(&mut self.angles, columns);
-        let (mut first, mut first_wanted) = (0, 0);
+        let slots = segments.iter().map(|segment| segment.cache.geometry().slots()).max().unwrap_or(0);
+        self.attention.prepare(threads, head_width(config.head_dim()), slots);
+        let mut first = 0;
         for segment in segments {
-            (segment.first, segment.first_wanted) = (first, first_wanted);
-            first_wanted += segment.wanted;
+            segment.first = first;
             first += segment.columns;
-            for (position, angles) in (segment.cache.length()..).zip(&mut self.angles[segment.first..first]) {
+            let angles = &mut self.angles[segment.first..first];
+            for (position, angles) in (segment.cache.length()..).zip(angles) {
                 angles.set(&self.frequencies, segment.cache.geometry(), position);
             }
         }
@@ -129,9 +92,17 @@ impl Linear {
 }
 
 impl Norm {
-    /// LayerNorm of one column.
-    pub(super) fn apply(&self, kernels: &Kernels, epsilon: f32, input: &[f32], output: &mut [f32]) {
-        kernels.layer_norm(input, &self.weight, &self.bias, epsilon, output);
+    /// LayerNorm of column `column` of a stream (`[columns, hidden]`).
+    pub(super) fn apply(
+        &self,
+        kernels: &Kernels,
+        config: &StackConfig,
+        stream: &[f32],
+        column: usize,
+        output: &mut [f32],
+    ) {
+        let input = &stream[column * config.hidden..][..config.hidden];
+        kernels.layer_norm(input, &self.weight, &self.bias, config.epsilon, output);
     }
 }
 
@@ -144,22 +115,21 @@ impl StackWeights {
     /// `Interrupted` on request, between two layers; then the caches remember what they did before.
     pub(super) fn forward(
         &self,
-        region: &Region,
-        kernels: &Kernels,
+        pass: Pass<'_>,
         scratch: &mut Scratch,
         x: &mut [f32],
         segments: &mut [Segment<'_>],
         interrupt: Option<&Interrupt>,
     ) -> Result<()> {
-        let columns = segments.iter().map(|segment| segment.columns).sum();
+        let columns = kept_columns(segments, Kept::All);
         assert_eq!(x.len(), columns * self.config.hidden);
-        scratch.prepare(&self.config, region.threads(), columns, segments);
+        scratch.prepare(&self.config, pass.region.threads(), columns, segments);
         for index in 0..self.layers.len() {
             if let Err(error) = interrupt.map_or(Ok(()), Interrupt::check) {
                 segments.iter_mut().for_each(|segment| segment.cache.mark_overwritten(segment.columns));
                 return Err(error);
             }
-            self.layer(region, kernels, scratch, x, index, segments);
+            self.layer(pass, index, scratch, x, segments);
         }
         for segment in segments {
             segment.cache.advance(segment.columns);
@@ -167,68 +137,91 @@ impl StackWeights {
         Ok(())
     }
 
+    /// `x += attention(norm(x)) + feed_forward(norm(x))`. The two branches read the same stream, so each phase does
+    /// the work of both. The last layer computes of an unwanted column only its key and value, and leaves the wanted
+    /// columns at the start of `x`.
     fn layer(
         &self,
-        region: &Region,
-        kernels: &Kernels,
+        pass: Pass<'_>,
+        index: usize,
         scratch: &mut Scratch,
         x: &mut [f32],
-        index: usize,
         segments: &mut [Segment<'_>],
     ) {
-        let layer = &self.layers[index];
-        let (hidden, epsilon) = (self.config.hidden, self.config.epsilon);
-        let columns = x.len() / hidden;
-        let wanted: usize = segments.iter().map(|segment| segment.wanted).sum();
-        let narrows = index + 1 == self.layers.len() && wanted < columns;
-        let norms = [&layer.attention_norm, &layer.feed_forward_norm];
-        if narrows {
-            let stream: &[f32] = x;
-            scratch.attention_input.fill(region, kernels, columns, |c, output| {
-                norms[0].apply(kernels, epsilon, &stream[c * hidden..(c + 1) * hidden], output);
-            });
-            keep_wanted(x, hidden, segments);
-            let stream: &[f32] = x;
-            scratch.feed_forward_input.fill(region, kernels, wanted, |c, output| {
-                norms[1].apply(kernels, epsilon, &stream[c * hidden..(c + 1) * hidden], output);
-            });
-        } else {
-            let stream: &[f32] = x;
-            let inputs = [&mut scratch.attention_input, &mut scratch.feed_forward_input];
-            Activations::fill_both(inputs, region, kernels, columns, |which, c, output| {
-                norms[which].apply(kernels, epsilon, &stream[c * hidden..(c + 1) * hidden], output);
-            });
+        let (layer, config) = (&self.layers[index], &self.config);
+        let narrows =
+            index + 1 == self.layers.len() && kept_columns(segments, Kept::Wanted) * config.hidden < x.len();
+        let kept = if narrows { Kept::Wanted } else { Kept::All };
+        match kept {
+            Kept::All => scratch.norms(pass, config, layer, x),
+            Kept::Wanted => scratch.norms_of_wanted(pass, config, layer, x, segments),
         }
-        let kept = if narrows { wanted } else { columns };
-
-        // The two branches read the same stream, so their first products share a phase.
-        let qkv = layer.qkv.term(&scratch.attention_input);
-        let up = layer.up.term(&scratch.feed_forward_input);
-        let qkv_output = &mut scratch.qkv[..columns * 3 * hidden];
-        let up_output = scratch.feed_forward.floats_mut(kept);
-        multiply(
-            region,
-            kernels,
-            Product { terms: &[qkv], epilogue: Epilogue::Store, output: qkv_output },
-            Some(Product { terms: &[up], epilogue: Epilogue::Gelu, output: up_output }),
-        );
-
-        let Scratch { qkv, angles, heads, attended, feed_forward, .. } = &mut *scratch;
-        let output = attended.floats_mut(kept);
-        attend(region, kernels, &self.config, (index, narrows), (qkv, angles), segments, heads, output);
-        Activations::quantize_both([attended, feed_forward], region, kernels);
-
-        // Both branches end in the same rows of the stream: one thread adds one after the other.
-        let terms = [layer.attention_output.term(&scratch.attended), layer.down.term(&scratch.feed_forward)];
-        let output = &mut x[..kept * hidden];
-        multiply(region, kernels, Product { terms: &terms, epilogue: Epilogue::Accumulate, output }, None);
+        scratch.first_products(pass, layer);
+        scratch.attend(pass, config, (index, kept), segments);
+        scratch.add_branches(pass, layer, &mut x[..kept_columns(segments, kept) * config.hidden]);
     }
 }
 
-/// Moves the wanted columns of `x` (`[columns, hidden]`) to its start.
-fn keep_wanted(x: &mut [f32], hidden: usize, segments: &[Segment<'_>]) {
-    for segment in segments {
-        let source = segment.first + segment.columns - segment.wanted;
-        x.copy_within(source * hidden..(source + segment.wanted) * hidden, segment.first_wanted * hidden);
+/// The phases of a layer.
+impl Scratch {
+    /// The inputs of both branches: two norms of `x` (`[columns, hidden]`).
+    fn norms(&mut self, pass: Pass<'_>, config: &StackConfig, layer: &Layer, x: &[f32]) {
+        let norms = [&layer.attention_norm, &layer.feed_forward_norm];
+        let inputs = [&mut self.attention_input, &mut self.feed_forward_input];
+        Activations::fill_both(inputs, pass, x.len() / config.hidden, |which, column, output| {
+            norms[which].apply(pass.kernels, config, x, column, output);
+        });
+    }
+
+    /// The same if only the wanted columns go on: attention still needs the keys and values of all. Moves the wanted
+    /// columns of `x` to its start.
+    fn norms_of_wanted(
+        &mut self,
+        pass: Pass<'_>,
+        config: &StackConfig,
+        layer: &Layer,
+        x: &mut [f32],
+        segments: &[Segment<'_>],
+    ) {
+        self.attention_input.fill(pass, x.len() / config.hidden, |column, output| {
+            layer.attention_norm.apply(pass.kernels, config, x, column, output);
+        });
+        keep_wanted(x, config.hidden, segments);
+        self.feed_forward_input.fill(pass, kept_columns(segments, Kept::Wanted), |column, output| {
+            layer.feed_forward_norm.apply(pass.kernels, config, x, column, output);
+        });
+    }
+
+    /// The first product of each branch: queries, keys and values, and the upward half of the feed-forward part.
+    fn first_products(&mut self, pass: Pass<'_>, layer: &Layer) {
+        let qkv = [layer.qkv.term(&self.attention_input)];
+        let up = [layer.up.term(&self.feed_forward_input)];
+        let rows = layer.qkv.weight.view().rows();
+        let output = &mut self.qkv[..self.attention_input.columns() * rows];
+        let qkv = Product { terms: &qkv, epilogue: Epilogue::Store, output };
+        let output = self.feed_forward.floats_mut(self.feed_forward_input.columns());
+        let up = Product { terms: &up, epilogue: Epilogue::Gelu, output };
+        multiply(pass, qkv, Some(up));
+    }
+
+    /// Attention; then both branches are quantized for their last products.
+    fn attend(
+        &mut self,
+        pass: Pass<'_>,
+        config: &StackConfig,
+        (layer, kept): (usize, Kept),
+        segments: &mut [Segment<'_>],
+    ) {
+        let attention = LayerAttention { config, layer, kept, qkv: &self.qkv, angles: &self.angles };
+        let output = self.attended.floats_mut(kept_columns(segments, kept));
+        attention.run(pass, segments, &mut self.attention, output);
+        Activations::quantize_both([&mut self.attended, &mut self.feed_forward], pass);
+    }
+
+    /// The last product of each branch, added to `x` (`[kept, hidden]`). Both end in the same rows of the stream: one
+    /// thread adds one after the other.
+    fn add_branches(&self, pass: Pass<'_>, layer: &Layer, x: &mut [f32]) {
+        let terms = [layer.attention_output.term(&self.attended), layer.down.term(&self.feed_forward)];
+        multiply(pass, Product { terms: &terms, epilogue: Epilogue::Accumulate, output: x }, None);
     }
 }

@@ -1,13 +1,15 @@
 //! The token decoder: a context embedding and the tokens of one block to logits of the next token.
 
 use super::Model;
+use super::attention::head_width;
 use super::config::{Config, PAD_TOKEN, Strategy};
-use super::stack::{Scratch, Segment, head_width};
+use super::segment::Segment;
+use super::stack::Scratch;
 use super::weights::ModelWeights;
 use crate::cache::CacheShape;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::kernels::{Activations, Epilogue, Product, Term, multiply};
+use crate::kernels::{Activations, Epilogue, Pass, Product, Term, multiply};
 use crate::threads::Region;
 
 /// Buffers of the token decoder.
@@ -55,13 +57,13 @@ impl TokenDecoder {
 
     /// Expands contexts (`[blocks, block_hidden]`, before the block decoder's final norm) to
     /// `[blocks, expansion, token_hidden]`.
-    pub(crate) fn expand(&mut self, region: &Region, model: &Model, contexts: &[f32]) -> &[f32] {
-        let (config, weights, kernels) = (&model.config, &model.weights, model.kernels);
-        let hidden = config.block_decoder.hidden;
-        let blocks = contexts.len() / hidden;
-        let (norm, epsilon) = (&weights.block_decoder.final_norm, config.block_decoder.epsilon);
-        self.contexts.fill(region, kernels, blocks, |block, output| {
-            norm.apply(kernels, epsilon, &contexts[block * hidden..][..hidden], output);
+    pub(crate) fn expand(&mut self, region: &Region<'_>, model: &Model, contexts: &[f32]) -> &[f32] {
+        let (config, weights) = (&model.config, &model.weights);
+        let pass = Pass::new(region, model.kernels);
+        let blocks = contexts.len() / config.block_decoder.hidden;
+        let norm = &weights.block_decoder.final_norm;
+        self.contexts.fill(pass, blocks, |block, output| {
+            norm.apply(pass.kernels, &config.block_decoder, contexts, block, output);
         });
         let length = blocks * config.expansion * config.token_decoder.hidden;
         if self.expanded.len() < length {
@@ -69,7 +71,7 @@ impl TokenDecoder {
         }
         let output = &mut self.expanded[..length];
         let terms = [weights.expansion.term(&self.contexts)];
-        multiply(region, kernels, Product { terms: &terms, epilogue: Epilogue::Store, output }, None);
+        multiply(pass, Product { terms: &terms, epilogue: Epilogue::Store, output }, None);
         &self.expanded[..length]
     }
 
@@ -109,29 +111,22 @@ impl TokenDecoder {
     /// `Interrupted` on request; then the caches are as they were.
     pub(crate) fn logits(
         &mut self,
-        region: &Region,
+        region: &Region<'_>,
         model: &Model,
         segments: &mut [Segment<'_>],
         column: impl Fn(usize) -> usize + Sync,
         logits: &mut [f32],
         interrupt: Option<&Interrupt>,
     ) -> Result<()> {
-        let (config, weights, kernels) = (&model.config, &model.weights, model.kernels);
-        let (hidden, epsilon) = (config.token_decoder.hidden, config.token_decoder.epsilon);
-        weights.token_decoder.forward(
-            region,
-            kernels,
-            &mut self.scratch,
-            &mut self.x,
-            segments,
-            interrupt,
-        )?;
+        let (config, weights) = (&model.config, &model.weights);
+        let pass = Pass::new(region, model.kernels);
+        weights.token_decoder.forward(pass, &mut self.scratch, &mut self.x, segments, interrupt)?;
         let (norm, x) = (&weights.token_decoder.final_norm, &self.x);
-        self.outputs.fill(region, kernels, logits.len() / config.vocabulary, |row, output| {
-            norm.apply(kernels, epsilon, &x[column(row) * hidden..][..hidden], output);
+        self.outputs.fill(pass, logits.len() / config.vocabulary, |row, output| {
+            norm.apply(pass.kernels, &config.token_decoder, x, column(row), output);
         });
         let terms = [Term { weights: weights.head.view(), bias: &[], input: &self.outputs }];
-        multiply(region, kernels, Product { terms: &terms, epilogue: Epilogue::Store, output: logits }, None);
+        multiply(pass, Product { terms: &terms, epilogue: Epilogue::Store, output: logits }, None);
         Ok(())
     }
 }

@@ -86,7 +86,7 @@ impl Scorer {
 /// Logits of every token of whole blocks, each known beforehand: `[blocks, block_length, vocabulary]`.
 /// `contexts` is `[blocks, block_hidden]`, `tokens` `[blocks, block_length]`.
 fn teacher_forced(
-    region: &Region,
+    region: &Region<'_>,
     model: &Model,
     decoder: &mut TokenDecoder,
     slab: &mut [Cache],

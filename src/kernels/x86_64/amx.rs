@@ -19,6 +19,7 @@ use crate::kernels::activations::BLOCK_COLUMNS;
 use crate::kernels::isa::with_features;
 use crate::kernels::{PanelKernels, QuantizedBlock};
 use crate::quant::{GROUP, PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, SPAN};
+use crate::threads::at_rest;
 
 pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8, q4_blocks: None };
 
@@ -31,7 +32,7 @@ thread_local! {
 }
 
 /// Releases this thread's tiles: a configured thread costs 8 KiB at each switch, and keeps a core from deep sleep.
-pub(in crate::kernels) fn rest() {
+fn release_tiles() {
     if CONFIGURED.replace(false) {
         // SAFETY: only a thread that has AMX configures its tiles.
         unsafe { Hardware::release() };
@@ -68,6 +69,7 @@ unsafe fn q8(panel: &[u8], input: QuantizedBlock<'_>, tile: &mut [[f32; PANEL_RO
 /// AMX is available.
 unsafe fn configure() {
     if !CONFIGURED.replace(true) {
+        at_rest(release_tiles);
         // SAFETY: the caller's promise.
         unsafe { Hardware::configure() };
     }

@@ -11,7 +11,6 @@ mod tiles;
 mod wide;
 
 use super::{Isa, Kernels};
-pub(super) use amx::rest;
 pub(super) use tiles::{has_int8 as amx_int8, has_tiles as amx_tile};
 
 pub(super) static AVX2: Kernels = Kernels { isa: Isa::Avx2, panels: avx2::PANELS, float: avx2::FLOAT };
