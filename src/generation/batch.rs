@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::generation::completion::Completion;
+use crate::generation::completion::{CONTEXT, Completion};
 use crate::generation::estimate;
 use crate::generation::generator::{End, GenerateOptions, Step, Token};
 use crate::generation::sampler::{Sampler, SamplerOptions};
@@ -191,7 +191,10 @@ impl Batch {
             Some(start) => start.options(),
             None => self.sized(tokens, request.generate.max_tokens),
         };
-        let bytes = self.bytes_of(&options);
+        // What its options take beyond what every text does.
+        let window = Sampler::bytes(&request.sampler, 0);
+        let order = Completion::<Arc<Tokenizer>>::bytes(&request.generate, config.vocabulary);
+        let bytes = self.bytes_of(&options).saturating_add(window.saturating_add(order) as u64);
         let alone = self.fixed.saturating_add(bytes);
         if let Some(memory) = self.options.memory.filter(|memory| alone > *memory) {
             return Err(Error::new(
@@ -337,12 +340,16 @@ impl Batch {
             None => Sequence::new(model, options)?,
         };
         request.prompt.iter().for_each(|token| sampler.accept(*token));
+        let mut context = request.start.as_ref().map_or_else(Vec::new, |start| start.recent(CONTEXT));
+        context.extend(&request.prompt[request.prompt.len().saturating_sub(CONTEXT)..]);
         let end_token = model.end_token();
+        let completion =
+            Completion::new(self.tokenizer.clone(), &context, &request.stops, &request.generate, end_token)?;
         Ok(Running {
             id,
             sequence,
             sampler,
-            completion: Completion::new(self.tokenizer.clone(), &request.stops, &request.generate, end_token),
+            completion,
             prompt: request.prompt,
             read: 0,
             forced: request.forced,
@@ -399,8 +406,14 @@ impl Batch {
                 Some(id) => *id,
                 None => running.sampler.sample(logits),
             };
-            let token = (!running.completion.ends(id)).then(|| running.completion.token(id, logits));
-            choices.push(Choice { index, random, token });
+            let token = match running.completion.ends(id) {
+                true => Ok(None),
+                false => running.completion.token(id, logits).map(Some),
+            };
+            match token {
+                Ok(token) => choices.push(Choice { index, random, token }),
+                Err(error) => running.fail(error, each),
+            }
         }
         if let Err(error) = self.append(&choices) {
             for Choice { index, random, .. } in choices {

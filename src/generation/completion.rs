@@ -3,10 +3,13 @@
 use std::ops::Deref;
 use std::time::Instant;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::generation::generator::{End, GenerateOptions, Token};
 use crate::generation::tokenizer::{Passed, StopMatcher, TextStream, Tokenizer};
 use crate::session::negative_log_likelihood;
+
+/// Tokens before a text that may decide how its first ones read.
+pub(crate) const CONTEXT: usize = 32;
 
 /// One text that is being generated. Without a tokenizer, there is no text and no stop string.
 pub(crate) struct Completion<T: Deref<Target = Tokenizer>> {
@@ -16,24 +19,35 @@ pub(crate) struct Completion<T: Deref<Target = Tokenizer>> {
     options: GenerateOptions,
     started: Instant,
     count: usize,
+    /// Ids in the order of their likelihood.
+    order: Vec<u32>,
 }
 
 impl<T: Deref<Target = Tokenizer>> Completion<T> {
-    /// Starts a text, and its time; `end_token` is the model's.
+    /// Starts a text after the last tokens of its context, and its time; `end_token` is the model's.
     pub(crate) fn new(
         tokenizer: Option<T>,
+        context: &[u32],
         stops: &[String],
         options: &GenerateOptions,
         end_token: Option<u32>,
-    ) -> Self {
-        Completion {
-            stream: tokenizer.map(TextStream::new),
+    ) -> Result<Self> {
+        Ok(Completion {
+            stream: tokenizer.map(|tokenizer| TextStream::after(tokenizer, context)).transpose()?,
             matcher: StopMatcher::new(stops),
             end_token: end_token.filter(|_| !options.ignore_end),
             options: options.clone(),
             started: Instant::now(),
             count: 0,
-        }
+            order: Vec::new(),
+        })
+    }
+
+    /// Bytes of the buffers that log-probabilities take.
+    pub(crate) fn bytes(options: &GenerateOptions, vocabulary: usize) -> usize {
+        let most = options.logprobs.unwrap_or(0).min(vocabulary);
+        let order = if most > 0 { vocabulary * size_of::<u32>() } else { 0 };
+        order + most * size_of::<(u32, f32)>()
     }
 
     /// Tokens so far.
@@ -60,10 +74,13 @@ impl<T: Deref<Target = Tokenizer>> Completion<T> {
     }
 
     /// A token with what was asked to be told about it.
-    pub(crate) fn token(&self, id: u32, logits: &[f32]) -> Token {
+    ///
+    /// # Errors
+    /// If there is no memory for the list of the most likely ones.
+    pub(crate) fn token(&mut self, id: u32, logits: &[f32]) -> Result<Token> {
         match self.options.logprobs {
-            None => Token { id, logprob: None, top: Vec::new() },
-            Some(most) => with_logprobs(id, logits, most),
+            None => Ok(Token { id, logprob: None, top: Vec::new() }),
+            Some(most) => with_logprobs(id, logits, most, &mut self.order),
         }
     }
 
@@ -85,21 +102,28 @@ impl<T: Deref<Target = Tokenizer>> Completion<T> {
     }
 }
 
-fn with_logprobs(id: u32, logits: &[f32], most: usize) -> Token {
+/// `order` is a buffer for the ids of the vocabulary.
+fn with_logprobs(id: u32, logits: &[f32], most: usize, order: &mut Vec<u32>) -> Result<Token> {
     let best = (0..).zip(logits).max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(id, _)| id);
     // The most likely token's likelihood gives that of all others.
     let sum = negative_log_likelihood(logits, best);
     let highest = logits[best as usize];
     let logprob = |id: u32| (f64::from(logits[id as usize] - highest) - sum) as f32;
-    let mut top: Vec<u32> = (0..logits.len() as u32).collect();
-    let order = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-    if most < top.len() {
-        if most > 0 {
-            top.select_nth_unstable_by(most - 1, order);
-        }
-        top.truncate(most);
+    let most = most.min(logits.len());
+    let mut top = Vec::new();
+    if most > 0 {
+        order.clear();
+        order.try_reserve_exact(logits.len()).and_then(|()| top.try_reserve_exact(most)).map_err(|_| {
+            let detail =
+                format!("log-probabilities of {most} of {} tokens cannot be allocated", logits.len());
+            Error::new(ErrorKind::Resource, detail)
+        })?;
+        order.extend(0..logits.len() as u32);
+        let better = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+        order.select_nth_unstable_by(most - 1, better);
+        order.truncate(most);
+        order.sort_unstable_by(better);
+        top.extend(order.iter().map(|id| (*id, logprob(*id))));
     }
-    top.sort_unstable_by(order);
-    let top = top.into_iter().map(|id| (id, logprob(id))).collect();
-    Token { id, logprob: Some(logprob(id)), top }
+    Ok(Token { id, logprob: Some(logprob(id)), top })
 }

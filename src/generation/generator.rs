@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::generation::completion::Completion;
+use crate::generation::completion::{CONTEXT, Completion};
 use crate::generation::drafter::REMEMBERED;
 use crate::generation::sampler::{Sampler, SamplerOptions};
 use crate::generation::snapshot::Snapshot;
@@ -236,9 +236,19 @@ impl Generator {
     /// Adds tokens.
     ///
     /// # Errors
-    /// As [`Session::append`].
+    /// As [`Session::append`]; the sampler knows the tokens that were added before.
     pub fn append(&mut self, tokens: &[u32]) -> Result<()> {
-        self.session.append(tokens)?;
+        let before = self.length();
+        if let Err(error) = self.session.append(tokens) {
+            let added = self.length().saturating_sub(before);
+            if added > 0 {
+                let window = self.sampler.options().repetition_window as u64;
+                let added = self.session.recent(added.min(window) as usize);
+                added.iter().for_each(|token| self.sampler.accept(*token));
+                self.reread();
+            }
+            return Err(error);
+        }
         tokens.iter().for_each(|token| self.sampler.accept(*token));
         match tokens {
             // Sampled by the caller.
@@ -313,7 +323,8 @@ impl Generator {
     }
 
     /// Generates text and passes on what each token brings until `each` breaks. Every token whose text was looked at
-    /// becomes part of the session, the one that ends the text does not. Without a tokenizer, there is no text and no
+    /// becomes part of the session, the one that ends the text does not. The pieces of text together are exactly the
+    /// decoding of the tokens as they follow the text before. Without a tokenizer, there is no text and no
     /// stop string. Gives the number of tokens added.
     ///
     /// # Errors
@@ -324,7 +335,9 @@ impl Generator {
         options: &GenerateOptions,
         mut each: impl FnMut(Step) -> ControlFlow<()>,
     ) -> Result<(End, usize)> {
-        let mut completion = Completion::new(tokenizer, &self.stops, options, self.model().end_token());
+        let context = self.session.recent(CONTEXT);
+        let end_token = self.model().end_token();
+        let mut completion = Completion::new(tokenizer, &context, &self.stops, options, end_token)?;
         let end = loop {
             if let Some(end) = completion.limit() {
                 break end;
@@ -333,7 +346,13 @@ impl Generator {
             if completion.ends(id) {
                 break End::EndOfText;
             }
-            let token = completion.token(id, self.session.logits()?);
+            let token = match self.session.logits().and_then(|logits| completion.token(id, logits)) {
+                Ok(token) => token,
+                Err(error) => {
+                    self.sampler.undo(random);
+                    return Err(error);
+                }
+            };
             self.add(id, random)?;
             let passed = completion.push(id)?;
             if each(Step { token: Some(token), text: passed.text }).is_break() {

@@ -1,6 +1,6 @@
 //! Logits to a token: repetition penalty and bias, then temperature, top-k, top-p and min-p, then a draw.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How a token is chosen. The default is plain sampling from the model's distribution.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +38,13 @@ impl Default for SamplerOptions {
     }
 }
 
+impl SamplerOptions {
+    /// Recent tokens that are remembered: none if repetition is not penalized.
+    fn window(&self) -> usize {
+        if self.repetition_penalty == 1.0 { 0 } else { self.repetition_window.min(MAX_WINDOW) }
+    }
+}
+
 /// More recent tokens than this are not remembered.
 pub(crate) const MAX_WINDOW: usize = 1 << 20;
 
@@ -71,13 +78,21 @@ impl Sampler {
         check("min-p", min_p, "0 to 1", (0.0..=1.0).contains(&min_p))?;
         check("repetition penalty", repetition_penalty, "more than 0", positive(repetition_penalty))?;
         check_bias(&options.logit_bias, vocabulary)?;
-        Ok(Sampler {
-            random: options.seed,
-            recent: Vec::with_capacity(options.repetition_window.min(MAX_WINDOW)),
-            next_recent: 0,
-            candidates: Vec::with_capacity(vocabulary),
-            options,
-        })
+        let (mut recent, mut candidates) = (Vec::new(), Vec::new());
+        recent
+            .try_reserve_exact(options.window())
+            .and_then(|()| candidates.try_reserve_exact(vocabulary))
+            .map_err(|_| {
+                let bytes = Self::bytes(&options, vocabulary);
+                Error::new(ErrorKind::Resource, format!("sampler: {bytes} bytes cannot be allocated"))
+            })?;
+        Ok(Sampler { random: options.seed, recent, next_recent: 0, candidates, options })
+    }
+
+    /// Bytes that a sampler takes.
+    pub(crate) fn bytes(options: &SamplerOptions, vocabulary: usize) -> usize {
+        let candidates = vocabulary.saturating_mul(size_of::<(f32, u32)>());
+        candidates.saturating_add(options.window() * size_of::<u32>())
     }
 
     /// What it was made with.
@@ -93,7 +108,7 @@ impl Sampler {
 
     /// Replaces what [`Sampler::state`] gives; `None` if no sampler with these options could have it.
     pub(crate) fn restore(mut self, random: u64, recent: &[u32], oldest: usize) -> Option<Sampler> {
-        let window = self.options.repetition_window.min(MAX_WINDOW);
+        let window = self.options.window();
         let full = recent.len() == window && window > 0;
         if recent.len() > window || oldest >= if full { window } else { 1 } {
             return None;
@@ -126,8 +141,8 @@ impl Sampler {
 
     /// Notes a token of the text, so that repeating it can be penalized.
     pub fn accept(&mut self, token: u32) {
-        let window = self.options.repetition_window.min(MAX_WINDOW);
-        if window == 0 || self.options.repetition_penalty == 1.0 {
+        let window = self.options.window();
+        if window == 0 {
             return;
         }
         if self.recent.len() < window {
@@ -147,24 +162,13 @@ impl Sampler {
             };
             return (1..logits.len()).fold(0, better) as u32;
         }
-        let penalty = self.options.repetition_penalty;
-        self.candidates.clear();
-        self.candidates.extend(logits.iter().copied().zip(0..));
-        for token in &self.recent {
-            if let Some((logit, _)) = self.candidates.get_mut(*token as usize) {
-                // From the given logits, so that a token that came twice is penalized once.
-                let given = logits[*token as usize];
-                *logit = if given > 0.0 { given / penalty } else { given * penalty };
-            }
-        }
-        for (token, bias) in &self.options.logit_bias {
-            self.candidates[*token as usize].0 += bias;
-        }
+        self.adjust(logits);
         let best = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
         let most = *self.candidates.iter().min_by(|a, b| best(a, b)).expect("a vocabulary is not empty");
         if greedy {
             return most.1;
         }
+        self.candidates.retain(|candidate| candidate.0 > f32::NEG_INFINITY);
         let k = self.options.top_k;
         if k > 0 && k < self.candidates.len() {
             self.candidates.select_nth_unstable_by(k - 1, best);
@@ -196,7 +200,30 @@ impl Sampler {
                 return *token;
             }
         }
-        self.candidates.last().map_or(most.1, |candidate| candidate.1)
+        // The sum was rounded: the last of those that can be drawn.
+        let drawn = self.candidates.iter().rev().find(|candidate| weight(candidate.0) > 0.0);
+        drawn.map_or(most.1, |candidate| candidate.1)
+    }
+
+    /// Makes the candidates of the logits. Whatever the options add up to, a candidate is finite, unless it is forbidden:
+    /// then it is negative infinity.
+    fn adjust(&mut self, logits: &[f32]) {
+        let finite = |logit: f32| logit.clamp(f32::MIN, f32::MAX);
+        let penalty = self.options.repetition_penalty;
+        self.candidates.clear();
+        self.candidates.extend(logits.iter().copied().zip(0..));
+        for token in &self.recent {
+            if let Some((logit, _)) = self.candidates.get_mut(*token as usize) {
+                // From the given logits, so that a token that came twice is penalized once.
+                let given = logits[*token as usize];
+                *logit = finite(if given > 0.0 { given / penalty } else { given * penalty });
+            }
+        }
+        for (token, bias) in &self.options.logit_bias {
+            let logit = &mut self.candidates[*token as usize].0;
+            let forbidden = logit.min(*bias) == f32::NEG_INFINITY;
+            *logit = if forbidden { f32::NEG_INFINITY } else { finite(*logit + bias) };
+        }
     }
 }
 
@@ -223,6 +250,8 @@ fn check_bias(biases: &[(u32, f32)], vocabulary: usize) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn sampler(options: SamplerOptions) -> Sampler {
@@ -297,6 +326,114 @@ mod tests {
         let options = SamplerOptions { logit_bias: bias.to_vec(), ..Default::default() };
         let counts = counts(options, &logits);
         assert!(counts[0] == 0 && counts[1] > 0 && counts[2] == 0 && counts[3] > 0, "{counts:?}");
+    }
+
+    /// The tokens that come of many draws, with the last two recent.
+    fn drawn(options: SamplerOptions, logits: &[f32]) -> [u32; 4] {
+        let mut sampler = sampler(SamplerOptions { repetition_window: 2, ..options });
+        let mut counts = [0; 4];
+        for _ in 0..1000 {
+            sampler.remember(&[2, 3]);
+            counts[sampler.sample(logits) as usize] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn numbers_beyond_f32_choose_what_they_mean() {
+        const MAX: f32 = f32::MAX;
+        const NEVER: f32 = f32::NEG_INFINITY;
+        let logits = [4.0, 3.0, 2.5, -1.0];
+        for temperature in [0.0, 1e-45, 1e-39, 1.0, MAX] {
+            let with = |penalty: f32, bias: &[(u32, f32)]| {
+                let options = SamplerOptions {
+                    temperature,
+                    top_k: usize::MAX,
+                    repetition_penalty: penalty,
+                    logit_bias: bias.to_vec(),
+                    ..Default::default()
+                };
+                drawn(options, &logits)
+            };
+            // Far above all others, by as much as fits.
+            if temperature <= 1.0 {
+                assert_eq!(with(1.0, &[(3, MAX), (3, MAX), (3, MAX)]), [0, 0, 0, 1000]);
+                // 2.5 / 1e-39 is more than f32 has, -1 * 1e-39 next to nothing.
+                assert_eq!(with(1e-39, &[]), [0, 0, 1000, 0]);
+                assert_eq!(with(1e-45, &[]), [0, 0, 1000, 0]);
+                // Unlikely beyond measure, and not forbidden: there is nothing else.
+                let down = [(0, NEVER), (1, NEVER), (2, NEVER), (3, -MAX), (3, -MAX)];
+                assert_eq!(with(1.0, &down), [0, 0, 0, 1000]);
+                assert_eq!(with(MAX, &down), [0, 0, 0, 1000]);
+            }
+            // A forbidden token stays so, whatever else is said about it.
+            let counts = with(1e-39, &[(2, MAX), (2, NEVER), (2, MAX), (2, MAX)]);
+            assert_eq!((counts[2], counts.iter().sum::<u32>()), (0, 1000));
+            let counts = with(MAX, &[(0, NEVER), (1, NEVER)]);
+            assert_eq!(counts[0] + counts[1], 0);
+        }
+    }
+
+    #[test]
+    fn a_draw_at_the_end_of_the_sum_is_no_token_without_weight() {
+        // As many that cannot be drawn as it takes to be the last ones.
+        let mut logits = vec![-1e30f32; 1000];
+        logits[..3].copy_from_slice(&[0.1, 0.2, 0.3]);
+        let bias = (500..1000).map(|token| (token, f32::NEG_INFINITY)).collect();
+        let options = SamplerOptions { logit_bias: bias, ..Default::default() };
+        let mut sampler = Sampler::new(options, 1000).unwrap();
+        for seed in 0..20_000u64 {
+            sampler.undo(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            assert!(sampler.sample(&logits) < 3);
+        }
+    }
+
+    #[test]
+    fn a_vocabulary_without_end_is_an_error() {
+        let error = Sampler::new(SamplerOptions::default(), usize::MAX).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Resource);
+        assert!(
+            Sampler::new(SamplerOptions { repetition_window: usize::MAX, ..Default::default() }, 4).is_ok()
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Any options that are accepted choose a token that is not forbidden, and among the most likely `top_k`.
+        #[test]
+        fn no_options_choose_a_forbidden_token(
+            temperature in prop_oneof![Just(0.0), 0f32..1e-38, 0f32..2.0, Just(f32::MAX)],
+            top_k in prop_oneof![0..5usize, Just(usize::MAX)],
+            top_p in prop_oneof![Just(f32::MIN_POSITIVE), 0.01f32..=1.0],
+            min_p in 0f32..=1.0,
+            penalty in prop_oneof![f32::from_bits(1)..1e-37, 0.5f32..2.0, 1e37..f32::MAX],
+            biases in prop::collection::vec((0..6u32, any::<f32>()), 0..8),
+            logits in prop::collection::vec(prop::num::f32::NORMAL | prop::num::f32::ZERO, 6),
+            recent in prop::collection::vec(0..8u32, 0..8),
+            seed: u64,
+        ) {
+            let forbidden = |token: u32| biases.contains(&(token, f32::NEG_INFINITY));
+            let options = SamplerOptions {
+                temperature,
+                top_k,
+                top_p,
+                min_p,
+                repetition_penalty: penalty,
+                repetition_window: 4,
+                seed,
+                logit_bias: biases.clone(),
+            };
+            if let Ok(mut sampler) = Sampler::new(options, 6) {
+                recent.iter().for_each(|token| sampler.accept(*token));
+                for _ in 0..8 {
+                    let token = sampler.sample(&logits);
+                    prop_assert!(token < 6 && !forbidden(token));
+                    let finite = |candidate: &(f32, u32)| !candidate.0.is_nan() && candidate.0 < f32::INFINITY;
+                    prop_assert!(sampler.candidates.iter().all(finite));
+                }
+            }
+        }
     }
 
     #[test]

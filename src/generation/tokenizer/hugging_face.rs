@@ -1,0 +1,110 @@
+//! The tokenizers crate.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::decoder::{self, Stage};
+use crate::error::{Error, Result};
+
+pub struct Backend {
+    tokenizer: tokenizers::Tokenizer,
+    /// Stages before the first token; `None` if the decoder needs all tokens at once.
+    stages: Option<Vec<Stage>>,
+}
+
+/// How far the decoding of some tokens has come.
+pub enum Decoding {
+    Stages(Vec<Stage>),
+    /// All tokens, and how many of them are context.
+    Whole(Vec<u32>, usize),
+}
+
+/// Calls the tokenizers crate, which panics on some files that contradict themselves.
+fn guard<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| Error::format(format!("tokenizer: {error}"))),
+        Err(_) => Err(Error::format("tokenizer: the file contradicts itself")),
+    }
+}
+
+impl Backend {
+    pub const AVAILABLE: bool = true;
+
+    pub fn from_json(json: &str) -> Result<Backend> {
+        let mut tokenizer = guard(|| tokenizers::Tokenizer::from_bytes(json))?;
+        // Settings for training batches, which some files carry, would shorten or lengthen the text.
+        let _ = tokenizer.with_truncation(None);
+        tokenizer.with_padding(None);
+        let stages = decoder::stages(tokenizer.get_decoder());
+        Ok(Backend { tokenizer, stages })
+    }
+
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(guard(|| self.tokenizer.encode_fast(text, false))?.get_ids().to_vec())
+    }
+
+    pub fn token(&self, name: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(name)
+    }
+
+    pub fn start(&self) -> Decoding {
+        match &self.stages {
+            Some(stages) => Decoding::Stages(stages.clone()),
+            None => Decoding::Whole(Vec::new(), 0),
+        }
+    }
+
+    pub fn push(&self, decoding: &mut Decoding, token: u32) -> Result<String> {
+        let mut text = String::new();
+        match decoding {
+            Decoding::Whole(tokens, _) => tokens.push(token),
+            Decoding::Stages(stages) => {
+                if let Some(element) = self.element(token) {
+                    guard(|| decoder::feed(stages, element, &mut text))?;
+                }
+            }
+        }
+        Ok(text)
+    }
+
+    pub fn cut(&self, decoding: &mut Decoding) -> Result<()> {
+        match decoding {
+            Decoding::Stages(stages) => guard(|| decoder::cut(stages)),
+            Decoding::Whole(tokens, context) => {
+                *context = tokens.len();
+                Ok(())
+            }
+        }
+    }
+
+    pub fn finish(&self, decoding: &mut Decoding) -> Result<String> {
+        match decoding {
+            Decoding::Stages(stages) => {
+                let mut text = String::new();
+                guard(|| decoder::finish(stages, &mut text))?;
+                Ok(text)
+            }
+            Decoding::Whole(tokens, context) => {
+                let (before, all) = (self.whole(&tokens[..*context])?, self.whole(tokens)?);
+                match all.strip_prefix(&before) {
+                    Some(text) => Ok(text.to_string()),
+                    // The context reads differently with what follows, so that the text has no place in it.
+                    None => self.whole(&tokens[*context..]),
+                }
+            }
+        }
+    }
+
+    /// The string of a token, if it has one and is not special.
+    fn element(&self, token: u32) -> Option<String> {
+        let special = self.tokenizer.get_added_vocabulary();
+        self.tokenizer.id_to_token(token).filter(|element| !special.is_special_token(element))
+    }
+
+    /// Some decoders do not expect that there may be nothing.
+    fn whole(&self, tokens: &[u32]) -> Result<String> {
+        if tokens.iter().all(|token| self.element(*token).is_none()) {
+            return Ok(String::new());
+        }
+        guard(|| self.tokenizer.decode(tokens, true))
+    }
+}

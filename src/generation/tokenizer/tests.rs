@@ -1,0 +1,206 @@
+//! Text that comes in pieces is the decoding of its tokens, by the tokenizers crate itself.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Tokens that decoders treat in different ways, alone and beside each other.
+const VOCABULARY: [&str; 36] = [
+    "a", "b", "▁", "▁a", "a▁", "▁▁", " ", "  ", " .", "##b", "##", "b</w>", "</w>", "a</w>b", "é",
+    "\u{fffd}", "<0xE2>", "<0x82>", "<0xAC>", "<0xF0>", "<0x9F>", "<0x98>", "<0x80>", "<0x41>", "<0xZZ>",
+    "Ã", "©", "â", "Ĥ", "¬", "¬â", "ðŁĺ", "Ģð", "Ġ", "|", "<pad>",
+];
+/// Ids of a special token, an added token, and none.
+const SPECIAL: u32 = VOCABULARY.len() as u32;
+
+fn json(decoder: &str) -> String {
+    let tokens: Vec<String> = (0..).zip(VOCABULARY).map(|(id, token)| format!("\"{token}\":{id}")).collect();
+    let added = |id: u32, content: &str, special: bool| {
+        format!(
+            r#"{{"id":{id},"content":"{content}","single_word":false,"lstrip":false,"rstrip":false,
+               "normalized":false,"special":{special}}}"#
+        )
+    };
+    format!(
+        r#"{{"version":"1.0","truncation":null,"padding":null,"added_tokens":[{},{}],"normalizer":null,
+           "pre_tokenizer":null,"post_processor":null,"decoder":{decoder},
+           "model":{{"type":"WordLevel","vocab":{{{}}},"unk_token":"a"}}}}"#,
+        added(SPECIAL, "<end>", true),
+        added(SPECIAL + 1, "<é>", false),
+        tokens.join(",")
+    )
+}
+
+const BYTE_LEVEL: &str =
+    r#"{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true}"#;
+const LLAMA: &str = r#"{"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"▁"},"content":" "},
+    {"type":"ByteFallback"},{"type":"Fuse"},{"type":"Strip","content":" ","start":1,"stop":0}]}"#;
+
+/// Every kind of decoder, in the orders that model files have and in some that they have not.
+fn decoders() -> Vec<(&'static str, String)> {
+    let metaspace = |scheme: &str| {
+        format!(r#"{{"type":"Metaspace","replacement":"▁","prepend_scheme":"{scheme}","split":true}}"#)
+    };
+    let word_piece =
+        |cleanup: bool| format!(r###"{{"type":"WordPiece","prefix":"##","cleanup":{cleanup}}}"###);
+    let suffix = r#"{"type":"BPEDecoder","suffix":"</w>"}"#;
+    let ctc = r#"{"type":"CTC","pad_token":"<pad>","word_delimiter_token":"|","cleanup":true}"#;
+    let fuse = r#"{"type":"Fuse"}"#;
+    let fallback = r#"{"type":"ByteFallback"}"#;
+    let replace = r#"{"type":"Replace","pattern":{"String":"ab"},"content":"-"}"#;
+    let pattern = r#"{"type":"Replace","pattern":{"Regex":"b+"},"content":"_"}"#;
+    let sequence = |stages: &[&str]| format!(r#"{{"type":"Sequence","decoders":[{}]}}"#, stages.join(","));
+    vec![
+        ("none", "null".into()),
+        ("ByteLevel", BYTE_LEVEL.into()),
+        ("Llama", LLAMA.into()),
+        (
+            "Gemma",
+            sequence(&[r#"{"type":"Replace","pattern":{"String":"▁"},"content":" "}"#, fallback, fuse]),
+        ),
+        ("ByteFallback", fallback.into()),
+        ("Metaspace, always", metaspace("always")),
+        ("Metaspace, first", metaspace("first")),
+        ("Metaspace, never", metaspace("never")),
+        ("ByteFallback, Metaspace", sequence(&[fallback, &metaspace("always")])),
+        ("Fuse, Metaspace", sequence(&[fuse, &metaspace("always")])),
+        ("WordPiece", word_piece(false)),
+        ("WordPiece with clean-up", word_piece(true)),
+        ("Fuse, WordPiece", sequence(&[fuse, &word_piece(false)])),
+        ("Fuse, WordPiece with clean-up", sequence(&[fuse, &word_piece(true)])),
+        ("BPEDecoder", suffix.into()),
+        ("BPEDecoder, Fuse", sequence(&[suffix, fuse])),
+        ("Replace, BPEDecoder", sequence(&[pattern, suffix])),
+        ("CTC", ctc.into()),
+        ("CTC, Metaspace", sequence(&[ctc, &metaspace("always")])),
+        ("Fuse, Replace", sequence(&[fuse, replace])),
+        ("Replace, Fuse", sequence(&[replace, pattern, fuse])),
+        ("ByteLevel, Strip", sequence(&[BYTE_LEVEL, r#"{"type":"Strip","content":" ","start":2,"stop":0}"#])),
+        ("Strip", r#"{"type":"Strip","content":"▁","start":1,"stop":0}"#.into()),
+    ]
+}
+
+fn pieces(stream: &mut TextStream<&Tokenizer>, tokens: &[u32]) -> Vec<String> {
+    let mut pieces: Vec<String> = tokens.iter().map(|token| stream.push(*token).unwrap()).collect();
+    pieces.push(stream.finish().unwrap());
+    pieces
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn pieces_are_the_decoding_of_their_tokens(tokens in prop::collection::vec(0..SPECIAL + 3, 1..24)) {
+        for (name, decoder) in decoders() {
+            let json = json(&decoder);
+            let oracle = tokenizers::Tokenizer::from_bytes(&json).unwrap();
+            let tokenizer = Tokenizer::from_json(&json).unwrap();
+            // BPEDecoder counts on a token.
+            let silent = tokens.iter().all(|token| *token == SPECIAL || *token == SPECIAL + 2);
+            let expected = if silent { String::new() } else { oracle.decode(&tokens, true).unwrap() };
+            let mut stream = TextStream::new(&tokenizer);
+            prop_assert_eq!(pieces(&mut stream, &tokens).concat(), expected.clone(), "{}", name);
+            prop_assert_eq!(tokenizer.decode(&tokens).unwrap(), expected, "{}", name);
+        }
+    }
+
+    #[test]
+    fn a_text_goes_on_from_its_context(
+        context in prop::collection::vec(0..16u32, 1..8),
+        tokens in prop::collection::vec(0..SPECIAL + 3, 1..16),
+    ) {
+        for (name, decoder) in decoders() {
+            let tokenizer = Tokenizer::from_json(&json(&decoder)).unwrap();
+            let before = tokenizer.decode(&context).unwrap();
+            let all = tokenizer.decode(&[&*context, &*tokens].concat()).unwrap();
+            // A character that the context leaves incomplete is not completed.
+            let whole = !before.ends_with('\u{fffd}');
+            if let Some(expected) = all.strip_prefix(&before).filter(|_| whole) {
+                let mut stream = TextStream::after(&tokenizer, &context).unwrap();
+                prop_assert_eq!(pieces(&mut stream, &tokens).concat(), expected, "{}", name);
+            }
+        }
+    }
+}
+
+/// Byte-level tokens, a character of the vocabulary for each byte.
+fn byte_level(tokens: &[&str]) -> Tokenizer {
+    let tokens: Vec<String> = (0..).zip(tokens).map(|(id, token)| format!("\"{token}\":{id}")).collect();
+    let json = format!(
+        r#"{{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+           "pre_tokenizer":{BYTE_LEVEL},"post_processor":null,"decoder":{BYTE_LEVEL},
+           "model":{{"type":"BPE","dropout":null,"unk_token":null,"continuing_subword_prefix":null,
+           "end_of_word_suffix":null,"fuse_unk":false,"byte_fallback":false,"vocab":{{{}}},"merges":[]}}}}"#,
+        tokens.join(",")
+    );
+    Tokenizer::from_json(&json).unwrap()
+}
+
+#[test]
+fn characters_are_never_split() {
+    let tokenizer = byte_level(&["a", "b", "Ã", "©", "â", "Ĥ", "¬", "Ġ"]);
+    let text = "aé€b é";
+    let tokens = tokenizer.encode(text).unwrap();
+    assert_eq!(tokens.len(), 10);
+    let pieces = pieces(&mut TextStream::new(&tokenizer), &tokens);
+    assert_eq!(pieces, ["a", "", "é", "", "", "€", "b", " ", "", "é", ""]);
+}
+
+#[test]
+fn a_character_that_never_ends_does_not_hold_up_others() {
+    let tokenizer = byte_level(&["a", "b", "Ã", "©", "â", "Ĥ", "¬", "Ġ"]);
+    let pieces = pieces(&mut TextStream::new(&tokenizer), &[4, 0, 1, 4, 2, 3, 4]);
+    assert_eq!(pieces, ["", "\u{fffd}a", "b", "", "\u{fffd}", "é", "", "\u{fffd}"]);
+}
+
+/// As GPT-2 has them (`¬â` joins the end of one character with the beginning of the next), in rows of 4 and of 63.
+#[test]
+fn characters_that_cross_tokens_in_a_row_of_any_length_are_whole() {
+    // "€" is E2 82 AC, an emoji F0 9F 98 80.
+    let tokenizer = byte_level(&["âĤ", "¬âĤ", "¬", "ðŁ", "ĺĢðŁ", "ĺĢ", "¬ðŁ"]);
+    for length in [4, 8, 63, 1000] {
+        for (row, character) in [([0, 1, 2], "€"), ([3, 4, 5], "😀")] {
+            let mut tokens = vec![row[0]];
+            tokens.extend(std::iter::repeat_n(row[1], length));
+            tokens.push(row[2]);
+            let pieces = pieces(&mut TextStream::new(&tokenizer), &tokens);
+            assert_eq!(pieces.concat(), character.repeat(length + 1));
+            assert!(pieces[1..=length].iter().all(|piece| piece == character), "{pieces:?}");
+        }
+    }
+    assert_eq!(pieces(&mut TextStream::new(&tokenizer), &[0, 6, 5]), ["", "€", "😀", ""]);
+}
+
+#[test]
+fn the_first_word_after_a_prompt_keeps_its_space() {
+    let tokenizer = Tokenizer::from_json(&json(LLAMA)).unwrap();
+    let (word, byte) = (3, 16);
+    assert_eq!(TextStream::new(&tokenizer).push(word).unwrap(), "a");
+    assert_eq!(TextStream::after(&tokenizer, &[0]).unwrap().push(word).unwrap(), " a");
+    // A special token is no text.
+    assert_eq!(TextStream::after(&tokenizer, &[SPECIAL]).unwrap().push(word).unwrap(), "a");
+    // A character that the prompt leaves incomplete is not the text's.
+    let mut stream = TextStream::after(&tokenizer, &[0, byte]).unwrap();
+    assert_eq!(pieces(&mut stream, &[17, 18, 0]).concat(), "\u{fffd}\u{fffd}a");
+}
+
+#[test]
+fn no_tokens_are_no_text() {
+    for (name, decoder) in decoders() {
+        let tokenizer = Tokenizer::from_json(&json(&decoder)).unwrap();
+        assert_eq!(tokenizer.decode(&[]).unwrap(), "", "{name}");
+        assert_eq!(tokenizer.decode(&[SPECIAL, SPECIAL + 2]).unwrap(), "", "{name}");
+    }
+}
+
+#[test]
+fn nothing_is_kept_of_an_endless_text() {
+    let tokenizer = byte_level(&["a", "¬âĤ", "âĤ"]);
+    let mut stream = TextStream::new(&tokenizer);
+    for _ in 0..10_000 {
+        stream.push(1).unwrap();
+    }
+    let Decoding::Stages(stages) = &stream.decoding else { panic!("byte-level text is streamed") };
+    let [decoder::Stage::Bytes(held)] = &**stages else { panic!("one stage") };
+    assert!(held.len() < 4 && held.capacity() < 64, "{held:?}");
+}
