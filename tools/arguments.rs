@@ -1,23 +1,28 @@
 //! Arguments that several verbs share.
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cinderblock::error::{Error, Result};
 use cinderblock::generation::tokenizer::Tokenizer;
-use cinderblock::{CacheType, Model, SessionOptions, Team};
+use cinderblock::{CacheType, Model, OpenOptions, SessionOptions, Team};
 
 use crate::output::Inputs;
+use crate::signals;
 
 /// Where a model is and how it is run.
 #[derive(clap::Args)]
 pub struct ModelArguments {
-    /// The model file; without it, the demo model that ships with the program
+    /// The model file [default: the demo model, which is part of the program]
     #[arg(short, long, value_name = "FILE")]
     pub model: Option<PathBuf>,
 
-    /// Threads to use; 0 is as many as the machine, affinity and quota allow
+    /// Read the model into memory instead of mapping its file, for storage that may change or vanish
+    #[arg(long)]
+    pub no_mmap: bool,
+
+    /// Threads; 0 is as many as the machine, affinity and quota allow
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_threads)]
     pub threads: usize,
 }
@@ -28,53 +33,143 @@ fn parse_threads(text: &str) -> std::result::Result<usize, String> {
     if threads <= 1024 { Ok(threads) } else { Err("expected at most 1024".to_string()) }
 }
 
-const DEMO: &str = "models/classics.q4.gguf";
+/// The demo model's name in messages.
+pub const DEMO: &str = "the demo model";
 
 impl ModelArguments {
-    /// The model's file.
-    pub fn path(&self) -> Result<PathBuf> {
-        self.model.clone().map_or_else(demo_model, Ok)
-    }
-
     /// The files that are read, of which the model is one.
-    pub fn inputs(&self) -> Result<Inputs> {
-        Ok(Inputs::new().with("model", [self.path()?]))
+    pub fn inputs(&self) -> Inputs {
+        Inputs::new().with("model", &self.model)
     }
 
     /// Opens the model.
+    ///
+    /// # Errors
+    /// If it cannot be read or is not a valid model.
     pub fn open(&self) -> Result<Arc<Model>> {
-        Ok(Arc::new(Model::open(self.path()?)?))
+        match &self.model {
+            Some(path) => self.open_file(path),
+            None => Ok(Arc::new(demo_model().map_err(|error| error.in_file(Path::new(DEMO)))?)),
+        }
+    }
+
+    /// Opens another model in the same way.
+    ///
+    /// # Errors
+    /// If it cannot be read or is not a valid model.
+    pub fn open_file(&self, path: &Path) -> Result<Arc<Model>> {
+        if path.as_os_str().is_empty() {
+            return Err(Error::argument("model: found an empty name, expected a file"));
+        }
+        let checkpoint = match path.is_dir() {
+            true => path.join("config.yaml").exists() || path.join("config.json").exists(),
+            false => path.extension().is_some_and(|extension| extension == "safetensors"),
+        };
+        if checkpoint {
+            let expected = "a model file: cinderblock quantize CHECKPOINT_DIR -o model.gguf makes one";
+            return Err(Error::mismatch("model", "a checkpoint", expected).in_file(path));
+        }
+        if !self.no_mmap {
+            signals::explain_bus_errors();
+        }
+        Ok(Arc::new(Model::open_with(path, OpenOptions { map: !self.no_mmap })?))
     }
 
     /// Starts the threads.
+    ///
+    /// # Errors
+    /// If the system has no more of them.
     pub fn team(&self) -> Result<Arc<Team>> {
         Ok(Arc::new(Team::new(self.threads)?))
     }
 }
 
-/// The demo model: in `CINDERBLOCK_HOME`, above the program, or where it was built.
-fn demo_model() -> Result<PathBuf> {
-    let mut places: Vec<PathBuf> =
-        std::env::var_os("CINDERBLOCK_HOME").map(PathBuf::from).into_iter().collect();
-    if let Ok(program) = std::env::current_exe() {
-        places.extend(program.ancestors().skip(1).take(4).map(Path::to_path_buf));
+/// The demo model, used where it is in the program.
+#[cfg(feature = "demo")]
+fn demo_model() -> Result<Model> {
+    #[repr(C, align(64))]
+    struct Aligned<B: ?Sized>(B);
+    static DEMO: &Aligned<[u8]> = &Aligned(*include_bytes!("../models/classics.q4.gguf"));
+    Model::from_static(&DEMO.0)
+}
+
+#[cfg(not(feature = "demo"))]
+fn demo_model() -> Result<Model> {
+    Err(Error::argument("not part of this program: give a model with -m"))
+}
+
+/// A count of which -1 is all there are, or no limit: `usize::MAX`. `all` is the word for it.
+pub fn parse_count(text: &str, all: &str) -> std::result::Result<usize, String> {
+    if text == "-1" {
+        return Ok(usize::MAX);
     }
-    places.push(PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")));
-    places.into_iter().map(|place| place.join(DEMO)).find(|path| path.is_file()).ok_or_else(|| {
-        Error::argument(format!(
-            "no model: give one with -m, or set CINDERBLOCK_HOME to the folder of {DEMO}"
-        ))
-    })
+    text.parse().map_err(|_| format!("expected a whole number, or -1 for {all}"))
+}
+
+/// Tokens to generate at most.
+pub fn parse_max_tokens(text: &str) -> std::result::Result<usize, String> {
+    parse_count(text, "no limit")
+}
+
+/// A number of sequences that advance together: small enough that buffers for all of them can be counted.
+pub fn parse_sequences(text: &str) -> std::result::Result<usize, String> {
+    let sequences = text.parse().ok().filter(|sequences| (1..=65536).contains(sequences));
+    sequences.ok_or_else(|| "expected 1 to 65536".to_string())
+}
+
+/// Undoes the escapes `\n`, `\t` and `\\`: shells do not make it easy to pass a line break.
+pub fn unescape(text: &str) -> String {
+    let mut out = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (c, chars.clone().next()) {
+            ('\\', Some('n')) => out.push('\n'),
+            ('\\', Some('t')) => out.push('\t'),
+            ('\\', Some('\\')) => out.push('\\'),
+            _ => {
+                out.push(c);
+                continue;
+            }
+        }
+        chars.next();
+    }
+    out
+}
+
+/// How special tokens, such as <|endoftext|>, are read and shown.
+#[derive(clap::Args)]
+pub struct SpecialArguments {
+    /// Show special tokens, such as <|endoftext|>, in text
+    #[arg(long)]
+    special: bool,
+
+    /// Read the names of special tokens in a prompt as plain text
+    #[arg(long)]
+    no_parse_special: bool,
+}
+
+impl SpecialArguments {
+    /// The model's tokenizer, if it carries one.
+    ///
+    /// # Errors
+    /// If it cannot be parsed.
+    pub fn tokenizer(&self, model: &Model) -> Result<Option<Tokenizer>> {
+        let Some(json) = model.tokenizer_json() else { return Ok(None) };
+        let mut tokenizer = Tokenizer::from_json(json)?;
+        tokenizer.show_special(self.special);
+        tokenizer.parse_special(!self.no_parse_special);
+        Ok(Some(tokenizer))
+    }
 }
 
 /// The block decoder's cache.
 #[derive(clap::Args)]
 pub struct CacheArguments {
-    /// Blocks that the cache remembers, pinned ones included
+    /// Blocks that the cache remembers, pinned blocks included
     #[arg(long, value_name = "N")]
     pub cache_blocks: Option<usize>,
 
-    /// First blocks that are never forgotten
+    /// Number of first blocks that are never forgotten
     #[arg(long, value_name = "N")]
     pub sink_blocks: Option<usize>,
 
@@ -85,7 +180,7 @@ pub struct CacheArguments {
 /// What the block decoder's cache keeps.
 #[derive(clap::Args)]
 pub struct CacheTypeArgument {
-    /// Type of the cache [default: f32 for a model of f32 weights, else f16]; q8 needs about half the bytes of f16
+    /// Type of the cache; q8 takes about half the bytes of f16 [default: f32 for a model of f32 weights, else f16]
     #[arg(long, value_name = "TYPE", value_parser = CacheType::ALL.map(CacheType::name))]
     cache_type: Option<String>,
 }
@@ -111,7 +206,7 @@ impl CacheArguments {
 }
 
 /// Text or token ids to work on.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 #[group(multiple = false)]
 pub struct InputArguments {
     /// Text
@@ -142,42 +237,74 @@ impl InputArguments {
         self.file.iter().chain(&self.tokens_file)
     }
 
-    /// The text, if it was text that was given.
-    pub fn text(&self) -> Result<Option<String>> {
-        if let Some(file) = &self.file {
-            let bytes = read(file)?;
-            let text = String::from_utf8(bytes).map_err(|error| {
-                let at = error.utf8_error().valid_up_to();
-                Error::mismatch("text", format!("a byte at {at} that is not UTF-8"), "UTF-8").in_file(file)
-            })?;
-            return Ok(Some(text));
+    /// The same arguments; where nothing was given, piped text is the prompt.
+    ///
+    /// # Errors
+    /// If nothing was given and standard input is a terminal, or not UTF-8.
+    pub fn or_pipe(self) -> Result<InputArguments> {
+        if self.is_given() {
+            return Ok(self);
         }
-        Ok(self.prompt.clone())
+        if std::io::stdin().is_terminal() {
+            return Err(Error::argument(
+                "nothing to work on: give --prompt, --file, --tokens or --tokens-file, or pipe text in",
+            ));
+        }
+        Ok(InputArguments { prompt: Some(piped_text()?), ..self })
     }
 
-    /// The tokens, at least one of them, all in the vocabulary.
-    pub fn tokens(&self, model: &Model, tokenizer: impl FnOnce() -> Result<Tokenizer>) -> Result<Vec<u32>> {
+    /// The text, if text was given.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is not UTF-8.
+    pub fn text(&self) -> Result<Option<String>> {
+        match &self.file {
+            Some(file) => Ok(Some(read_text(file)?)),
+            None => Ok(self.prompt.clone()),
+        }
+    }
+
+    /// The tokens, all of them in the vocabulary; `encode` makes them of text.
+    ///
+    /// # Errors
+    /// If the input cannot be read, or a token is not in the vocabulary.
+    pub fn ids(&self, model: &Model, encode: impl FnOnce(&str) -> Result<Vec<u32>>) -> Result<Vec<u32>> {
         let tokens = if let Some(list) = &self.tokens {
             parse_tokens(list)?
         } else if let Some(file) = &self.tokens_file {
-            let bytes = read(file)?;
-            let (ids, rest) = bytes.as_chunks::<2>();
-            if !rest.is_empty() {
-                let found = format!("{} bytes", bytes.len());
-                return Err(Error::mismatch("token ids", found, "an even number, two a token").in_file(file));
-            }
-            ids.iter().map(|id| u32::from(u16::from_le_bytes(*id))).collect()
-        } else if let Some(text) = self.text()? {
-            if text.is_empty() { Vec::new() } else { tokenizer()?.encode(&text)? }
+            self.file_ids(model, file)?
         } else {
-            return Err(Error::argument(
-                "nothing to work on: give --prompt, --file, --tokens or --tokens-file",
-            ));
+            let text = self.text()?.unwrap_or_default();
+            if text.is_empty() { Vec::new() } else { encode(&text)? }
         };
+        model.check_tokens(&tokens)?;
+        Ok(tokens)
+    }
+
+    fn file_ids(&self, model: &Model, file: &Path) -> Result<Vec<u32>> {
+        let bytes = read(file)?;
+        let (ids, rest) = bytes.as_chunks::<2>();
+        if !rest.is_empty() {
+            let found = format!("{} bytes", bytes.len());
+            return Err(Error::mismatch("token ids", found, "an even number, two a token").in_file(file));
+        }
+        let mut ids: Vec<u32> = ids.iter().map(|id| u32::from(u16::from_le_bytes(*id))).collect();
+        // A byte order mark, unless it is a token.
+        if ids.first() == Some(&0xfeff) && model.config().vocabulary <= 0xfeff {
+            ids.remove(0);
+        }
+        Ok(ids)
+    }
+
+    /// As [`InputArguments::ids`], at least one of them.
+    ///
+    /// # Errors
+    /// As [`InputArguments::ids`], and if there is none.
+    pub fn tokens(&self, model: &Model, encode: impl FnOnce(&str) -> Result<Vec<u32>>) -> Result<Vec<u32>> {
+        let tokens = self.ids(model, encode)?;
         if tokens.is_empty() {
             return Err(Error::argument("the prompt is empty: found 0 tokens, expected at least 1"));
         }
-        model.check_tokens(&tokens)?;
         Ok(tokens)
     }
 }
@@ -193,8 +320,56 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|error| Error::io(path, &error))
 }
 
-/// Token ids separated by commas; spaces are allowed.
+/// Reads a text file, or standard input for `-`, without a byte order mark.
+///
+/// # Errors
+/// If it cannot be read or is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String> {
+    let bytes = read(path)?;
+    let name = if path == Path::new("-") { Path::new("standard input") } else { path };
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(Error::mismatch("text", "UTF-16", "UTF-8").in_file(name));
+    }
+    let mut text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Error::mismatch("text", format!("a byte at {at} that is not UTF-8"), "UTF-8").in_file(name)
+    })?;
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.drain(..BYTE_ORDER_MARK.len_utf8());
+    }
+    Ok(text)
+}
+
+/// Begins text files of some editors.
+pub const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// Standard input as a prompt, without the line break that `echo` adds.
+///
+/// # Errors
+/// If it cannot be read or is not UTF-8.
+pub fn piped_text() -> Result<String> {
+    let mut text = read_text(Path::new("-"))?;
+    let end = text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text).len());
+    text.truncate(end.unwrap_or(text.len()));
+    Ok(text)
+}
+
+/// Token ids separated by commas, as a JSON list, or in the field "tokens" of a JSON object; spaces are allowed.
+///
+/// # Errors
+/// If one is not a number.
 pub fn parse_tokens(list: &str) -> Result<Vec<u32>> {
+    let list = list.trim_start_matches(BYTE_ORDER_MARK).trim();
+    if list.starts_with('{') {
+        #[derive(serde::Deserialize)]
+        struct Tokens {
+            tokens: Vec<u32>,
+        }
+        let error =
+            |error| Error::argument(format!("token ids: found {error}, expected \"tokens\", a list of ids"));
+        return Ok(serde_json::from_str::<Tokens>(list).map_err(error)?.tokens);
+    }
+    let list = list.strip_prefix('[').and_then(|list| list.strip_suffix(']')).unwrap_or(list);
     if list.trim().is_empty() {
         return Ok(Vec::new());
     }
@@ -204,4 +379,33 @@ pub fn parse_tokens(list: &str) -> Result<Vec<u32>> {
             .map_err(|_| Error::argument(format!("token ids: found {item:?}, expected a number")))
     };
     list.split(',').map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_are_undone() {
+        assert_eq!(unescape(r"a\n\tb\\n\x\"), "a\n\tb\\n\\x\\");
+    }
+
+    #[test]
+    fn token_ids_are_read_from_lists_and_objects() {
+        for list in ["73,74", " 73 , 74\n", "[73, 74]", "\u{feff}73,74", r#"{"text":"x","tokens":[73,74]}"#] {
+            assert_eq!(parse_tokens(list).unwrap(), [73, 74], "{list}");
+        }
+        assert!(parse_tokens("").unwrap().is_empty() && parse_tokens("[]").unwrap().is_empty());
+        for list in ["1,,2", "[1", "-1", "{}", "4294967296"] {
+            assert!(parse_tokens(list).is_err(), "{list}");
+        }
+    }
+
+    #[test]
+    fn minus_one_is_no_limit() {
+        assert_eq!(parse_max_tokens("-1"), Ok(usize::MAX));
+        assert_eq!(parse_max_tokens("7"), Ok(7));
+        let error = parse_max_tokens("-2").unwrap_err();
+        assert!(error.contains("-1 for no limit"), "{error}");
+    }
 }

@@ -1,24 +1,36 @@
 //! The command line: arguments to a verb, a result to an exit code.
 
+use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
 use cinderblock::error::{Error, ErrorKind, Result};
+use clap::error::{ContextKind, ContextValue, ErrorKind as UsageErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::verbs::{batch, bench, inspect, logits, perplexity, run, synthesize, tokenize};
-use crate::{output, quantize};
+use crate::verbs::{batch, bench, inspect, logits, perplexity, quantize, run, synthesize, tokenize};
+use crate::{interrupt, output, signals};
 
-/// Run Block Transformer language models on the CPU.
+/// Run Block Transformer language models on the CPU
 #[derive(Parser)]
-#[command(name = "cinderblock", version, about, max_term_width = 100, propagate_version = true)]
+#[command(
+    name = "cinderblock",
+    version,
+    about,
+    max_term_width = 100,
+    propagate_version = true,
+    args_override_self = true,
+    arg_required_else_help = true,
+    after_help = "cinderblock VERB --help explains a verb, with examples"
+)]
 struct CommandLine {
     #[command(subcommand)]
     verb: Verb,
 }
 
 #[derive(Subcommand)]
+#[command(subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
 enum Verb {
     // These are far larger than the others.
     Run(Box<run::Arguments>),
@@ -33,14 +45,29 @@ enum Verb {
     Completions(Completions),
 }
 
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  cinderblock completions bash > ~/.bash_completion
+  cinderblock completions fish > ~/.config/fish/completions/cinderblock.fish";
+
 /// Print a completion script for a shell
-///
-/// Example: cinderblock completions bash > ~/.local/share/bash-completion/completions/cinderblock
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = COMPLETIONS_EXAMPLES)]
 struct Completions {
     /// The shell
     shell: clap_complete::Shell,
+}
+
+/// The arguments of a verb, from words as they follow its name on the command line.
+///
+/// # Errors
+/// `Argument` if they do not fit.
+pub fn parse<A: clap::Args>(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<A> {
+    let command = A::augment_args(clap::Command::new("cinderblock")).no_binary_name(true);
+    let arguments = command.args_override_self(true).try_get_matches_from(words);
+    arguments
+        .and_then(|matches| A::from_arg_matches(&matches))
+        .map_err(|error| Error::argument(usage_line(&error)))
 }
 
 /// Runs the verb that the arguments of the process name.
@@ -92,26 +119,56 @@ fn finish(result: Result<()>) -> ExitCode {
             if output::is_closed_pipe(&error) {
                 return ExitCode::SUCCESS;
             }
-            output::message(&format!("error: {error}"));
-            match error.kind() {
-                ErrorKind::Argument => ExitCode::from(2),
-                ErrorKind::Interrupted => ExitCode::from(130),
+            // The end of a verb that has reported it itself is empty.
+            if !error.detail().is_empty() {
+                output::message(&format!("error: {error}"));
+            }
+            match (error.kind(), interrupt::signal()) {
+                (ErrorKind::Argument, _) => ExitCode::from(2),
+                // The parent sees the signal; a shell reports 128 + its number.
+                (ErrorKind::Interrupted, Some(signal)) => signals::die(signal),
+                (ErrorKind::Interrupted, None) => {
+                    ExitCode::from(signals::exit_code(signals::INTERRUPT) as u8)
+                }
                 _ => ExitCode::FAILURE,
             }
         }
     }
 }
 
-/// Help and version go to stdout as they are; a usage error becomes one line.
+/// Help and version go to stdout; a bare program gets its help on stderr; a usage error becomes one line.
 fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         return finish(output::print(&error.render().to_string()));
     }
+    if error.kind() == UsageErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        output::message(error.render().to_string().trim_end());
+    } else {
+        output::message(&format!("error: {} (see --help)", usage_line(error)));
+    }
+    ExitCode::from(2)
+}
+
+/// A usage error as one line, with a name like the one that was found if there is one.
+fn usage_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let first: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
-    let first = if text.starts_with("error") { first.join(" ") } else { "error: no verb given".to_string() };
-    output::message(&format!("{first} (see --help)"));
-    ExitCode::from(2)
+    let mut line = first.join(" ");
+    if let Some(rest) = line.strip_prefix("error: ") {
+        line = rest.to_string();
+    }
+    let suggestion =
+        [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand, ContextKind::SuggestedValue]
+            .into_iter()
+            .find_map(|kind| match error.get(kind)? {
+                ContextValue::String(name) => Some(name.clone()),
+                ContextValue::Strings(names) => names.first().cloned(),
+                _ => None,
+            });
+    match suggestion {
+        Some(name) => format!("{line}; did you mean {name}?"),
+        None => line,
+    }
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<()> {
@@ -129,5 +186,69 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
+    }
+
+    /// Words of a line of shell without escapes outside of quotes.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, false);
+        for c in line.chars() {
+            match c {
+                '\'' => {
+                    quote = !quote;
+                    word.get_or_insert_default();
+                }
+                c if c.is_whitespace() && !quote => words.extend(word.take()),
+                c => word.get_or_insert_default().push(c),
+            }
+        }
+        words.extend(word);
+        words
+    }
+
+    #[test]
+    fn the_examples_of_the_help_are_commands() {
+        let mut command = CommandLine::command();
+        command.build();
+        for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
+            let help =
+                verb.get_after_long_help().unwrap_or_else(|| panic!("{verb} has no example")).to_string();
+            assert!(help.lines().all(|line| line.len() <= 80), "{help}");
+            let mut count = 0;
+            for line in help.lines().filter(|line| line.starts_with("  ")) {
+                let start = line.find("cinderblock").expect("an example calls the program");
+                let words = words(&line[start..]);
+                let end = words.iter().position(|word| word == ">").unwrap_or(words.len());
+                let parsed = CommandLine::try_parse_from(&words[..end]);
+                assert!(parsed.is_ok(), "{line}: {}", parsed.err().map_or(String::new(), |e| e.to_string()));
+                count += 1;
+            }
+            assert!(count > 0, "{help}");
+        }
+    }
+
+    #[test]
+    fn a_usage_error_names_what_may_have_been_meant() {
+        let line = |words: &[&str]| {
+            usage_line(
+                &CommandLine::try_parse_from([&["cinderblock"], words].concat()).err().expect("an error"),
+            )
+        };
+        for (words, expected) in [
+            (&["rum"][..], "; did you mean run?"),
+            (&["run", "--max-token", "3"], "; did you mean --max-tokens?"),
+            (&["inspect", "--versoin"], "; did you mean --version?"),
+            (&["run", "--cache-type", "q9"], "; did you mean q8?"),
+        ] {
+            let line = line(words);
+            assert!(line.ends_with(expected) && line.lines().count() == 1, "{line}");
+        }
+    }
+
+    #[test]
+    fn arguments_are_parsed_from_words() {
+        assert!(parse::<tokenize::Arguments>(["-p", "a", "--json", "--json"]).is_ok());
+        let error = parse::<run::Arguments>(["--tokens", "1", "-n", "x"]).err().expect("an error");
+        assert_eq!(error.kind(), ErrorKind::Argument);
+        assert!(error.to_string().ends_with("expected a whole number, or -1 for no limit"), "{error}");
     }
 }

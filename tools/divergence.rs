@@ -10,6 +10,7 @@ use cinderblock::session::negative_log_likelihood;
 use cinderblock::{Model, Scorer, SessionOptions, Team};
 use serde_json::json;
 
+use crate::arguments::ModelArguments;
 use crate::npy;
 use crate::statistics::Mean;
 
@@ -22,8 +23,14 @@ pub enum Reference {
 }
 
 impl Reference {
-    /// Opens a model file or, by its first bytes, a NumPy file of logits.
-    pub fn open(path: &Path, model: &Model, team: &Arc<Team>, options: &SessionOptions) -> Result<Reference> {
+    /// Opens a NumPy file of logits, known by its first bytes, or a model file, opened `how` the model was.
+    pub fn open(
+        path: &Path,
+        how: &ModelArguments,
+        model: &Model,
+        team: &Arc<Team>,
+        options: &SessionOptions,
+    ) -> Result<Reference> {
         let vocabulary = model.config().vocabulary;
         let io = |error| Error::io(path, &error);
         let mut file = BufReader::new(File::open(path).map_err(io)?);
@@ -31,7 +38,7 @@ impl Reference {
             same_vocabulary(path, columns, vocabulary)?;
             return Ok(Reference::Saved { path: path.to_path_buf(), file, columns, left: rows });
         }
-        let reference = Arc::new(Model::open(path)?);
+        let reference = how.open_file(path)?;
         same_vocabulary(path, reference.config().vocabulary, vocabulary)?;
         let (found, expected) = (reference.config().block_length, model.config().block_length);
         if found != expected {

@@ -1,29 +1,66 @@
-//! Ctrl-C and termination: the first asks to stop at the next safe place, the second stops at once.
+//! Signals that ask to stop (Ctrl-C, termination, hang-up): the first one stops the work at the next safe place, the
+//! second one ends the program at once.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
 
 use cinderblock::Interrupt;
 use cinderblock::error::{Error, ErrorKind, Result};
 
-static ASKED: AtomicBool = AtomicBool::new(false);
-/// Whether the program goes on after what was stopped, so that a second request is no other than the first.
-static PATIENT: AtomicBool = AtomicBool::new(false);
+use crate::signals;
+
+/// What the program is doing, which decides what a signal does.
+#[derive(Clone, Copy, PartialEq)]
+#[repr(u8)]
+pub enum Activity {
+    /// Work that ends the program: the first signal stops it, the second one ends the program at once.
+    Work,
+    /// An answer in a line editor: Ctrl-C stops the answer alone.
+    Answer,
+    /// A line editor: Ctrl-C is one of its keys.
+    Editor,
+    /// A wait for input, which no signal can stop: each one ends the program.
+    Input,
+}
+
+static ACTIVITY: AtomicU8 = AtomicU8::new(Activity::Work as u8);
+/// The signal that has asked to stop; 0 is none.
+static ASKED: AtomicI32 = AtomicI32::new(0);
 /// The session that is to stop as well.
 static SESSION: Mutex<Option<Interrupt>> = Mutex::new(None);
 
-/// Starts to listen.
+const ANSWER: u8 = Activity::Answer as u8;
+const EDITOR: u8 = Activity::Editor as u8;
+const INPUT: u8 = Activity::Input as u8;
+
+fn stop(signal: i32) {
+    let again = ASKED.swap(signal, Ordering::SeqCst) != 0;
+    let by_key = signal == signals::INTERRUPT;
+    let activity = ACTIVITY.load(Ordering::SeqCst);
+    let ends = match activity {
+        ANSWER => again && !by_key,
+        EDITOR => !by_key,
+        INPUT => true,
+        _ => again,
+    };
+    if ends {
+        crate::output::abandon();
+        signals::die(signal);
+    }
+    if let Some(session) = &*SESSION.lock().unwrap_or_else(PoisonError::into_inner) {
+        session.trigger();
+    }
+}
+
+/// From now on the program does something else.
+pub fn begin(activity: Activity) {
+    ACTIVITY.store(activity as u8, Ordering::SeqCst);
+}
+
+/// Starts to listen. Where no handler can be installed, signals keep their usual meaning.
 pub fn listen() {
-    // Where no handler can be installed, Ctrl-C keeps its usual meaning.
-    let _ = ctrlc::set_handler(|| {
-        if ASKED.swap(true, Ordering::SeqCst) && !PATIENT.load(Ordering::SeqCst) {
-            crate::output::abandon();
-            std::process::exit(130);
-        }
-        if let Some(session) = &*SESSION.lock().unwrap_or_else(PoisonError::into_inner) {
-            session.trigger();
-        }
-    });
+    static LISTENING: Once = Once::new();
+    LISTENING.call_once(|| drop(signals::listen(stop)));
 }
 
 /// Starts to listen, and passes requests on to a session.
@@ -35,10 +72,9 @@ pub fn listen_for(session: &Interrupt) {
     }
 }
 
-/// Forgets a request that was obeyed; from now on no request ends the program.
+/// Forgets a request that was obeyed.
 pub fn forget() {
-    PATIENT.store(true, Ordering::SeqCst);
-    ASKED.store(false, Ordering::SeqCst);
+    ASKED.store(0, Ordering::SeqCst);
     if let Some(session) = &*SESSION.lock().unwrap_or_else(PoisonError::into_inner) {
         session.clear();
     }
@@ -46,10 +82,20 @@ pub fn forget() {
 
 /// Whether the user has asked to stop.
 pub fn asked() -> bool {
-    ASKED.load(Ordering::SeqCst)
+    signal().is_some()
+}
+
+/// The signal that has asked to stop.
+pub fn signal() -> Option<i32> {
+    Some(ASKED.load(Ordering::SeqCst)).filter(|&signal| signal != 0)
 }
 
 /// An error if the user has asked to stop.
 pub fn check() -> Result<()> {
     if asked() { Err(Error::new(ErrorKind::Interrupted, "interrupted")) } else { Ok(()) }
+}
+
+/// The end of a verb that was interrupted and has reported so itself.
+pub fn reported() -> Error {
+    Error::new(ErrorKind::Interrupted, "")
 }

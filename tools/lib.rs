@@ -1,19 +1,33 @@
-//! The verbs of the program `cinderblock`, as a library: other programs and languages call them without starting it.
+//! The verbs of the program `cinderblock`, as a library: other programs call them without starting a process.
+//!
+//! ```
+//! use cinderblock_tools::{parse, verbs};
+//!
+//! fn main() -> cinderblock::Result<()> {
+//!     verbs::tokenize::run(parse(["-p", "The rain had stopped."])?)
+//! }
+//! ```
+//!
+//! A verb prints to standard output and standard error, and listens for signals from its start on.
+
+#![warn(missing_docs)]
+#![deny(unsafe_op_in_unsafe_fn)]
 
 mod arguments;
 mod calibration;
 mod checkpoint;
 mod command_line;
+mod conversation;
 mod divergence;
 mod interrupt;
 mod memory;
 mod npy;
 mod output;
 mod plot;
-mod quantize;
-mod samples;
+pub mod quantize;
 mod sampling;
+mod signals;
 mod statistics;
-mod verbs;
+pub mod verbs;
 
-pub use command_line::main;
+pub use command_line::{main, parse};

@@ -1,40 +1,44 @@
 //! Arguments that say how tokens are chosen.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use cinderblock::SamplerOptions;
 
-/// How tokens are chosen. What is not given has a default, or what a loaded session has.
+use crate::arguments::parse_count;
+
+/// How tokens are chosen. An option that is not given has its default, or the value of a loaded session.
 #[derive(clap::Args)]
 pub struct SamplingArguments {
     /// Temperature; 0 takes the most likely token [default: 0.8]
-    #[arg(long, visible_alias = "temperature", value_name = "T")]
+    #[arg(long, visible_alias = "temperature", value_name = "T", allow_negative_numbers = true)]
     temp: Option<f32>,
 
-    /// Keep the K most likely tokens; 0 keeps all [default: 40]
-    #[arg(long, value_name = "K")]
+    /// Keep the K most likely tokens; 0 or -1 keeps all [default: 40]
+    #[arg(long, value_name = "K", value_parser = parse_top_k, allow_negative_numbers = true)]
     top_k: Option<usize>,
 
     /// Keep the most likely tokens that together reach probability P [default: 0.95]
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
 
     /// Keep tokens at least P times as probable as the most likely one [default: 0.05]
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
 
-    /// Make recent tokens less likely; 1 does not [default: 1]
-    #[arg(long, value_name = "X")]
+    /// Make recent tokens less likely; 1 has no effect [default: 1]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
 
-    /// How many of the last tokens are recent [default: 64]
-    #[arg(long, value_name = "N")]
+    /// Number of last tokens that count as recent; -1 is all [default: 64]
+    #[arg(long, value_name = "N", value_parser = parse_window, allow_negative_numbers = true)]
     repetition_window: Option<usize>,
 
-    /// Add to a token's logit; -inf forbids it; may be repeated
+    /// Add BIAS to the logit of token ID; -inf forbids it; may be repeated
     #[arg(long, value_name = "ID=BIAS", value_parser = parse_bias)]
     logit_bias: Vec<(u32, f32)>,
 
-    /// Seed; the same one gives the same text [default: the time]
-    #[arg(long, value_name = "N")]
+    /// Seed: the same seed gives the same text; -1 picks one [default: -1]
+    #[arg(long, value_name = "N", value_parser = parse_seed, allow_negative_numbers = true)]
     seed: Option<u64>,
 }
 
@@ -43,10 +47,26 @@ fn parse_bias(text: &str) -> Result<(u32, f32), String> {
     parts.ok_or_else(|| "expected a token id, =, and a number or -inf".to_string())
 }
 
-/// Some seed.
+/// All candidates are 0 for the library.
+fn parse_top_k(text: &str) -> Result<usize, String> {
+    parse_count(text, "all").map(|count| if count == usize::MAX { 0 } else { count })
+}
+
+fn parse_window(text: &str) -> Result<usize, String> {
+    parse_count(text, "all")
+}
+
+fn parse_seed(text: &str) -> Result<u64, String> {
+    if text == "-1" {
+        return Ok(clock());
+    }
+    text.parse()
+        .map_err(|_| "expected a number from 0 to 18446744073709551615, or -1 for any seed".to_string())
+}
+
+/// Some seed, short enough to be typed again.
 fn clock() -> u64 {
-    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    time.map_or(0, |time| time.as_nanos() as u64) % 1_000_000
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64) % 1_000_000
 }
 
 impl SamplingArguments {
@@ -72,7 +92,7 @@ impl SamplingArguments {
         self.over(&Self::defaults(clock()))
     }
 
-    /// The options with what was given.
+    /// `options`, with what was given in their place.
     pub fn over(&self, options: &SamplerOptions) -> SamplerOptions {
         let biased = if self.logit_bias.is_empty() { &options.logit_bias } else { &self.logit_bias };
         SamplerOptions {
@@ -85,5 +105,19 @@ impl SamplingArguments {
             logit_bias: biased.clone(),
             seed: self.seed.unwrap_or(options.seed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn minus_one_is_every_token_and_any_seed() {
+        assert_eq!((parse_top_k("-1"), parse_top_k("7")), (Ok(0), Ok(7)));
+        assert_eq!(parse_window("-1"), Ok(usize::MAX));
+        assert!(parse_seed("-1").is_ok_and(|seed| seed < 1_000_000));
+        assert_eq!(parse_seed("18446744073709551615"), Ok(u64::MAX));
+        assert!(parse_seed("-2").is_err() && parse_seed("18446744073709551616").is_err());
     }
 }

@@ -1,17 +1,32 @@
 //! The program as a user meets it.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use crate::common::{case, cinderblock, demo_model, program, quantize, run, skip};
 
+/// The prompt of the README and of `--help`.
+const PROMPT: &str = "The rain had stopped, and the village came out to look.";
+
+/// Runs the program with standard input: what it prints, its messages, and its exit code.
+fn piped(arguments: &[&str], input: &[u8]) -> (String, String, Option<i32>) {
+    let mut command = program();
+    let command = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // The program may end before it has read everything.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (text(output.stdout), text(output.stderr), output.status.code())
+}
+
 #[test]
-fn the_demo_model_tells_a_story() {
-    let outcome = cinderblock(&["run", "-n", "40", "--seed", "1"]);
+fn the_demo_model_continues_a_prompt() {
+    let outcome = cinderblock(&["run", "-p", PROMPT, "--echo", "-n", "40", "--seed", "1"]);
     let line = outcome.stderr.trim().to_string();
     assert!(line.lines().count() == 1 && line.starts_with("prompt ") && line.contains("tok/s"), "{line}");
     let text = outcome.success();
-    assert!(text.starts_with("The old man lit his lamp") && text.len() > 100, "{text}");
+    assert!(text.starts_with(PROMPT) && text.len() > 100, "{text}");
 }
 
 #[test]
@@ -111,6 +126,7 @@ fn inspect_describes_a_file() {
     for part in ["vocabulary 4096", "block_decoder.layers.3.attention.qkv.weight", "general.alignment = 64"] {
         assert!(text.contains(part), "{part} is not in {text}");
     }
+    assert!(cinderblock(&["inspect"]).success().starts_with("name           classics (the demo model)"));
     let cpu = cinderblock(&["inspect", "--cpu", "--json"]).json();
     assert!(cpu["instruction_sets"].as_array().unwrap().iter().any(|isa| isa["name"] == cpu["chosen"]));
 }
@@ -125,11 +141,31 @@ fn an_instruction_set_can_be_forced() {
 }
 
 #[test]
-fn help_has_examples_and_shells_have_completions() {
-    for verb in ["run", "quantize", "perplexity", "logits", "inspect", "tokenize"] {
-        let help = cinderblock(&[verb, "--help"]).success();
-        assert!(help.contains("Example") && help.contains("cinderblock"), "{help}");
+fn help_has_examples_and_fits_the_terminal() {
+    let verbs =
+        ["run", "batch", "quantize", "perplexity", "logits", "inspect", "tokenize", "bench", "synthesize"];
+    for verb in verbs {
+        for columns in [80, 100] {
+            let help = run(program().args([verb, "--help"]).env("COLUMNS", columns.to_string())).success();
+            assert!(help.contains("Example") && help.contains("cinderblock"), "{help}");
+            let long = help.lines().find(|line| line.chars().count() > columns);
+            assert!(long.is_none(), "{verb}: {long:?}");
+        }
     }
+}
+
+#[test]
+fn a_bare_program_prints_its_help_and_fails() {
+    let absent: &[&str] = &[];
+    let outcome = cinderblock(absent);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""));
+    for part in ["Usage: cinderblock", "tokenize", "Turn text into token ids"] {
+        assert!(outcome.stderr.contains(part), "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn completions_exist_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         assert!(cinderblock(&["completions", shell]).success().contains("cinderblock"));
     }
@@ -138,10 +174,8 @@ fn help_has_examples_and_shells_have_completions() {
 
 #[test]
 fn usage_errors_are_one_line_and_exit_2() {
-    let absent: &[&str] = &[];
     for arguments in [
-        absent,
-        &["frobnicate"],
+        &["frobnicate"][..],
         &["run", "--nonsense"],
         &["run", "-p", "a", "--tokens", "1"],
         &["quantize", "somewhere"],
@@ -151,6 +185,13 @@ fn usage_errors_are_one_line_and_exit_2() {
         &["run", "-p", "a", "--cache-blocks", "4"],
         &["perplexity", "--tokens", "1,2,3"],
         &["run", "--tokens", "1,x"],
+        &["run", "--tokens", "1", "-n", "-2"],
+        &["run", "--tokens", "1", "--seed", "18446744073709551616"],
+        &["bench", "--repeats", "0"],
+        &["bench", "--context", "999999999"],
+        &["bench", "--batch", "0"],
+        &["batch", "--batch", "9223372036854775808"],
+        &["inspect", "-m", ""],
     ] {
         let outcome = cinderblock(arguments);
         assert_eq!(outcome.code, Some(2), "{arguments:?} {outcome:?}");
@@ -163,7 +204,7 @@ fn usage_errors_are_one_line_and_exit_2() {
 #[test]
 fn a_closed_pipe_ends_the_program_silently() {
     let mut child = program()
-        .args(["run", "-n", "2000", "--ignore-end"])
+        .args(["run", "-p", PROMPT, "-n", "2000", "--ignore-end"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -176,27 +217,257 @@ fn a_closed_pipe_ends_the_program_silently() {
     assert!(outcome.stderr.is_empty(), "{}", String::from_utf8_lossy(&outcome.stderr));
 }
 
-/// Ctrl-C ends the text cleanly: the closing line still comes.
+/// Sends a signal.
+#[cfg(unix)]
+fn signal(child: &std::process::Child, signal: i32) {
+    // SAFETY: a plain call on a child that has not been waited for.
+    unsafe { libc::kill(child.id() as i32, signal) };
+}
+
+/// Ctrl-C ends the text cleanly: the closing line still comes, and the parent sees the signal.
 #[cfg(unix)]
 #[test]
-fn ctrl_c_prints_the_closing_line_and_exits_130() {
+fn ctrl_c_ends_the_text_and_shows_the_figures() {
+    use std::os::unix::process::ExitStatusExt;
     let mut child = program()
-        .args(["run", "-n", "1000000", "--ignore-end"])
+        .args(["run", "-p", PROMPT, "-n", "-1", "--ignore-end"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut story = child.stdout.take().unwrap();
-    // Longer than the opening, which is shown before it is read.
     story.read_exact(&mut [0; 500]).unwrap();
-    // SAFETY: a plain call on a child that has not been waited for.
-    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    signal(&child, libc::SIGINT);
     story.read_to_end(&mut Vec::new()).unwrap();
     let mut text = String::new();
     child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGINT));
     assert!(text.contains("ended by interrupted") && text.lines().count() == 1, "{text}");
+}
+
+/// What a shell reports of a program that a signal has ended is 128 + the signal.
+#[cfg(unix)]
+#[test]
+fn a_shell_sees_which_signal_ended_the_program() {
+    for (signal, code) in [("INT", "130"), ("TERM", "143"), ("HUP", "129")] {
+        let script = format!(
+            "\"$0\" run -p The -n -1 --ignore-end > text 2> errors & child=$!\n\
+             while ! [ -s text ]; do sleep 0.01; done; kill -{signal} $child; wait $child; echo $?"
+        );
+        let folder = tempfile::TempDir::new().unwrap();
+        // A background job of a script ignores Ctrl-C, unless it has job control.
+        let mut shell = crate::common::with_runner(|first| {
+            let mut shell = Command::new("sh");
+            shell.args(["-mc", &script]).arg(first);
+            shell
+        });
+        assert_eq!(run(shell.current_dir(folder.path())).stdout.trim(), code, "{signal}");
+    }
+}
+
+/// As `nohup` does it, and scripts with their background jobs.
+#[cfg(unix)]
+#[test]
+fn a_signal_that_was_ignored_stays_ignored() {
+    use std::os::unix::process::ExitStatusExt;
+    let mut command = crate::common::with_runner(|first| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "trap '' INT HUP; exec \"$0\" \"$@\""]).arg(first);
+        shell
+    });
+    let command = command.args(["run", "-p", PROMPT, "-n", "-1", "--ignore-end"]);
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut text = child.stdout.take().unwrap();
+    text.read_exact(&mut [0; 100]).unwrap();
+    signal(&child, libc::SIGHUP);
+    signal(&child, libc::SIGINT);
+    text.read_exact(&mut [0; 2000]).unwrap();
+    assert!(child.try_wait().unwrap().is_none());
+    signal(&child, libc::SIGTERM);
+    text.read_to_end(&mut Vec::new()).unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_shows_the_samples_so_far() {
+    let arguments = ["run", "-p", PROMPT, "-n", "-1", "--ignore-end", "--samples", "3"];
+    let mut command = program();
+    let command = command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    signal(&child, libc::SIGINT);
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.matches("ended by interrupted\n").count(), 3, "{text}");
+    assert!(text.len() > 200, "{text}");
+}
+
+/// On the command line, that is one line instead of a bus error; a model that was read does not care.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_model_file_that_shrinks_ends_in_one_line() {
+    if crate::common::skipped_under_emulation("the emulator handles bus errors") {
+        return;
+    }
+    let folder = tempfile::TempDir::new().unwrap();
+    let model = folder.path().join("model.gguf");
+    for read in [false, true] {
+        std::fs::copy(demo_model(), &model).unwrap();
+        let mut command = program();
+        command
+            .args(["run", "-p", PROMPT, "--ignore-end", "--time-limit", "3", "-n", "-1", "-m"])
+            .arg(&model);
+        if read {
+            command.arg("--no-mmap");
+        }
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut text = child.stdout.take().unwrap();
+        text.read_exact(&mut [0; 20]).unwrap();
+        std::fs::File::options().write(true).open(&model).unwrap().set_len(4096).unwrap();
+        text.read_to_end(&mut Vec::new()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(i32::from(!read)), "{errors}");
+        assert!(errors.lines().count() == 1 && errors.contains("--no-mmap") != read, "{errors}");
+    }
+}
+
+#[test]
+fn minus_one_is_no_limit_every_token_and_any_seed() {
+    let arguments = ["run", "-p", PROMPT, "-n", "-1", "--top-k", "-1", "--seed", "-1", "--ignore-end"];
+    let json = cinderblock(&[&arguments[..], &["--time-limit", "0.5", "--json"]].concat()).json();
+    assert_eq!(json["end"], "time");
+    assert!(json["seed"].is_u64(), "{json}");
+    let samples = ["run", "-p", PROMPT, "-n", "-1", "--time-limit", "0.5", "--samples", "2", "--json"];
+    assert_eq!(cinderblock(&samples).json()["samples"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn the_last_of_equal_options_wins() {
+    let json =
+        cinderblock(&["run", "-p", "a", "-p", PROMPT, "-n", "9", "-n", "3", "--json", "--json"]).json();
+    assert_eq!((&json["generated_tokens"], &json["prompt_tokens"]), (&3.into(), &13.into()));
+}
+
+#[test]
+fn an_option_that_does_not_exist_is_named_with_one_that_does() {
+    let outcome = cinderblock(&["run", "--max-token", "3"]);
+    assert!(outcome.stderr.contains("did you mean --max-tokens?"), "{}", outcome.stderr);
+    assert!(cinderblock(&["rum"]).stderr.contains("did you mean run?"));
+}
+
+#[test]
+fn a_byte_order_mark_is_not_part_of_a_text() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("prompt.txt");
+    let marked = [b"\xef\xbb\xbf", PROMPT.as_bytes()].concat();
+    std::fs::write(&file, &marked).unwrap();
+    let expected = cinderblock(&["tokenize", "-p", PROMPT]).success();
+    assert_eq!(cinderblock(&["tokenize", "-f", file.to_str().unwrap()]).success(), expected);
+    assert_eq!(piped(&["tokenize"], &marked).0, expected);
+    let ids = ["--tokens", "\u{feff}5,6"];
+    assert_eq!(cinderblock(&[&["tokenize"][..], &ids].concat()).success(), "5,6\n");
+    std::fs::write(&file, b"\xff\xfe5\0,\0").unwrap();
+    let outcome = cinderblock(&["tokenize", "-f", file.to_str().unwrap()]);
+    assert!(outcome.stderr.contains("found UTF-16, expected UTF-8"), "{}", outcome.stderr);
+}
+
+#[test]
+fn an_empty_pipe_is_an_empty_prompt() {
+    for arguments in
+        [&["run", "-n", "8"][..], &["run", "--json"], &["run", "--samples", "2"], &["perplexity"]]
+    {
+        let (text, errors, code) = piped(arguments, b"");
+        assert_eq!((text.as_str(), code), ("", Some(2)), "{errors}");
+        assert!(errors.contains("the prompt is empty"), "{errors}");
+    }
+}
+
+#[test]
+fn tokenize_takes_nothing_pipes_and_its_own_json() {
+    assert_eq!(cinderblock(&["tokenize", "-p", ""]).success(), "\n");
+    assert_eq!(cinderblock(&["tokenize", "-p", "", "--json"]).json()["tokens"], serde_json::json!([]));
+    assert_eq!(piped(&["tokenize"], b""), ("\n".to_string(), String::new(), Some(0)));
+    let ids = cinderblock(&["tokenize", "-p", PROMPT]).success();
+    assert_eq!(piped(&["tokenize"], format!("{PROMPT}\n").as_bytes()).0, ids);
+    let json = cinderblock(&["tokenize", "-p", PROMPT, "--json"]).success();
+    let list = serde_json::from_str::<serde_json::Value>(&json).unwrap()["tokens"].to_string();
+    for list in [ids.trim(), &json, &list, "-"] {
+        let (text, errors, _) = piped(&["tokenize", "--decode", list], json.as_bytes());
+        assert_eq!(text.trim_end(), PROMPT, "{list}: {errors}");
+    }
+    assert_eq!(cinderblock(&["tokenize", "--decode", ""]).success(), "\n");
+}
+
+#[test]
+fn special_tokens_are_shown_and_read_as_text_on_request() {
+    let name = "<|endoftext|>";
+    let id = cinderblock(&["tokenize", "-p", name]).success();
+    assert!(!id.contains(','), "{id}");
+    assert_eq!(cinderblock(&["tokenize", "--decode", id.trim()]).success(), "\n");
+    let shown = cinderblock(&["tokenize", "--decode", id.trim(), "--special"]).success();
+    assert_eq!(shown.trim_end(), name);
+    let plain = cinderblock(&["tokenize", "-p", name, "--no-parse-special"]).success();
+    assert!(plain.contains(','), "{plain}");
+    assert_eq!(cinderblock(&["tokenize", "--decode", plain.trim()]).success().trim_end(), name);
+}
+
+#[test]
+fn a_checkpoint_given_as_a_model_is_named() {
+    for path in [case("main"), case("main").join("model.safetensors")] {
+        let outcome = cinderblock(&["run", "-p", "a", "-m", path.to_str().unwrap()]);
+        assert_eq!((outcome.code, outcome.stderr.lines().count()), (Some(1), 1), "{outcome:?}");
+        assert!(outcome.stderr.contains("cinderblock quantize"), "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_prompt_shorter_than_a_block_has_no_rate() {
+    let json = cinderblock(&["run", "--tokens", "5,6,7", "--align", "tail", "-n", "4", "--json"]).json();
+    assert_eq!(json["prompt_tok_s"], serde_json::Value::Null);
+    let outcome = cinderblock(&["run", "--tokens", "5,6,7", "--align", "tail", "-n", "4"]);
+    assert!(outcome.stderr.starts_with("prompt 3 tokens | generated 4 tokens, "), "{}", outcome.stderr);
+    assert!(cinderblock(&["run", "-p", PROMPT, "-n", "1", "--json"]).json()["prompt_tok_s"].is_f64());
+}
+
+#[test]
+fn an_empty_file_is_a_new_prompt_cache_and_that_of_another_model_is_named() {
+    let cache = tempfile::NamedTempFile::new().unwrap();
+    let path = cache.path().to_str().unwrap();
+    let run = ["run", "-p", PROMPT, "-n", "1", "--json", "--prompt-cache", path];
+    assert_eq!(cinderblock(&run).json()["reused_tokens"], 0);
+    assert!(cinderblock(&run).json()["reused_tokens"].as_u64() > Some(0));
+    let (_folder, other) = quantize(&case("main"), "q4");
+    let tokens = ["run", "--tokens", "5,6,7,8,9", "-m", other.to_str().unwrap(), "--prompt-cache", path];
+    let outcome = cinderblock(&tokens);
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.stderr.contains("another model or quantization"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("delete it or name another"), "{}", outcome.stderr);
+}
+
+/// Text that is shown is not kept.
+#[cfg(target_os = "linux")]
+#[test]
+fn endless_text_takes_no_memory() {
+    if crate::common::skipped_under_emulation("its memory is the emulator's") {
+        return;
+    }
+    let (_folder, model) = quantize(&case("main"), "q4");
+    let memory = |tokens: &str| -> f64 {
+        let arguments =
+            ["run", "--tokens", "5,6,7,8", "--cache-blocks", "16", "--ignore-end", "--threads", "1"];
+        let outcome = cinderblock(&[&arguments[..], &["-n", tokens, "-m", model.to_str().unwrap()]].concat());
+        let (_, rest) = outcome.stderr.split_once("memory ").unwrap();
+        let (megabytes, _) = rest.split_once(" MB").unwrap_or_else(|| panic!("{}", outcome.stderr));
+        megabytes.parse().unwrap()
+    };
+    let (few, many) = (memory("1000"), memory("60000"));
+    // The tokens alone would take 2.4 MB.
+    assert!(many < few + 1.0, "{few} MB, then {many} MB");
 }
 
 /// A foreign reader opens the file and finds every key and tensor.

@@ -75,6 +75,10 @@ struct Terminal {
 
 impl Terminal {
     fn start(home: &Path, arguments: &[&str]) -> Terminal {
+        Terminal::start_with(home, arguments, |_| {})
+    }
+
+    fn start_with(home: &Path, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Terminal {
         // Closed on exec from the start: a terminal that a child of another test inherits would never hang up.
         // SAFETY: a plain call that returns a descriptor.
         let master = unsafe { libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) };
@@ -96,6 +100,7 @@ impl Terminal {
             OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open(name).unwrap();
         let end = || Stdio::from(slave.try_clone().unwrap());
         let mut command = at_home(home, arguments);
+        change(&mut command);
         command.stdin(end()).stdout(end()).stderr(end());
         // SAFETY: system calls alone, so that Ctrl-C in the terminal reaches the child.
         unsafe {
@@ -147,6 +152,80 @@ fn a_terminal_holds_a_conversation() {
     terminal.expect("> ");
     terminal.send("\x04");
     assert_eq!(terminal.child.wait().unwrap().code(), Some(0));
-    let history = fs::read_to_string(home.path().join(".local/state/cinderblock/history")).unwrap();
+    let history = fs::read_to_string(home.path().join(".cinderblock_history")).unwrap();
     assert!(history.contains("The old house"), "{history}");
+}
+
+#[test]
+fn no_folder_is_created_for_the_history() {
+    let home = TempDir::new().unwrap();
+    let absent = home.path().join("absent");
+    let mut terminal = Terminal::start_with(home.path(), &["run", "-n", "1"], |command| {
+        command.env("HOME", &absent).env("XDG_STATE_HOME", absent.join("state"));
+    });
+    terminal.expect("> ");
+    terminal.send("/quit\r");
+    assert_eq!(terminal.child.wait().unwrap().code(), Some(0));
+    assert!(!absent.exists());
+}
+
+#[test]
+fn a_tab_is_typed_and_names_of_commands_are_completed() {
+    let home = TempDir::new().unwrap();
+    let mut terminal = Terminal::start(home.path(), &["run", "-n", "1"]);
+    terminal.expect("> ");
+    terminal.send("/st\t\r");
+    terminal.expect("remembered");
+    terminal.expect("> ");
+    terminal.send("/nonsense\tx\r");
+    terminal.expect("error");
+    terminal.expect("> ");
+    terminal.send("a\tb\r");
+    terminal.expect("\n");
+    terminal.expect("> ");
+    terminal.send("/quit\r");
+    assert_eq!(terminal.child.wait().unwrap().code(), Some(0));
+    let history = fs::read_to_string(home.path().join(".cinderblock_history")).unwrap();
+    assert!(history.contains("a\tb"), "{history:?}");
+}
+
+/// At the prompt, where no work could stop, termination ends the program and gives the terminal back.
+#[test]
+fn termination_ends_the_line_editor() {
+    use std::os::unix::process::ExitStatusExt;
+    let home = TempDir::new().unwrap();
+    let mut terminal = Terminal::start(home.path(), &["run", "-n", "1"]);
+    terminal.expect("> ");
+    // SAFETY: a plain call on a child that has not been waited for.
+    unsafe { libc::kill(terminal.child.id() as i32, libc::SIGTERM) };
+    assert_eq!(terminal.child.wait().unwrap().signal(), Some(libc::SIGTERM));
+}
+
+#[test]
+fn a_doubled_slash_begins_a_line_of_text() {
+    let home = TempDir::new().unwrap();
+    let (code, _, messages) =
+        piped(home.path(), &["run", "-i", "-n", "0"], "//etc\n/save a.session\n/reset\n");
+    assert_eq!((code, messages.contains("error")), (Some(0), false), "{messages}");
+    let mut given = at_home(home.path(), &["run", "-p", "/etc", "-n", "0", "--save", "b.session"]);
+    assert!(given.stdin(Stdio::null()).status().unwrap().success());
+    let [first, second] = ["a.session", "b.session"].map(|name| fs::read(home.path().join(name)).unwrap());
+    // All but the sampler's seed.
+    assert!(first.len() == second.len() && first[..first.len() - 400] == second[..second.len() - 400]);
+}
+
+#[test]
+fn a_line_that_is_not_text_does_not_end_a_pipe() {
+    let home = TempDir::new().unwrap();
+    let mut command = at_home(home.path(), &["run", "-i", "-n", "0"]);
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let input = b"\xef\xbb\xbf/stats\none \xff two\nThe rain\n/stats\n";
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let messages = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(messages.contains("text 0 tokens") && messages.contains("read 2 tokens"), "{messages}");
+    let errors: Vec<&str> = messages.lines().filter(|line| line.starts_with("error")).collect();
+    assert_eq!(errors, ["error: line: found a byte at 4 that is not UTF-8, expected UTF-8"]);
 }

@@ -20,21 +20,23 @@ use crate::checkpoint::Checkpoint;
 use crate::interrupt;
 use crate::output::{self, AtomicFile, Inputs};
 use budget::Judge;
-pub use recipe::{Rule, recipe};
+pub(crate) use recipe::{Rule, recipe};
 use write::Source;
+
+const EXAMPLES: &str = "\
+Examples:
+  cinderblock quantize CHECKPOINT_DIR -o model.gguf --type q4
+  cinderblock quantize CHECKPOINT_DIR -o model.gguf --bits 4.6 --calibrate text.txt
+  cinderblock quantize CHECKPOINT_DIR -o exact.gguf --type f32 --report
+  cinderblock quantize CHECKPOINT_DIR -o small.gguf --tensor-type '*.head.weight=q4'";
 
 /// Quantize a checkpoint folder into one model file
 ///
 /// The folder holds config.yaml (the authors' trainer format), model.safetensors (or shards with
 /// model.safetensors.index.json) and, if there is one, tokenizer.json.
 ///
-/// Examples:
-///   cinderblock quantize checkpoints/b4_300 -o b4_300.q4.gguf --type q4
-///   cinderblock quantize checkpoints/b4_300 -o b4_300.q4.gguf --bits 4.6 --calibrate text.txt --report
-///   cinderblock quantize checkpoints/b4_300 -o exact.gguf --type f32
-///   cinderblock quantize checkpoints/b4_300 -o small.gguf --type q4 --tensor-type '*.head.weight=q4'
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// The folder of the checkpoint
     #[arg(value_name = "CHECKPOINT_DIR")]
@@ -48,27 +50,27 @@ pub struct Arguments {
     #[arg(long = "type", value_name = "TYPE", default_value = "q4", value_parser = WeightType::ALL.map(WeightType::name))]
     kind: String,
 
-    /// Choose types of at most so many bits a weight, over all tensors, by what each tensor loses
+    /// Choose the types by the loss of each tensor, for at most BITS a weight on average
     #[arg(long, value_name = "BITS", value_parser = parse_bits, conflicts_with = "kind", requires = "calibrate")]
     bits: Option<f64>,
 
-    /// A text like what the model will read: matrices are rounded for the inputs that it gives them
+    /// Round matrices for the inputs that this text gives them; it should resemble what the model will read
     #[arg(long, value_name = "FILE")]
     calibrate: Option<PathBuf>,
 
-    /// Most tokens of the calibration text to use [default: 32768; 12288 above 200 million weights]
+    /// Use at most N tokens of the calibration text [default: 32768; 12288 above 200 million weights]
     #[arg(long, value_name = "N", value_parser = parse_tokens, requires = "calibrate")]
     calibration_tokens: Option<usize>,
 
-    /// A file of lines PATTERN=TYPE, to which those of --tensor-type are added
+    /// A file of lines PATTERN=TYPE; those of --tensor-type follow it
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
 
-    /// Type of the tensors whose name matches; * stands for any text; may be repeated, the last match counts
+    /// Type of the tensors whose name matches; * stands for any text; may be repeated, the last match wins
     #[arg(long, value_name = "PATTERN=TYPE", value_parser = Rule::parse)]
     tensor_type: Vec<Rule>,
 
-    /// Tell of every matrix its share of the file and its error
+    /// Report the size and the error of every matrix
     #[arg(long)]
     report: bool,
 
@@ -92,6 +94,10 @@ fn parse_tokens(text: &str) -> std::result::Result<usize, String> {
     if tokens >= 1024 { Ok(tokens) } else { Err("expected at least 1024".to_string()) }
 }
 
+/// Runs the verb.
+///
+/// # Errors
+/// If the checkpoint or an option is refused, or a file cannot be read or written; `Interrupted` by a signal.
 pub fn run(arguments: Arguments) -> Result<()> {
     let started = Instant::now();
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;

@@ -1,6 +1,6 @@
 //! `inspect`: what a model file holds, whether it is whole, and what running it takes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cinderblock::error::Result;
 use cinderblock::gguf::Value;
@@ -9,21 +9,22 @@ use cinderblock::model::{Config, StackConfig};
 use cinderblock::{MemoryEstimate, Model, Processors, SessionOptions};
 use serde_json::{Value as Json, json};
 
-use crate::arguments::{CacheArguments, ModelArguments};
+use crate::arguments::{CacheArguments, DEMO, ModelArguments, parse_sequences};
 use crate::output;
 
+const EXAMPLES: &str = "\
+Examples:
+  cinderblock inspect -m model.gguf
+  cinderblock inspect -m model.gguf --verify
+  cinderblock inspect -m model.gguf --cache-blocks 2048 --json
+  cinderblock inspect -m model.gguf --cache-blocks 512 --batch 32
+  cinderblock inspect --cpu";
+
 /// Show what a model file holds and what running it takes
-///
-/// Examples:
-///   cinderblock inspect -m model.gguf
-///   cinderblock inspect -m model.gguf --verify
-///   cinderblock inspect -m model.gguf --cache-blocks 2048 --json
-///   cinderblock inspect -m model.gguf --cache-blocks 512 --batch 32
-///   cinderblock inspect --cpu
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
-    /// The model file, as -m gives it
+    /// The model file; the same as -m FILE
     #[arg(value_name = "FILE", conflicts_with = "model")]
     file: Option<PathBuf>,
 
@@ -42,8 +43,8 @@ pub struct Arguments {
     #[arg(long)]
     cpu: bool,
 
-    /// Tell what so many sequences take that advance together, each with a cache of its own
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    /// Memory for N sequences that advance together, each with a cache of its own
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_sequences)]
     batch: usize,
 
     /// Print one JSON object
@@ -54,6 +55,10 @@ pub struct Arguments {
     cache: CacheArguments,
 }
 
+/// Runs the verb.
+///
+/// # Errors
+/// If the model is refused, or a tensor differs from its checksum.
 pub fn run(mut arguments: Arguments) -> Result<()> {
     if arguments.cpu {
         return cpu(arguments.json);
@@ -63,14 +68,15 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     }
     let model = arguments.model.open()?;
     if arguments.verify {
-        model.verify()?;
+        // A model without a path is the demo model.
+        model.verify().map_err(|error| error.in_file(Path::new(DEMO)))?;
     }
     let options = arguments.cache.options(SessionOptions::default());
     let estimate = MemoryEstimate::of_batch(&model, &options, arguments.batch);
     if arguments.json {
         return output::print_json(&json_of(&model, &estimate, arguments.verify));
     }
-    let mut text = summary(&model, &estimate);
+    let mut text = summary(&model, arguments.model.model.as_deref(), &estimate);
     if arguments.verify {
         text += "checksums  all tensors are as they were written\n";
     }
@@ -96,13 +102,14 @@ fn stack_line(name: &str, stack: &StackConfig) -> String {
     )
 }
 
-fn summary(model: &Model, estimate: &MemoryEstimate) -> String {
+fn summary(model: &Model, path: Option<&Path>, estimate: &MemoryEstimate) -> String {
     let config: &Config = model.config();
     let index = model.index();
     let recipe =
         index.get(cinderblock::model::RECIPE_KEY).and_then(|value| value.as_str()).unwrap_or("unknown");
     let (weights, stored) = weight_counts(model);
-    let mut text = format!("{:14} {}\n", "name", plain(&config.name));
+    let of_demo = if path.is_none() { format!(" ({DEMO})") } else { String::new() };
+    let mut text = format!("{:14} {}{of_demo}\n", "name", plain(&config.name));
     text += &format!(
         "{:14} {}, {} weights, {:.3} bits a weight, recipe {recipe}\n",
         "file",

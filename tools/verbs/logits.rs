@@ -11,14 +11,16 @@ use crate::arguments::{CacheArguments, InputArguments, ModelArguments};
 use crate::output::{self, Sink};
 use crate::{interrupt, npy};
 
+const EXAMPLES: &str = "\
+Example:
+  cinderblock logits -m model.gguf --tokens 5,6,7,8,9 -o logits.npy";
+
 /// Write the logits of every token after the first block to a NumPy file
 ///
 /// The text is padded on the left to whole blocks. The file holds f32 of shape
 /// [(blocks - 1) * block length, vocabulary]. Unless --cache-blocks is given, nothing is forgotten.
-///
-/// Example: cinderblock logits -m model.gguf --tokens 5,6,7,8,9 -o logits.npy
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
@@ -38,11 +40,16 @@ pub struct Arguments {
     cache: CacheArguments,
 }
 
+/// Runs the verb.
+///
+/// # Errors
+/// If the model, the text or an option is refused, or the file cannot be written; `Interrupted` by a signal.
 pub fn run(arguments: Arguments) -> Result<()> {
     let path = &arguments.output;
-    arguments.model.inputs()?.with("text", arguments.input.files()).try_output(path)?;
+    arguments.model.inputs().with("text", arguments.input.files()).try_output(path)?;
     let model = arguments.model.open()?;
-    let tokens = arguments.input.tokens(&model, || Tokenizer::of_model(&model))?;
+    let input = arguments.input.or_pipe()?;
+    let tokens = input.tokens(&model, |text| Tokenizer::of_model(&model)?.encode(text))?;
     interrupt::listen();
     let config = model.config();
     let blocks = tokens.len().div_ceil(config.block_length);

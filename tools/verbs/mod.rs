@@ -1,11 +1,12 @@
-//! One file a verb.
+//! One file a verb. Each has `Arguments`, which [`crate::parse`] makes of words, and `run`.
 
 pub mod batch;
 pub mod bench;
 pub mod inspect;
-mod interactive;
 pub mod logits;
 pub mod perplexity;
 pub mod run;
 pub mod synthesize;
 pub mod tokenize;
+
+pub use crate::quantize;

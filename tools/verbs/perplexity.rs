@@ -15,22 +15,23 @@ use crate::output::{self, Sink};
 use crate::statistics::Mean;
 use crate::{interrupt, npy};
 
+const EXAMPLES: &str = "\
+Examples:
+  cinderblock perplexity -m model.gguf -f text.txt
+  cinderblock perplexity -m q4.gguf --reference bf16.gguf -f text.txt
+  cinderblock perplexity -m bf16.gguf -f text.txt --save-logits bf16.npy
+  cinderblock perplexity --tokens-file ids.u16 --context-blocks 128 --json";
+
 /// Measure how well a model predicts a text
 ///
 /// The text is cut into windows that do not overlap. Each starts fresh; its first block is context and is
 /// not scored, all other tokens are. A trailing partial block is left out.
 ///
-/// With --reference, every prediction is also compared with that of another model, most of all the same model
+/// With --reference, every prediction is also compared with that of another model, such as the same model
 /// in bf16: Kullback-Leibler divergence (mean, median, 99th percentile, maximum), agreement of the likeliest
 /// token, and the ratio of the perplexities, with standard errors.
-///
-/// Examples:
-///   cinderblock perplexity -m model.gguf -f text.txt
-///   cinderblock perplexity -m q4.gguf --reference bf16.gguf -f text.txt
-///   cinderblock perplexity -m bf16.gguf -f text.txt --save-logits bf16.npy
-///   cinderblock perplexity -m model.gguf --tokens-file ids.u16 --context-blocks 128 --json
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
@@ -58,21 +59,25 @@ pub struct Arguments {
     cache: CacheArguments,
 }
 
+/// Runs the verb.
+///
+/// # Errors
+/// If the model, the text or an option is refused; `Interrupted` by a signal.
 pub fn run(arguments: Arguments) -> Result<()> {
     if let Some(path) = &arguments.save_logits {
         output::not_standard(path, "the figures")?;
-        let inputs = arguments.model.inputs()?.with("reference", &arguments.reference);
+        let inputs = arguments.model.inputs().with("reference", &arguments.reference);
         inputs.with("text", arguments.input.files()).try_output(path)?;
     }
     let model = arguments.model.open()?;
-    let tokens = arguments.input.tokens(&model, || Tokenizer::of_model(&model))?;
+    let input = arguments.input.or_pipe()?;
+    let tokens = input.tokens(&model, |text| Tokenizer::of_model(&model)?.encode(text))?;
     interrupt::listen();
     let length = model.config().block_length;
-    let window = arguments.context_blocks.checked_mul(length).filter(|_| arguments.context_blocks >= 2);
-    let window = window.ok_or_else(|| {
-        let most = usize::MAX / length;
-        Error::argument(format!("--context-blocks: found {}, expected 2 to {most}", arguments.context_blocks))
-    })?;
+    if arguments.context_blocks < 2 {
+        let found = arguments.context_blocks;
+        return Err(Error::argument(format!("--context-blocks: found {found}, expected at least 2")));
+    }
     let whole = tokens.len() - tokens.len() % length;
     if whole < 2 * length {
         return Err(Error::argument(format!(
@@ -80,6 +85,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
             tokens.len()
         )));
     }
+    // A window is at most the text.
+    let window = arguments.context_blocks.saturating_mul(length).min(whole);
     let default = SessionOptions {
         cache_blocks: arguments.context_blocks.min(whole / length),
         sink_blocks: 0,
@@ -89,7 +96,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let options = arguments.cache.options(default);
     let mut scorer = Scorer::new(&model, &team, &options)?;
     let reference = arguments.reference.as_deref();
-    let mut reference = reference.map(|path| Reference::open(path, &model, &team, &options)).transpose()?;
+    let mut reference =
+        reference.map(|path| Reference::open(path, &arguments.model, &model, &team, &options)).transpose()?;
     let scored = whole - whole.div_ceil(window) * length;
     let mut saved = match &arguments.save_logits {
         Some(path) => {

@@ -16,23 +16,25 @@ use crate::interrupt;
 use crate::output::{self, AtomicFile};
 use crate::quantize::{Rule, recipe};
 
+const EXAMPLES: &str = "\
+Example:
+  cinderblock synthesize --preset block_main_b4_1.2b --type q4 -o big.gguf";
+
 /// Write a model of a published shape with random weights
 ///
-/// It speaks nonsense at exactly the speed of the real model. Writing it takes seconds.
-///
-/// Example: cinderblock synthesize --preset block_main_b4_1.2b --type q4 -o big.gguf
+/// Its text is nonsense, at exactly the speed of the real model. Writing it takes seconds.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// The shape
     #[arg(long, value_name = "NAME", value_parser = PRESETS.map(|preset| preset.name))]
     preset: String,
 
-    /// Type of the matrices, as `quantize` has it
+    /// Type of the matrices, as for quantize
     #[arg(long = "type", value_name = "TYPE", default_value = "q4", value_parser = WeightType::ALL.map(WeightType::name))]
     kind: String,
 
-    /// Type of the tensors whose name matches, as `quantize` has it
+    /// Type of the tensors whose name matches, as for quantize
     #[arg(long, value_name = "PATTERN=TYPE", value_parser = Rule::parse)]
     tensor_type: Vec<Rule>,
 
@@ -89,6 +91,10 @@ impl Preset {
     }
 }
 
+/// Runs the verb.
+///
+/// # Errors
+/// If a rule matches no tensor, or the file cannot be written; `Interrupted` by a signal.
 pub fn run(arguments: Arguments) -> Result<()> {
     interrupt::listen();
     let started = Instant::now();

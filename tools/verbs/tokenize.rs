@@ -1,20 +1,25 @@
 //! `tokenize`: text to token ids, and back.
 
-use cinderblock::error::Result;
-use cinderblock::generation::tokenizer::Tokenizer;
+use std::path::Path;
+
+use cinderblock::error::{Error, Result};
 use serde_json::json;
 
-use crate::arguments::{InputArguments, ModelArguments, parse_tokens};
+use crate::arguments::{InputArguments, ModelArguments, SpecialArguments, parse_tokens, read_text};
 use crate::output;
+
+const EXAMPLES: &str = "\
+Examples:
+  cinderblock tokenize -p 'The rain had stopped.'
+  cinderblock tokenize -m model.gguf -f book.txt --json
+  echo 'The rain had stopped.' | cinderblock tokenize
+  cinderblock tokenize --decode 491,3364,347,1966,15";
 
 /// Turn text into token ids, or ids into text
 ///
-/// Examples:
-///   cinderblock tokenize -p "The old house"
-///   cinderblock tokenize -m model.gguf -f book.txt --json
-///   cinderblock tokenize --decode 464,1468,2156
+/// Text comes from an option or a pipe.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
@@ -22,21 +27,30 @@ pub struct Arguments {
     #[command(flatten)]
     input: InputArguments,
 
-    /// Token ids to turn into text
-    #[arg(long, value_name = "IDS", conflicts_with_all = ["prompt", "file", "tokens", "tokens_file"])]
+    /// Turn token ids into text: a list as this verb prints it, with or without --json; - is standard input
+    #[arg(long, value_name = "IDS", allow_hyphen_values = true, conflicts_with_all = ["prompt", "file", "tokens", "tokens_file"])]
     decode: Option<String>,
+
+    #[command(flatten)]
+    special: SpecialArguments,
 
     /// Print one JSON object with the ids and the text of each
     #[arg(long)]
     json: bool,
 }
 
+/// Runs the verb.
+///
+/// # Errors
+/// If the model carries no tokenizer, or the input cannot be read or holds an id that is not in the vocabulary.
 pub fn run(arguments: Arguments) -> Result<()> {
     let model = arguments.model.open()?;
-    let tokenizer = Tokenizer::of_model(&model)?;
-    let (tokens, decode) = match &arguments.decode {
-        Some(list) => (parse_tokens(list)?, true),
-        None => (arguments.input.tokens(&model, || Tokenizer::of_model(&model))?, false),
+    let tokenizer = arguments.special.tokenizer(&model)?;
+    let tokenizer = tokenizer.ok_or_else(|| Error::unsupported("the model carries no tokenizer"))?;
+    let tokens = match arguments.decode.as_deref() {
+        Some("-") => parse_tokens(&read_text(Path::new("-"))?)?,
+        Some(list) => parse_tokens(list)?,
+        None => arguments.input.or_pipe()?.ids(&model, |text| tokenizer.encode(text))?,
     };
     model.check_tokens(&tokens)?;
     if arguments.json {
@@ -44,7 +58,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let text = tokenizer.decode(&tokens)?;
         return output::print_json(&json!({"tokens": tokens, "pieces": pieces, "text": text}));
     }
-    if decode {
+    if arguments.decode.is_some() {
         return output::print(&format!("{}\n", tokenizer.decode(&tokens)?));
     }
     let list: Vec<String> = tokens.iter().map(u32::to_string).collect();

@@ -23,6 +23,14 @@ impl Backend {
         match self.0 {}
     }
 
+    pub fn show_special(&mut self, _: bool) {
+        match self.0 {}
+    }
+
+    pub fn parse_special(&mut self, _: bool) {
+        match self.0 {}
+    }
+
     pub fn start(&self) -> Decoding {
         match self.0 {}
     }

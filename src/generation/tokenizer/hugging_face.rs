@@ -9,6 +9,7 @@ pub struct Backend {
     tokenizer: tokenizers::Tokenizer,
     /// Stages before the first token; `None` if the decoder needs all tokens at once.
     stages: Option<Vec<Stage>>,
+    show_special: bool,
 }
 
 /// How far the decoding of some tokens has come.
@@ -35,7 +36,7 @@ impl Backend {
         let _ = tokenizer.with_truncation(None);
         tokenizer.with_padding(None);
         let stages = decoder::stages(tokenizer.get_decoder());
-        Ok(Backend { tokenizer, stages })
+        Ok(Backend { tokenizer, stages, show_special: false })
     }
 
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
@@ -44,6 +45,14 @@ impl Backend {
 
     pub fn token(&self, name: &str) -> Option<u32> {
         self.tokenizer.token_to_id(name)
+    }
+
+    pub fn show_special(&mut self, show: bool) {
+        self.show_special = show;
+    }
+
+    pub fn parse_special(&mut self, parse: bool) {
+        self.tokenizer.set_encode_special_tokens(!parse);
     }
 
     pub fn start(&self) -> Decoding {
@@ -94,10 +103,12 @@ impl Backend {
         }
     }
 
-    /// The string of a token, if it has one and is not special.
+    /// The string of a token, if it has one and is not special, or special tokens are to be shown.
     fn element(&self, token: u32) -> Option<String> {
         let special = self.tokenizer.get_added_vocabulary();
-        self.tokenizer.id_to_token(token).filter(|element| !special.is_special_token(element))
+        self.tokenizer
+            .id_to_token(token)
+            .filter(|element| self.show_special || !special.is_special_token(element))
     }
 
     /// Some decoders do not expect that there may be nothing.
@@ -105,6 +116,6 @@ impl Backend {
         if tokens.iter().all(|token| self.element(*token).is_none()) {
             return Ok(String::new());
         }
-        guard(|| self.tokenizer.decode(tokens, true))
+        guard(|| self.tokenizer.decode(tokens, !self.show_special))
     }
 }

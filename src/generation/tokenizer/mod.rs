@@ -46,6 +46,16 @@ impl Tokenizer {
         }
     }
 
+    /// Whether decoding shows special tokens, such as `<|endoftext|>`; at first it does not.
+    pub fn show_special(&mut self, show: bool) {
+        self.0.show_special(show);
+    }
+
+    /// Whether encoding takes the names of special tokens in a text for those tokens; at first it does.
+    pub fn parse_special(&mut self, parse: bool) {
+        self.0.parse_special(parse);
+    }
+
     /// The tokens of a text, without added special tokens.
     ///
     /// # Errors
@@ -54,7 +64,7 @@ impl Tokenizer {
         self.0.encode(text)
     }
 
-    /// The text of tokens, without special tokens. Bytes that are not UTF-8 become U+FFFD.
+    /// The text of tokens, without special tokens unless they are to be shown. Bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Errors
     /// If the tokenizer's decoder fails.

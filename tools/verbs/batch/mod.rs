@@ -21,13 +21,19 @@ use cinderblock::{
 use indicatif::ProgressBar;
 use serde_json::{Value as Json, json};
 
-use crate::arguments::{CacheArguments, ModelArguments};
+use crate::arguments::{CacheArguments, ModelArguments, parse_max_tokens, parse_sequences, unescape};
 use crate::sampling::SamplingArguments;
-use crate::verbs::run::unescape;
 use crate::{interrupt, memory, output};
 use journal::{Earlier, Journal, Name, RunKey};
 use lines::{Fields, Line};
 use score::{Group, Scores};
+
+const EXAMPLES: &str = "\
+Examples:
+  cinderblock batch -m model.gguf -i prompts.jsonl -o answers.jsonl
+  cinderblock batch -i prompts.jsonl -n 64 --temp 0 --memory 8GB > answers.jsonl
+  echo '{\"id\": 1, \"prompt\": \"The rain had stopped.\"}' | cinderblock batch -n 32
+  cinderblock batch --score -i questions.jsonl -o scores.jsonl";
 
 /// Continue many prompts, several at a time
 ///
@@ -45,19 +51,13 @@ use score::{Group, Scores};
 /// With --score, nothing is generated: a line has "continuations", a list of texts or of lists of ids, beside its
 /// prompt, which is read once, and is answered by their log-likelihoods: {"id", "scores": [{"logprob", "tokens",
 /// "is_greedy"}, ...]}. White space at the end of a prompt counts to the continuation, as in lm-evaluation-harness.
-///
-/// Examples:
-///   cinderblock batch -m model.gguf -i prompts.jsonl -o answers.jsonl
-///   cinderblock batch -i prompts.jsonl -n 64 --temp 0 --batch 64 --memory 8GB > answers.jsonl
-///   printf '{"id":1,"prompt":"The old house"}\n' | cinderblock batch -n 32
-///   cinderblock batch --score -i questions.jsonl -o scores.jsonl
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
 
-    /// The prompts; - is standard input
+    /// The file of prompts; - is standard input
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     input: PathBuf,
 
@@ -69,8 +69,8 @@ pub struct Arguments {
     #[arg(long, requires = "output")]
     retry_failed: bool,
 
-    /// Sequences at a time at most
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = parse_sequences)]
+    /// Advance at most N sequences together
+    #[arg(long, value_name = "N", default_value = "32", value_parser = parse_sequences)]
     batch: usize,
 
     /// Memory for weights, caches and buffers, for example 800MB or 4GB [default: three quarters of
@@ -78,30 +78,30 @@ pub struct Arguments {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory: Option<u64>,
 
-    /// Tokens to generate at most
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    /// Generate at most N tokens for each prompt; -1 sets no limit
+    #[arg(short = 'n', long, alias = "n-predict", value_name = "N", default_value = "256", value_parser = parse_max_tokens, allow_negative_numbers = true)]
     max_tokens: usize,
 
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Sampling")]
     sampling: SamplingArguments,
 
-    /// End before this text (\n, \t and \\ are understood); may be repeated
+    /// End before TEXT (\n, \t and \\ are understood); may be repeated
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
 
-    /// Go on past the token that ends a text
+    /// Continue past the token that ends a text
     #[arg(long)]
     ignore_end: bool,
 
-    /// How a prompt is laid out in blocks [default: as the model was trained]
+    /// Layout of a prompt in blocks [default: as the model was trained]
     #[arg(long, value_name = "HOW", value_parser = Alignment::ALL.map(Alignment::name))]
     align: Option<String>,
 
-    /// Give the log-likelihoods of given continuations instead of new ones
+    /// Score given continuations by their log-likelihoods instead of generating
     #[arg(long)]
     score: bool,
 
-    /// Tell about the run, at its end on standard error, in JSON
+    /// Print the summary at the end, on standard error, as JSON
     #[arg(long)]
     json: bool,
 
@@ -124,13 +124,6 @@ fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
     let number: f64 = number.parse().map_err(|_| "expected a number of bytes, kB, MB or GB".to_string())?;
     Ok((number * scale) as u64)
 }
-
-/// More sequences than any machine holds are a typing error.
-fn parse_sequences(text: &str) -> std::result::Result<usize, String> {
-    let sequences: usize = text.parse().map_err(|_| "expected a number".to_string())?;
-    if sequences <= 1 << 20 { Ok(sequences) } else { Err("expected at most 1048576".to_string()) }
-}
-
 /// How long a wait for input may last before a request to stop is looked for.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -186,9 +179,13 @@ struct Run {
     bar: ProgressBar,
 }
 
+/// Runs the verb.
+///
+/// # Errors
+/// If the model or an option is refused, a file cannot be read or written, or a line fails; `Interrupted` by a signal.
 pub fn run(arguments: Arguments) -> Result<()> {
     let files = Some(&arguments.input).filter(|path| !is_standard_input(path));
-    let inputs = arguments.model.inputs()?.with("input", files);
+    let inputs = arguments.model.inputs().with("input", files);
     inputs.check(arguments.output.as_deref().unwrap_or(Path::new("-")))?;
     let model = arguments.model.open()?;
     let tokenizer = model.tokenizer_json().map(Tokenizer::from_json).transpose()?.map(Arc::new);

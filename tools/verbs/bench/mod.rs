@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cinderblock::error::{Error, Result};
-use cinderblock::{CacheType, Engine, Model, Sequence, SessionOptions, Team};
+use cinderblock::error::{Error, ErrorKind, Result};
+use cinderblock::{CacheType, Engine, MemoryEstimate, Model, Sequence, SessionOptions, Team};
 use serde_json::{Value as Json, json};
 
 use crate::arguments::{CacheTypeArgument, ModelArguments};
@@ -15,19 +15,20 @@ use crate::output::{self, Sink};
 use crate::plot::{Line, plot};
 use crate::{interrupt, memory};
 
+const EXAMPLES: &str = "\
+Examples:
+  cinderblock bench -m model.gguf
+  cinderblock bench -m model.gguf --prefill 2048 --context 0,1024 --batch 1,16 --json
+  cinderblock bench -m model.gguf --prefill= --context= --speculate 1024
+  cinderblock bench -m model.gguf --threads-sweep 1,2,4 --plot speed.svg";
+
 /// Measure prefill and decode
 ///
-/// Decoding is measured at context depths (tokens) and batch sizes, every combination. Each measurement is
-/// warmed up and repeated; the median counts. A plain read of memory is measured in the same run, for
-/// comparison with the bytes of weights and of cache that decoding reads.
-///
-/// Examples:
-///   cinderblock bench -m model.gguf
-///   cinderblock bench -m model.gguf --prefill 512,2048 --decode 32 --context 0,1024 --batch 1,16 --json
-///   cinderblock bench -m model.gguf --prefill= --context= --speculate 1024
-///   cinderblock bench -m model.gguf --threads-sweep 1,2,4 --plot speed.svg
+/// Decoding is measured at every combination of context depth (tokens) and batch size. Each measurement is warmed up
+/// and repeated; the median counts. A plain read of memory is measured in the same run, for comparison with the bytes
+/// of weights and of cache that decoding reads.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
@@ -40,27 +41,27 @@ pub struct Arguments {
     prefill: String,
 
     /// Tokens to decode for each sequence
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value = "32", value_parser = parse_tokens)]
     decode: usize,
 
     /// Tokens of context before decoding, separated by commas; empty skips decoding
     #[arg(long, value_name = "DEPTHS", default_value = "0,1024")]
     context: String,
 
-    /// Sequences that are decoded together, separated by commas
+    /// Numbers of sequences to decode together, separated by commas
     #[arg(long, value_name = "SIZES", default_value = "1,8")]
     batch: String,
 
-    /// Tokens of each text with which speculation is measured, once the others are; 0 skips it
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    /// Tokens of each text that speculation is measured with; 0 skips it
+    #[arg(long, value_name = "N", default_value = "256", value_parser = parse_tokens)]
     speculate: usize,
 
     /// Numbers of threads to measure with, separated by commas, instead of --threads
     #[arg(long, value_name = "COUNTS")]
     threads_sweep: Option<String>,
 
-    /// How often each measurement is repeated
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    /// Repeat each measurement N times
+    #[arg(long, value_name = "N", default_value = "3", value_parser = parse_repeats)]
     repeats: usize,
 
     /// Draw tokens a second against batch and context into an SVG file
@@ -72,11 +73,27 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Numbers separated by commas.
-fn list(name: &str, text: &str) -> Result<Vec<usize>> {
+/// Tokens of a measurement at most, so that positions and products of them can be counted.
+const MAX_TOKENS: usize = 1 << 24;
+
+fn parse_tokens(text: &str) -> std::result::Result<usize, String> {
+    let tokens = text.parse().ok().filter(|&tokens: &usize| tokens <= MAX_TOKENS);
+    tokens.ok_or_else(|| format!("expected 0 to {MAX_TOKENS}"))
+}
+
+fn parse_repeats(text: &str) -> std::result::Result<usize, String> {
+    let repeats = text.parse().ok().filter(|repeats| (1..=10000).contains(repeats));
+    repeats.ok_or_else(|| "expected 1 to 10000".to_string())
+}
+
+/// Numbers from `least` to `most`, separated by commas.
+fn list(name: &str, text: &str, least: usize, most: usize) -> Result<Vec<usize>> {
     let parse = |item: &str| {
-        let number = item.trim().parse().ok().filter(|&number: &usize| number <= 1 << 24);
-        number.ok_or_else(|| Error::argument(format!("--{name}: found {item:?}, expected a number")))
+        let item = item.trim();
+        let number = item.parse().ok().filter(|number| (least..=most).contains(number));
+        number.ok_or_else(|| {
+            Error::argument(format!("--{name}: found {item:?}, expected numbers from {least} to {most}"))
+        })
     };
     text.split(',').filter(|item| !item.trim().is_empty()).map(parse).collect()
 }
@@ -177,7 +194,7 @@ impl Bench {
             memory_gb_s: memory::read_bandwidth(&team) / 1e9,
             model: Arc::clone(model),
             team,
-            repeats: arguments.repeats.max(1),
+            repeats: arguments.repeats,
             cache_type: arguments.cache.kind(),
         })
     }
@@ -189,6 +206,13 @@ impl Bench {
     fn sequences(&self, count: usize, tokens: usize) -> Result<Vec<Sequence>> {
         let blocks = tokens.div_ceil(self.model.config().block_length) + 2;
         let options = self.options(blocks.max(8));
+        let needed = MemoryEstimate::of_batch(&self.model, &options, count).total();
+        if let Some(free) = memory::available().filter(|&free| free < needed) {
+            let [needed, free] = [needed, free].map(output::bytes);
+            let detail =
+                format!("{count} sequences of {tokens} tokens need {needed}, of which {free} are free");
+            return Err(Error::new(ErrorKind::Resource, detail));
+        }
         (0..count).map(|_| Sequence::new(&self.model, &options)).collect()
     }
 
@@ -269,32 +293,29 @@ impl Bench {
     }
 }
 
+/// Runs the verb.
+///
+/// # Errors
+/// If the model or an option is refused, memory does not suffice, or a file cannot be written; `Interrupted` by a
+/// signal.
 pub fn run(arguments: Arguments) -> Result<()> {
     interrupt::listen();
     let mut plot = None;
     if let Some(path) = &arguments.plot {
         output::not_standard(path, "the figures")?;
-        arguments.model.inputs()?.check(path)?;
+        arguments.model.inputs().check(path)?;
         plot = Some(Sink::create(path)?);
     }
     let started = Instant::now();
     let model = arguments.model.open()?;
     let load = started.elapsed();
-    let prefill = list("prefill", &arguments.prefill)?;
-    let contexts = list("context", &arguments.context)?;
-    let batches = list("batch", &arguments.batch)?;
+    let prefill = list("prefill", &arguments.prefill, 1, MAX_TOKENS)?;
+    let contexts = list("context", &arguments.context, 0, MAX_TOKENS)?;
+    let batches = list("batch", &arguments.batch, 1, 65536)?;
     let threads = match &arguments.threads_sweep {
-        Some(text) => list("threads-sweep", text)?,
+        Some(text) => list("threads-sweep", text, 1, 1024)?,
         None => vec![arguments.model.threads],
     };
-    if prefill.contains(&0)
-        || batches.contains(&0)
-        || threads.contains(&0) && arguments.threads_sweep.is_some()
-    {
-        return Err(Error::argument(
-            "--prefill, --batch and --threads-sweep: found 0, expected positive numbers",
-        ));
-    }
     let (mut measurements, mut speedups) = (Vec::new(), Vec::new());
     let points = threads.len() * (prefill.len() + contexts.len() * batches.len());
     let bar = output::progress(points as u64, "measuring [{bar:30}] {pos}/{len} {elapsed}");
@@ -394,7 +415,9 @@ mod tests {
     #[test]
     fn medians_and_lists() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), (2.0, 1.0));
-        assert_eq!(list("x", " 1, 2,").unwrap(), [1, 2]);
-        assert!(list("x", "1,a").is_err() && list("x", "").unwrap().is_empty());
+        assert_eq!(list("x", " 1, 2,", 0, 9).unwrap(), [1, 2]);
+        assert!(list("x", "1,a", 0, 9).is_err() && list("x", "", 0, 9).unwrap().is_empty());
+        let error = list("x", "10", 1, 9).unwrap_err();
+        assert_eq!(error.to_string(), "--x: found \"10\", expected numbers from 1 to 9");
     }
 }

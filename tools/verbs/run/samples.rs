@@ -3,20 +3,21 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use cinderblock::error::{Error, ErrorKind, Result};
+use cinderblock::error::{ErrorKind, Result};
 use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::{
     Batch, BatchOptions, End, Event, Model, Request, SamplerOptions, SessionOptions, Team, Token,
 };
 use serde_json::{Value as Json, json};
 
+use crate::conversation::end_name;
 use crate::{interrupt, memory, output};
 
-/// What is asked for.
+/// A request for several texts.
 pub struct Samples {
     pub count: u32,
     pub prompt: Vec<u32>,
-    /// What all have in common; the seeds count on from its own.
+    /// The options of all of them; the seeds are its own, its own + 1, and so on.
     pub request: Request,
     pub json: bool,
 }
@@ -30,7 +31,7 @@ struct Sample {
 }
 
 impl Samples {
-    /// Writes the texts and prints them, one after the other.
+    /// Generates the texts together and prints them, one after the other; after Ctrl-C, as far as they have come.
     pub fn run(
         self,
         model: &Arc<Model>,
@@ -56,22 +57,31 @@ impl Samples {
         drop(start);
         let started = Instant::now();
         let mut failure = None;
-        while batch.running() + batch.waiting() > 0 {
-            batch.advance(|id, event| match event {
+        let mut interrupted = false;
+        while !interrupted && batch.running() + batch.waiting() > 0 {
+            let advanced = batch.advance(|id, event| match event {
                 Event::Step(step) => {
                     samples[id as usize].tokens.extend(step.token);
                     samples[id as usize].text += &step.text;
                 }
                 Event::Ended(end, _) => samples[id as usize].end = Some(end),
                 Event::Failed(error) => failure = Some(error),
-            })?;
+            });
+            match advanced {
+                // The texts so far are shown.
+                Err(error) if error.kind() == ErrorKind::Interrupted => interrupted = true,
+                advanced => advanced?,
+            }
             failure.take().map_or(Ok(()), Err)?;
         }
         let time = started.elapsed();
         let generated: usize = samples.iter().map(|sample| sample.tokens.len()).sum();
-        let (prompt_rate, rate) = (output::rate(prompt.len(), prompt_time), output::rate(generated, time));
+        let rate = output::rate(generated, time);
+        // Fewer tokens than a block only wait in the open block, which takes no time.
+        let passed = prompt.len() >= model.config().block_length;
+        let prompt_rate = passed.then(|| output::rate(prompt.len(), prompt_time));
         if json {
-            let each = samples.iter().map(|sample| sample.json(has_text)).collect::<Result<Vec<Json>>>()?;
+            let each: Vec<Json> = samples.iter().map(|sample| sample.json(has_text)).collect();
             output::print_json(&json!({
                 "samples": each,
                 "prompt_tokens": prompt.len(),
@@ -84,44 +94,40 @@ impl Samples {
             }))?;
         } else {
             for (number, sample) in (1..).zip(&samples) {
-                output::print(&sample.show(number, has_text)?)?;
+                output::print(&sample.show(number, has_text))?;
             }
         }
+        let prompt_rate = prompt_rate.map_or(String::new(), |rate| format!(", {rate:.0} tok/s"));
         output::message(&format!(
-            "prompt {} tokens, {prompt_rate:.0} tok/s | generated {generated} tokens in {count} texts, {rate:.1} tok/s",
+            "prompt {} tokens{prompt_rate} | generated {generated} tokens in {count} texts, {rate:.1} tok/s",
             prompt.len()
         ));
-        Ok(())
+        if interrupted { Err(interrupt::reported()) } else { Ok(()) }
     }
 }
 
 impl Sample {
-    fn end(&self) -> Result<&'static str> {
-        let defect = || Error::new(ErrorKind::Internal, "a text has no end");
-        self.end.map(End::name).ok_or_else(defect)
-    }
-
     fn ids(&self) -> Vec<u32> {
         self.tokens.iter().map(|token| token.id).collect()
     }
 
-    fn show(&self, number: u32, has_text: bool) -> Result<String> {
+    fn show(&self, number: u32, has_text: bool) -> String {
         let ids = || self.ids().iter().map(u32::to_string).collect::<Vec<_>>().join(",");
         let text = if has_text { self.text.clone() } else { ids() };
-        Ok(format!("--- sample {number}, seed {}, ended by {}\n{text}\n", self.seed, self.end()?))
+        format!("--- sample {number}, seed {}, ended by {}\n{text}\n", self.seed, end_name(self.end))
     }
 
-    fn json(&self, has_text: bool) -> Result<Json> {
+    fn json(&self, has_text: bool) -> Json {
         let mut json = json!({
             "seed": self.seed,
             "tokens": self.ids(),
             "text": has_text.then_some(&self.text),
-            "end": self.end()?,
+            "end": end_name(self.end),
         });
         if self.tokens.iter().any(|token| token.logprob.is_some()) {
             let one = |token: &Token| json!({"logprob": token.logprob, "top": token.top});
             json["logprobs"] = self.tokens.iter().map(one).collect();
         }
-        Ok(json)
+        json
     }
 }

@@ -1,0 +1,119 @@
+//! A session and the text it continues: what `run` and its interactive mode share.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cinderblock::error::{Error, ErrorKind, Result};
+use cinderblock::generation::snapshot::Snapshot;
+use cinderblock::generation::tokenizer::Tokenizer;
+use cinderblock::{End, GenerateOptions, Generator, Model, Step, Team, Token};
+
+use crate::output::{self, Inputs};
+
+/// A session, and how it generates.
+pub struct Conversation {
+    pub model: Arc<Model>,
+    pub team: Arc<Team>,
+    pub tokenizer: Option<Tokenizer>,
+    pub generator: Generator,
+    pub options: GenerateOptions,
+    pub stops: Vec<String>,
+    /// The files that are read.
+    pub inputs: Inputs,
+}
+
+/// Where generated text goes.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Destination {
+    /// To standard output as it comes; nothing is kept, so endless text takes no more memory than short text.
+    Shown,
+    /// To the [`Answer`].
+    Kept,
+}
+
+/// One generated text.
+pub struct Answer {
+    /// `None` if it was interrupted.
+    pub end: Option<End>,
+    /// Number of tokens.
+    pub count: usize,
+    pub time: Duration,
+    /// The tokens, if they were to be kept.
+    pub tokens: Vec<Token>,
+    /// The text, if it was to be kept.
+    pub text: String,
+}
+
+impl Answer {
+    /// The name of its end.
+    pub fn end_name(&self) -> &'static str {
+        end_name(self.end)
+    }
+}
+
+/// The name of an end; `None` is an interruption.
+pub fn end_name(end: Option<End>) -> &'static str {
+    end.map_or("interrupted", End::name)
+}
+
+impl Conversation {
+    /// Generates. Text that is shown ends with a line break; a model without a tokenizer shows ids.
+    pub fn generate(&mut self, destination: Destination) -> Result<Answer> {
+        let (mut count, mut tokens, mut text) = (0, Vec::new(), String::new());
+        let mut shown = Ok(());
+        let ids = self.tokenizer.is_none();
+        let started = Instant::now();
+        let each = |step: Step| {
+            if destination == Destination::Shown {
+                let separator = if count == 0 { "" } else { "," };
+                shown = match &step.token {
+                    Some(token) if ids => output::print(&format!("{separator}{}", token.id)),
+                    _ if step.text.is_empty() => Ok(()),
+                    _ => output::print(&step.text),
+                };
+            }
+            count += usize::from(step.token.is_some());
+            if destination == Destination::Kept {
+                tokens.extend(step.token);
+                text.push_str(&step.text);
+            }
+            if shown.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let end = match self.generator.generate(self.tokenizer.as_ref(), &self.options, each) {
+            Ok((end, _)) => Some(end),
+            Err(error) if error.kind() == ErrorKind::Interrupted => None,
+            Err(error) => return Err(error),
+        };
+        shown?;
+        let time = started.elapsed();
+        if destination == Destination::Shown {
+            output::print("\n")?;
+        }
+        Ok(Answer { end, count, time, tokens, text })
+    }
+}
+
+/// Reads a session file.
+///
+/// # Errors
+/// If it cannot be read, is damaged or was saved with another model.
+pub fn read_snapshot(model: &Model, path: &Path) -> Result<Snapshot<'static>> {
+    Snapshot::read(model, path).map_err(|error| match error.subject() {
+        Some("model of the session") => {
+            let found = "one of another model or quantization";
+            Error::mismatch("session", found, "one of this model").in_file(path)
+        }
+        _ => error,
+    })
+}
+
+/// Loads a session file.
+///
+/// # Errors
+/// As [`read_snapshot`], and if its cache cannot be allocated.
+pub fn load(path: &Path, model: &Arc<Model>, team: &Arc<Team>) -> Result<Generator> {
+    let snapshot = read_snapshot(model, path)?;
+    Generator::load(&snapshot, model, team).map_err(|error| error.in_file(path))
+}
