@@ -128,10 +128,13 @@ impl Batch {
         if options.sequences == 0 {
             return Err(Error::argument("sequences of a batch: found 0, expected at least 1"));
         }
+        let mut engine = Engine::new(model, team);
+        // The blocks that a text sees cost less than its cache, which is made when it joins.
+        engine.reserve(1, 0)?;
         let buffers = estimate::shared(model, options.sequences, options.session.cache_blocks);
         let fixed = (model.file_bytes() as u64).saturating_add(buffers);
         Ok(Batch {
-            engine: Engine::new(model, team),
+            engine,
             tokenizer,
             options,
             waiting: VecDeque::new(),

@@ -175,7 +175,8 @@ impl Activations {
     /// Bytes that `columns` columns of `width` need.
     pub fn bytes(width: usize, columns: usize, quantized: bool) -> usize {
         let padded = width.next_multiple_of(SPAN);
-        columns * (width * 4 + if quantized { padded + padded / SPAN * 8 + padded / GROUP * 4 } else { 0 })
+        let quantized = if quantized { padded + padded / SPAN * 8 + padded / GROUP * 4 } else { 0 };
+        columns.saturating_mul(width * 4 + quantized)
     }
 
     /// The columns from `first` on, a multiple of [`BLOCK_COLUMNS`]: the rest of them or [`TILE_COLUMNS`].

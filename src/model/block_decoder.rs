@@ -2,7 +2,7 @@
 
 use super::Model;
 use super::attention::head_width;
-use super::config::Config;
+use super::config::{Config, Projection};
 use super::segment::{Kept, Segment, kept_columns};
 use super::stack::Scratch;
 use super::weights::ModelWeights;
@@ -44,8 +44,13 @@ impl BlockDecoder {
     pub(crate) fn bytes(config: &Config, sequences: usize, blocks: usize) -> usize {
         let (stack, columns) = (&config.block_decoder, BATCH.max(sequences));
         let contexts = sequences.saturating_mul(4 * stack.hidden);
+        let embedded = match config.projection {
+            Projection::Concat => 0,
+            Projection::Linear => Activations::bytes(config.block_length * config.embedding, columns, true),
+        };
         Scratch::bytes(stack, columns, blocks)
-            .saturating_add(4 * columns * stack.hidden)
+            .saturating_add(embedded)
+            .saturating_add(columns.saturating_mul(4 * stack.hidden))
             .saturating_add(contexts)
     }
 

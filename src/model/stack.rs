@@ -53,9 +53,10 @@ impl Scratch {
 
     /// Bytes of the buffers once `columns` columns that see `positions` positions have passed.
     pub(super) fn bytes(config: &StackConfig, columns: usize, positions: usize) -> usize {
-        let activations = 3 * Activations::bytes(config.hidden, columns, true)
-            + Activations::bytes(config.feed_forward, columns, true)
-            + 12 * columns * config.hidden;
+        let activations = Activations::bytes(config.hidden, columns, true)
+            .saturating_mul(3)
+            .saturating_add(Activations::bytes(config.feed_forward, columns, true))
+            .saturating_add(columns.saturating_mul(12 * config.hidden));
         let head = HeadScratch::bytes(head_width(config.head_dim()), positions);
         activations.saturating_add(config.heads.saturating_mul(head))
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::block_log::{self, BlockLog};
 use super::prefill::Append;
+use super::room::{check_room, reserve, zeros};
 use crate::cache::{Cache, CacheType};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interrupt::Interrupt;
@@ -119,8 +120,11 @@ impl Sequence {
             tokens: Cache::new(CacheType::F32, TokenDecoder::cache_shape(config))?,
             open: Vec::with_capacity(config.block_length),
             seen: Vec::with_capacity(config.block_length),
-            context: vec![0.0; config.block_decoder.hidden],
-            expanded: vec![0.0; config.expansion * config.token_decoder.hidden],
+            context: zeros(config.block_decoder.hidden, "context")?,
+            expanded: zeros(
+                config.expansion.saturating_mul(config.token_decoder.hidden),
+                "expanded context",
+            )?,
             opened: false,
             block_length: config.block_length,
             alignment: options.alignment.unwrap_or(config.alignment),
@@ -334,6 +338,17 @@ impl Engine {
         }
     }
 
+    /// Makes sure of the memory for passes of so many sequences that see up to `blocks` blocks each.
+    ///
+    /// # Errors
+    /// If it cannot be allocated.
+    pub(crate) fn reserve(&mut self, sequences: usize, blocks: usize) -> Result<()> {
+        let config = self.model.config();
+        reserve(&mut self.logits, sequences.saturating_mul(config.vocabulary), "logits")?;
+        let tokens = TokenDecoder::bytes(config).saturating_mul(sequences);
+        check_room(BlockDecoder::bytes(config, sequences, blocks).saturating_add(tokens))
+    }
+
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
@@ -484,6 +499,7 @@ impl Engine {
         assert!(guess.is_empty() || rows - 1 < sequences[0].borrow().left_in_block());
         let length = rows * vocabulary;
         if self.logits.len() < length {
+            reserve(&mut self.logits, length, "logits")?;
             self.logits.resize(length, 0.0);
         }
         let Engine { model, team, tokens: decoder, contexts, columns, logits, interrupt, .. } = self;

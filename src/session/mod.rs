@@ -3,6 +3,7 @@
 pub(crate) mod block_log;
 mod engine;
 mod prefill;
+mod room;
 mod score;
 #[allow(clippy::module_inception, reason = "the room is named after its main type")]
 mod session;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::cache::{Cache, CacheType};
 use crate::error::Result;
 use crate::model::{BATCH, BlockDecoder, Model, PAD_TOKEN, Segment, TokenDecoder};
+use crate::session::room::{check_room, reserve};
 use crate::session::{SessionOptions, check_finite};
 use crate::threads::{Region, Team};
 
@@ -31,8 +32,11 @@ impl Scorer {
     pub fn new(model: &Arc<Model>, team: &Arc<Team>, options: &SessionOptions) -> Result<Scorer> {
         let (config, weights) = (model.config(), model.weights());
         let shape = TokenDecoder::cache_shape(config);
+        let cache = options.cache(model)?;
+        let buffers = BlockDecoder::bytes(config, 1, options.cache_blocks);
+        check_room(buffers.saturating_add(TokenDecoder::bytes(config).saturating_mul(SLAB)))?;
         Ok(Scorer {
-            cache: options.cache(model)?,
+            cache,
             blocks: BlockDecoder::new(config, weights),
             tokens: TokenDecoder::new(config, weights),
             slab: (0..SLAB).map(|_| Cache::new(CacheType::F32, shape)).collect::<Result<_>>()?,
@@ -69,7 +73,9 @@ impl Scorer {
             for contexts in contexts.chunks(SLAB * hidden) {
                 let targets = &padded[done..done + contexts.len() / hidden * length];
                 done += targets.len();
-                logits.resize(targets.len() * config.vocabulary, 0.0);
+                let length = targets.len().saturating_mul(config.vocabulary);
+                reserve(logits, length, "logits")?;
+                logits.resize(length, 0.0);
                 team.region(|region| {
                     teacher_forced(region, model, decoder, slab, contexts, targets, logits)
                 })?;

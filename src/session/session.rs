@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::model::Model;
+use crate::session::room::reserve;
 use crate::session::{Engine, Sequence, SessionOptions, check_finite};
 use crate::threads::Team;
 
@@ -23,12 +24,18 @@ impl Session {
     /// An empty sequence.
     ///
     /// # Errors
-    /// If an option is out of range or the cache cannot be allocated.
+    /// If an option is out of range or cache and buffers cannot be allocated.
     pub fn new(model: &Arc<Model>, team: &Arc<Team>, options: &SessionOptions) -> Result<Session> {
+        let config = model.config();
+        let sequence = Sequence::new(model, options)?;
+        let mut engine = Engine::new(model, team);
+        engine.reserve(1, options.cache_blocks)?;
+        let mut logits = Vec::new();
+        reserve(&mut logits, config.block_length.saturating_mul(config.vocabulary), "logits of a block")?;
         Ok(Session {
-            engine: Engine::new(model, team),
-            sequence: Sequence::new(model, options)?,
-            logits: vec![0.0; model.config().block_length * model.config().vocabulary],
+            engine,
+            sequence,
+            logits,
             guess: Vec::with_capacity(model.config().block_length),
             current: None,
         })
@@ -156,7 +163,9 @@ impl Session {
                 self.engine.model().check_tokens(guess)?;
                 let sequences = std::slice::from_mut(&mut self.sequence);
                 let logits = self.engine.logits_ahead(sequences, guess)?;
-                self.logits[..logits.len()].copy_from_slice(logits);
+                // There is room for those of a block.
+                self.logits.clear();
+                self.logits.extend_from_slice(logits);
                 self.guess.clear();
                 self.guess.extend(guess);
                 *self.current.insert(0)
@@ -182,10 +191,14 @@ impl Session {
         let mut pending: Vec<&mut Session> =
             sessions.iter_mut().map(|s| &mut **s).filter(|s| s.current.is_none()).collect();
         let Some((engine, mut sequences)) = Self::parts(&mut pending)? else { return Ok(()) };
-        let logits = engine.logits(&mut sequences)?.to_vec();
+        let mut logits = Vec::new();
+        let computed = engine.logits(&mut sequences)?;
+        reserve(&mut logits, computed.len(), "logits of the sessions")?;
+        logits.extend_from_slice(computed);
         let vocabulary = engine.model().config().vocabulary;
         for (session, row) in pending.iter_mut().zip(logits.chunks_exact(vocabulary)) {
-            session.logits[..vocabulary].copy_from_slice(row);
+            session.logits.clear();
+            session.logits.extend_from_slice(row);
             session.guess.clear();
             session.current = Some(0);
         }

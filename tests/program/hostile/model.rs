@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use cinderblock::error::ErrorKind;
+use cinderblock::gguf::{NewTensor, Writer};
+use cinderblock::model::{CHECKSUMS_KEY, Projection, RECIPE_KEY, TYPES_KEY, tensors};
 use cinderblock::quant::WeightType;
-use cinderblock::{Session, SessionOptions, Team};
+use cinderblock::{MemoryEstimate, Session, SessionOptions, Team};
 
 use super::*;
 
@@ -73,6 +75,40 @@ fn logits(model: Model, team: &Arc<Team>) -> cinderblock::Result<Vec<f32>> {
     // In a block that stays open, so that the token decoder sees it.
     session.append(&[0])?;
     Ok(session.logits()?.to_vec())
+}
+
+/// A file of a few kilobytes, most of it a hole, may declare shapes whose buffers no machine has.
+#[test]
+fn shapes_beyond_all_memory_are_refused_in_one_line() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("model.gguf");
+    let mut config = File::new("uptrain").model().config().clone();
+    // Logits of a block: 68.7 GB.
+    (config.block_length, config.vocabulary, config.trained_blocks) = (1024, 1 << 24, 1);
+    (config.embedding, config.projection) = (2, Projection::Linear);
+    let types = vec![WeightType::F16; tensors(&config).len()];
+    let described: Vec<_> =
+        tensors(&config).iter().zip(&types).map(|(spec, kind)| spec.describe(*kind)).collect();
+    let lengths: Vec<u64> = described.iter().map(NewTensor::bytes).collect();
+    let file = fs::File::create(&path).unwrap();
+    let mut writer = Writer::new(file.try_clone().unwrap(), described);
+    config.write(&mut writer);
+    writer.text(RECIPE_KEY, "f16");
+    writer.texts(TYPES_KEY, types.iter().map(|kind| kind.name()));
+    writer.checksums(CHECKSUMS_KEY);
+    writer.begin().unwrap();
+    let header = file.metadata().unwrap().len();
+    let end = lengths.iter().fold(header, |end, length| end.next_multiple_of(64) + length);
+    file.set_len(end).unwrap();
+
+    let team = Arc::new(Team::new(1).unwrap());
+    let model = Arc::new(Model::open(&path).unwrap());
+    let error = Session::new(&model, &team, &SessionOptions::default()).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Resource, "{error}");
+    assert!(error.to_string().contains("68719476736 bytes"), "{error}");
+    let estimate = MemoryEstimate::new(&model, &SessionOptions::default());
+    assert!(estimate.scratch > 2 * 68_719_476_736, "{estimate:?}");
+    refused("run", &["run", "-m", text(&path), "--tokens", "1"], "cannot be allocated");
 }
 
 /// What still opens must still run: a changed shape must not send a kernel out of bounds.

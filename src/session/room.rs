@@ -1,0 +1,35 @@
+//! Memory whose size a model file or an option decides: asked for before it is used, and an error if there is none.
+
+use crate::error::{Error, ErrorKind, Result};
+
+fn refused(what: &str, bytes: usize) -> Error {
+    Error::new(ErrorKind::Resource, format!("{what}: {bytes} bytes cannot be allocated"))
+}
+
+/// Makes room in a buffer for `length` values in all.
+///
+/// # Errors
+/// If that cannot be allocated.
+pub(crate) fn reserve(buffer: &mut Vec<f32>, length: usize, what: &str) -> Result<()> {
+    let more = length.saturating_sub(buffer.len());
+    buffer.try_reserve_exact(more).map_err(|_| refused(what, length.saturating_mul(size_of::<f32>())))
+}
+
+/// Zeros, of which the system may not have touched any yet.
+///
+/// # Errors
+/// If they cannot be allocated.
+pub(super) fn zeros(length: usize, what: &str) -> Result<Vec<f32>> {
+    let mut values = Vec::new();
+    reserve(&mut values, length, what)?;
+    values.resize(length, 0.0);
+    Ok(values)
+}
+
+/// Whether buffers of `bytes` in all, which grow during the first passes, can be allocated at present.
+///
+/// # Errors
+/// If they cannot.
+pub(crate) fn check_room(bytes: usize) -> Result<()> {
+    Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| refused("buffers of a pass", bytes))
+}
