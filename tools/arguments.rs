@@ -9,7 +9,6 @@ use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::{CacheType, Model, OpenOptions, SessionOptions, Team};
 
 use crate::output::Inputs;
-use crate::signals;
 
 /// Where a model is and how it is run.
 #[derive(clap::Args)]
@@ -68,9 +67,6 @@ impl ModelArguments {
         if checkpoint {
             let expected = "a model file: cinderblock quantize CHECKPOINT_DIR -o model.gguf makes one";
             return Err(Error::mismatch("model", "a checkpoint", expected).in_file(path));
-        }
-        if !self.no_mmap {
-            signals::explain_bus_errors();
         }
         Ok(Arc::new(Model::open_with(path, OpenOptions { map: !self.no_mmap })?))
     }
@@ -209,7 +205,7 @@ impl CacheArguments {
 #[derive(clap::Args, Default)]
 #[group(multiple = false)]
 pub struct InputArguments {
-    /// Text
+    /// The text
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
 

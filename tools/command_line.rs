@@ -17,7 +17,6 @@ use crate::{interrupt, output, signals};
 #[command(
     name = "cinderblock",
     version,
-    about,
     max_term_width = 100,
     propagate_version = true,
     args_override_self = true,
@@ -76,6 +75,7 @@ pub fn main() -> ExitCode {
         Ok(line) => line,
         Err(error) => return usage(&error),
     };
+    signals::explain_bus_errors();
     // A panic is a defect, but still one line: the hook keeps its text, which `internal` prints.
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.to_string().lines().collect::<Vec<_>>().join(" ");
@@ -237,7 +237,7 @@ mod tests {
             (&["rum"][..], "; did you mean run?"),
             (&["run", "--max-token", "3"], "; did you mean --max-tokens?"),
             (&["inspect", "--versoin"], "; did you mean --version?"),
-            (&["run", "--cache-type", "q9"], "; did you mean q8?"),
+            (&["run", "--cache-type", "f31"], "; did you mean f32?"),
         ] {
             let line = line(words);
             assert!(line.ends_with(expected) && line.lines().count() == 1, "{line}");

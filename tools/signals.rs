@@ -97,7 +97,7 @@ into memory first\n";
         }
     }
 
-    /// From now on, a mapped file that cannot be read any more ends the program with one line instead of SIGBUS.
+    /// From now on, a mapped file that can no longer be read ends the program with one line instead of SIGBUS.
     pub fn explain_bus_errors() {
         handle(libc::SIGBUS, bus_error as extern "C" fn(i32) as libc::sighandler_t);
     }
