@@ -6,7 +6,8 @@ fn main() -> cinderblock::Result<()> {
     let team = Arc::new(Team::new(0)?);
     let mut session = Session::new(&model, &team, &SessionOptions::default())?;
     let mut sampler = Sampler::new(SamplerOptions::default(), model.config().vocabulary)?;
-    session.append(&[464, 1468, 2156])?;
+    // "The rain had stopped, and the village came out to look."
+    session.append(&[491, 3364, 347, 1966, 13, 279, 263, 2864, 709, 475, 280, 534, 15])?;
     for _ in 0..16 {
         let token = sampler.sample(session.logits()?);
         println!("{token}");
