@@ -4,6 +4,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::common::{CASES, Golden, case, demo_model, quantize};
 use cinderblock::generation::snapshot::Snapshot;
@@ -261,6 +262,48 @@ fn an_interrupt_stops_one_call() {
     generator.clear().unwrap();
     generator.append(&[300]).unwrap();
     generator.next_token().unwrap();
+}
+
+/// The tokens that an interrupted append has added are recent ones, as if no others had been asked for.
+#[test]
+fn an_interrupted_append_counts_for_the_repetition_penalty() {
+    let (model, team) = (Arc::new(Model::open(demo_model()).unwrap()), team());
+    let generator = || {
+        let mut generator = Generator::new(&model, &team, &SessionOptions::default()).unwrap();
+        let options = SamplerOptions {
+            temperature: 0.0,
+            repetition_penalty: 1e6,
+            repetition_window: 4096,
+            ..Default::default()
+        };
+        generator.set_sampler(options).unwrap();
+        generator
+    };
+    let tokens: Vec<u32> = (0..4096).rev().collect();
+    let started = Instant::now();
+    generator().append(&tokens).unwrap();
+    let whole = started.elapsed();
+    let stopped = |percent: u32| {
+        let mut stopped = generator();
+        let interrupt = stopped.interrupt().clone();
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(whole * percent / 100);
+            interrupt.trigger();
+        });
+        let failed = stopped.append(&tokens).is_err();
+        other.join().unwrap();
+        (failed && stopped.length() > 0).then_some(stopped)
+    };
+    // It depends on the machine when it is in the middle.
+    let mut stopped = (0..40)
+        .map(|turn| 20 + turn * 17 % 80)
+        .find_map(stopped)
+        .expect("an append that is stopped in the middle");
+    let mut expected = generator();
+    expected.append(&tokens[..stopped.length() as usize]).unwrap();
+    for _ in 0..32 {
+        assert_eq!(stopped.next_token().unwrap(), expected.next_token().unwrap());
+    }
 }
 
 /// Wherever it is stopped, in the middle of a layer stack too, a session is as long as it says and goes on from there.
