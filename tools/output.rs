@@ -95,6 +95,9 @@ impl Inputs {
     /// If it is, or cannot.
     pub fn try_output(&self, path: &Path) -> Result<()> {
         self.check(path)?;
+        if is_standard(path) {
+            return Ok(());
+        }
         match Target::of(path)? {
             Target::Special => Ok(()),
             _ => AtomicFile::create(path).map(drop),
@@ -165,7 +168,9 @@ pub fn not_standard(path: &Path, what: &str) -> Result<()> {
 /// If it has not.
 pub fn check_space(path: &Path, bytes: u64) -> Result<()> {
     #[cfg(unix)]
-    if let Ok(Target::File(target)) = Target::of(path) {
+    if let Ok(Target::File(target)) = Target::of(path)
+        && !is_standard(path)
+    {
         let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
         if let Ok(system) = rustix::fs::statvfs(folder.unwrap_or(Path::new("."))) {
             let free = system.f_bfree.saturating_mul(system.f_frsize);
@@ -235,6 +240,7 @@ impl Sink {
 }
 
 /// How long a pipe may be without a reader.
+#[cfg(unix)]
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Opens a pipe, a device or an open file of this process.

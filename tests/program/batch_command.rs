@@ -135,7 +135,7 @@ fn a_wrong_line_is_answered_and_the_others_continue() {
         (b"{\"id\": 2, \"prompt\": \"\"}", "prompt: found 0 tokens"),
         (b"{\"id\": 3, \"prompt\": 4}", "\"prompt\": found 4, expected a text"),
         (b"{\"id\": 4, \"tokens\": [1, -2]}", "\"tokens\": found [1,-2], expected a list of token ids"),
-        (b"{\"id\": 5, \"tokens\": [4096]}", "token id 4096"),
+        (b"{\"id\": 5, \"tokens\": [4096]}", "token id: found 4096"),
         (b"{\"id\": 6, \"tokens\": [5], \"prompt\": \"x\"}", "expected one of them"),
         (b"{\"id\": 7, \"prompt\": \"x\", \"max_token\": 4}", "found a field \"max_token\""),
         (b"{\"id\": 8, \"prompt\": \"x\", \"max_tokens\": \"4\"}", "found \"4\", expected a whole number"),
@@ -402,9 +402,14 @@ fn a_run_is_resumed_only_as_the_same_run() {
     fs::write(path("in"), [&good[..], &large, &wrong].concat()).unwrap();
     let ask = |more: &[&str]| batch(folder.path(), &[&["-i", "in", "-o", "out"], more].concat());
     let read = || answers(&fs::read_to_string(path("out")).unwrap());
-    let model = fs::metadata(crate::common::demo_model()).unwrap().len();
-
-    let first = ask(&["--memory", &format!("{}", model + 2_500_000)]);
+    // Each says what it needs alone.
+    let small = answers(&batch(folder.path(), &["-i", "in", "--memory", "1"]).stdout);
+    let needed = |id: &str| -> u64 {
+        let error = small[id]["error"].as_str().unwrap();
+        error.split_once("at least ").unwrap().1.split(' ').next().unwrap().parse().unwrap()
+    };
+    let between = (needed("\"good\"") + needed("\"large\"")) / 2;
+    let first = ask(&["--memory", &between.to_string()]);
     assert!(first.code == Some(1) && first.stderr.contains("answered 1, failed 2, skipped 0"), "{first:?}");
     let before = read();
     assert_eq!((&before["\"large\""]["retry"], &before["\"wrong\""]["retry"]), (&json!(true), &Json::Null));

@@ -292,7 +292,10 @@ impl Run {
                 interrupt::check()?;
                 let idle = self.batch.waiting() + self.batch.running() == 0;
                 match if idle { lines.recv_timeout(PATIENCE) } else { now(lines) } {
-                    Ok(line) => self.line(line)?,
+                    Ok(line) => {
+                        self.line(line)?;
+                        self.begin_groups()?;
+                    }
                     Err(RecvTimeoutError::Timeout) if idle => {}
                     Err(RecvTimeoutError::Timeout) => break,
                     Err(RecvTimeoutError::Disconnected) => ended = true,
