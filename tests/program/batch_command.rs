@@ -469,7 +469,7 @@ fn scores_are_split_as_harnesses_split() {
         json!({"id": "spaces", "prompt": "The old house \n ", "continuations": ["was"]}),
         json!({"id": "moved", "prompt": "The old house", "continuations": [" was", " \n was"]}),
         // The prompt ends inside of what is one token of the text of both.
-        json!({"id": "merged", "prompt": "The old hou", "continuations": ["se was"]}),
+        json!({"id": "merged", "prompt": "The old hou", "continuations": ["se was grey and old"]}),
         json!({"id": "one empty", "prompt": "The old", "continuations": [" house", "", [4_000_000], " man"]}),
         json!({"id": "begins", "prompt": "", "continuations": ["The old"]}),
         json!({"id": "mixed", "prompt": "The old ", "continuations": ["man", [300]]}),
@@ -495,8 +495,10 @@ fn scores_are_split_as_harnesses_split() {
         }
         sum
     };
-    let (whole, context) =
-        (tokenizer.encode("The old house was").unwrap(), tokenizer.encode("The old hou").unwrap());
+    let (whole, context) = (
+        tokenizer.encode("The old house was grey and old").unwrap(),
+        tokenizer.encode("The old hou").unwrap(),
+    );
     let expected = reference(&context, &whole[context.len()..]);
     let merged = &scores("merged")[0];
     assert!((merged["logprob"].as_f64().unwrap() - expected).abs() < 1e-4, "{merged} {expected}");
