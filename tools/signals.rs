@@ -102,6 +102,11 @@ into memory first\n";
         handle(libc::SIGBUS, bus_error as extern "C" fn(i32) as libc::sighandler_t);
     }
 
+    /// From now on, a file that reaches the limit of its size is an error of the write, not the end of the program.
+    pub fn survive_size_limits() {
+        handle(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+
     /// The terminal's settings before a line editor changed them.
     static TERMINAL: Mutex<Option<libc::termios>> = Mutex::new(None);
 
@@ -123,7 +128,7 @@ into memory first\n";
 }
 
 #[cfg(unix)]
-pub use unix::{die, explain_bus_errors, listen, remember_terminal};
+pub use unix::{die, explain_bus_errors, listen, remember_terminal, survive_size_limits};
 
 #[cfg(not(unix))]
 mod other {
@@ -139,8 +144,10 @@ mod other {
 
     pub fn explain_bus_errors() {}
 
+    pub fn survive_size_limits() {}
+
     pub fn remember_terminal() {}
 }
 
 #[cfg(not(unix))]
-pub use other::{die, explain_bus_errors, listen, remember_terminal};
+pub use other::{die, explain_bus_errors, listen, remember_terminal, survive_size_limits};
