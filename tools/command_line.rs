@@ -71,7 +71,7 @@ pub fn parse<A: clap::Args>(words: impl IntoIterator<Item = impl Into<OsString> 
 
 /// Runs the verb that the arguments of the process name.
 pub fn main() -> ExitCode {
-    crate::signals::survive_size_limits();
+    signals::survive_size_limits();
     let line = match CommandLine::try_parse() {
         Ok(line) => line,
         Err(error) => return usage(&error),
