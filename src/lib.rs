@@ -23,13 +23,16 @@ pub mod threads;
 pub use cache::CacheType;
 pub use error::{Error, ErrorKind, Result};
 pub use generation::batch::{Batch, BatchOptions, Event, Request};
+pub use generation::completion::{End, GenerateOptions, Step, Token};
 pub use generation::estimate::MemoryEstimate;
-pub use generation::generator::{End, GenerateOptions, Generator, Step, Token};
+pub use generation::generator::Generator;
 pub use generation::sampler::{Sampler, SamplerOptions};
 pub use generation::snapshot::Snapshot;
 pub use generation::speculation::{Speculate, SpeculationCounts};
 pub use generation::tokenizer::Tokenizer;
 pub use interrupt::Interrupt;
 pub use model::{Alignment, Model, OpenOptions};
-pub use session::{Append, Engine, Scorer, Sequence, Session, SessionOptions, negative_log_likelihood};
+pub use session::{
+    Append, Engine, Runtime, Scorer, Sequence, Session, SessionOptions, negative_log_likelihood,
+};
 pub use threads::{Processors, Team};

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cinderblock::{Model, Sampler, SamplerOptions, Session, SessionOptions, Team};
+use cinderblock::{Model, Runtime, Sampler, SamplerOptions, SessionOptions};
 
 struct Counting;
 
@@ -33,9 +33,9 @@ fn decoding_allocates_nothing() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/classics.q4.gguf");
     let model = Arc::new(Model::open(file).unwrap());
     for threads in [1, 2, 4] {
-        let team = Arc::new(Team::new(threads).unwrap());
-        let options = SessionOptions { cache_blocks: 16, ..Default::default() };
-        let mut session = Session::new(&model, &team, &options).unwrap();
+        let runtime = Runtime::new(Arc::clone(&model), threads).unwrap();
+        let options = SessionOptions { cache_blocks: Some(16), ..Default::default() };
+        let mut session = runtime.session(&options).unwrap();
         let options =
             SamplerOptions { top_k: 40, top_p: 0.95, repetition_penalty: 1.1, ..Default::default() };
         let mut sampler = Sampler::new(options, model.config().vocabulary).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cinderblock::error::{Error, Result};
 use cinderblock::generation::tokenizer::Tokenizer;
-use cinderblock::{CacheType, Model, OpenOptions, SessionOptions, Team};
+use cinderblock::{CacheType, Model, OpenOptions, Runtime, SessionOptions};
 
 use crate::output::Inputs;
 
@@ -71,12 +71,12 @@ impl ModelArguments {
         Ok(Arc::new(Model::open_with(path, OpenOptions { map: !self.no_mmap })?))
     }
 
-    /// Starts the threads.
+    /// Starts the threads for a model.
     ///
     /// # Errors
     /// If the system has no more of them.
-    pub fn team(&self) -> Result<Arc<Team>> {
-        Ok(Arc::new(Team::new(self.threads)?))
+    pub fn runtime(&self, model: &Arc<Model>) -> Result<Runtime> {
+        Runtime::new(Arc::clone(model), self.threads)
     }
 }
 
@@ -193,7 +193,7 @@ impl CacheArguments {
     /// The options; what is not given comes from `default`.
     pub fn options(&self, default: SessionOptions) -> SessionOptions {
         SessionOptions {
-            cache_blocks: self.cache_blocks.unwrap_or(default.cache_blocks),
+            cache_blocks: self.cache_blocks.or(default.cache_blocks),
             sink_blocks: self.sink_blocks.unwrap_or(default.sink_blocks),
             cache_type: self.cache_type.kind().or(default.cache_type),
             ..default

@@ -2,20 +2,18 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cinderblock::error::{Error, ErrorKind, Result};
 use cinderblock::generation::snapshot::Snapshot;
 use cinderblock::generation::tokenizer::Tokenizer;
-use cinderblock::{End, GenerateOptions, Generator, Model, Step, Team, Token};
+use cinderblock::{End, GenerateOptions, Generator, Model, Runtime, Step, Token};
 
 use crate::output::{self, Inputs};
 
 /// A session, and how it generates.
 pub struct Conversation {
-    pub model: Arc<Model>,
-    pub team: Arc<Team>,
+    pub runtime: Runtime,
     pub tokenizer: Option<Tokenizer>,
     pub generator: Generator,
     pub options: GenerateOptions,
@@ -113,7 +111,7 @@ pub fn read_snapshot(model: &Model, path: &Path) -> Result<Snapshot<'static>> {
 ///
 /// # Errors
 /// As [`read_snapshot`], and if its cache cannot be allocated.
-pub fn load(path: &Path, model: &Arc<Model>, team: &Arc<Team>) -> Result<Generator> {
-    let snapshot = read_snapshot(model, path)?;
-    Generator::load(&snapshot, model, team).map_err(|error| error.in_file(path))
+pub fn load(path: &Path, runtime: &Runtime) -> Result<Generator> {
+    let snapshot = read_snapshot(runtime.model(), path)?;
+    runtime.load(&snapshot).map_err(|error| error.in_file(path))
 }

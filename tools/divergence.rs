@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cinderblock::error::{Error, Result};
 use cinderblock::session::negative_log_likelihood;
-use cinderblock::{Model, Scorer, SessionOptions, Team};
+use cinderblock::{Runtime, Scorer, SessionOptions};
 use serde_json::json;
 
 use crate::arguments::ModelArguments;
@@ -27,10 +27,10 @@ impl Reference {
     pub fn open(
         path: &Path,
         how: &ModelArguments,
-        model: &Model,
-        team: &Arc<Team>,
+        runtime: &Runtime,
         options: &SessionOptions,
     ) -> Result<Reference> {
+        let model = runtime.model();
         let vocabulary = model.config().vocabulary;
         let io = |error| Error::io(path, &error);
         let mut file = BufReader::new(File::open(path).map_err(io)?);
@@ -44,7 +44,8 @@ impl Reference {
         if found != expected {
             return Err(Error::mismatch("reference: block length", found, expected).in_file(path));
         }
-        Ok(Reference::Model(Box::new(Scorer::new(&reference, team, options)?)))
+        let runtime = Runtime::with_team(reference, Arc::clone(runtime.team()));
+        Ok(Reference::Model(Box::new(runtime.scorer(options)?)))
     }
 
     /// The logits `[rows, vocabulary]` of a window with `rows` scored tokens.

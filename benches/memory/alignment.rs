@@ -2,9 +2,9 @@
 
 use cinderblock::error::Result;
 use cinderblock::session::negative_log_likelihood;
-use cinderblock::{Alignment, Session, SessionOptions};
+use cinderblock::{Alignment, Runtime, SessionOptions};
 
-use crate::{Runtime, mean};
+use crate::mean;
 
 /// Tokens that are scored behind each prompt.
 const SCORED: usize = 16;
@@ -14,11 +14,11 @@ const PROMPTS: usize = 40;
 const LENGTHS: [(usize, usize); 4] = [(5, 8), (9, 16), (17, 32), (33, 64)];
 
 pub fn run(runtime: &Runtime, ids: &[u32]) -> Result<()> {
-    let block = runtime.model.config().block_length;
+    let block = runtime.model().config().block_length;
     let mut sessions = Vec::new();
     for alignment in Alignment::ALL {
         let options = SessionOptions { alignment: Some(alignment), ..Default::default() };
-        sessions.push((alignment, Session::new(&runtime.model, &runtime.team, &options)?));
+        sessions.push((alignment, runtime.session(&options)?));
     }
     println!("nats a token behind ragged prompts: the next 1, {block}, {SCORED} tokens");
     for (shortest, longest) in LENGTHS {

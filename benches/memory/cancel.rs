@@ -4,15 +4,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cinderblock::error::{ErrorKind, Result};
-use cinderblock::{Generator, SessionOptions};
+use cinderblock::{Generator, Runtime, SessionOptions};
 
-use crate::{Runtime, median};
+use crate::median;
 
 const REQUESTS: u64 = 40;
 const PROMPT: usize = 2048;
 
 pub fn run(runtime: &Runtime) -> Result<()> {
-    let prompt: Vec<u32> = (0..PROMPT).map(|i| (i * 97 % runtime.model.config().vocabulary) as u32).collect();
+    let prompt: Vec<u32> =
+        (0..PROMPT).map(|i| (i * 97 % runtime.model().config().vocabulary) as u32).collect();
     measure(runtime, "reading", |generator| generator.append(&prompt))?;
     measure(runtime, "writing", |generator| {
         loop {
@@ -23,7 +24,7 @@ pub fn run(runtime: &Runtime) -> Result<()> {
 
 /// Interrupts `work` at times that are spread over about as long as it takes, or a second.
 fn measure(runtime: &Runtime, name: &str, mut work: impl FnMut(&mut Generator) -> Result<()>) -> Result<()> {
-    let mut generator = Generator::new(&runtime.model, &runtime.team, &SessionOptions::default())?;
+    let mut generator = runtime.generator(&SessionOptions::default())?;
     // So that the first request does not wait for the file's pages.
     generator.append(&[1, 2, 3, 4])?;
     generator.next_token()?;

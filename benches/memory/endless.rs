@@ -11,7 +11,9 @@ use cinderblock::error::{Error, Result};
 use cinderblock::generation::snapshot::Snapshot;
 use cinderblock::{Generator, SamplerOptions, SessionOptions};
 
-use crate::{Runtime, median};
+use cinderblock::Runtime;
+
+use crate::median;
 
 const CACHE_BLOCKS: usize = 64;
 const SINK_BLOCKS: usize = 4;
@@ -39,8 +41,8 @@ fn sampling() -> SamplerOptions {
 
 fn start(runtime: &Runtime) -> Result<Generator> {
     let options =
-        SessionOptions { cache_blocks: CACHE_BLOCKS, sink_blocks: SINK_BLOCKS, ..Default::default() };
-    let mut generator = Generator::new(&runtime.model, &runtime.team, &options)?;
+        SessionOptions { cache_blocks: Some(CACHE_BLOCKS), sink_blocks: SINK_BLOCKS, ..Default::default() };
+    let mut generator = runtime.generator(&options)?;
     generator.set_sampler(sampling())?;
     generator.append(&[2, 3, 4, 5])?;
     Ok(generator)
@@ -74,7 +76,7 @@ pub fn run(runtime: &Runtime, folder: &Path, tokens: usize) -> Result<()> {
     fs::create_dir_all(folder).map_err(io)?;
     let (session, log) = (folder.join("session"), folder.join("log"));
     let mut generator = match session.exists() {
-        true => Generator::load(&Snapshot::read(&runtime.model, &session)?, &runtime.model, &runtime.team)?,
+        true => runtime.load(&Snapshot::read(runtime.model(), &session)?)?,
         false => start(runtime)?,
     };
     let mut pieces = read_log(&log);

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use cinderblock::error::{Error, Result};
 use cinderblock::session::negative_log_likelihood;
-use cinderblock::{Scorer, SessionOptions};
+use cinderblock::{Runtime, SessionOptions};
 
 use crate::chart::{Line, chart};
-use crate::{Runtime, mean};
+use crate::mean;
 
 /// Tokens of the long text: the ids, as often as needed.
 const LONG: usize = 500_000;
@@ -19,23 +19,23 @@ const STARTS: usize = 64;
 const SHORT: usize = 1024;
 
 fn options(cache_blocks: usize, sink_blocks: usize) -> SessionOptions {
-    SessionOptions { cache_blocks, sink_blocks, ..Default::default() }
+    SessionOptions { cache_blocks: Some(cache_blocks), sink_blocks, ..Default::default() }
 }
 
 /// Mean loss of each block but the first.
 fn losses(runtime: &Runtime, options: &SessionOptions, text: &[u32]) -> Result<Vec<f64>> {
     let mut losses = Vec::new();
-    Scorer::new(&runtime.model, &runtime.team, options)?.score(text, |token, logits| {
+    runtime.scorer(options)?.score(text, |token, logits| {
         losses.push(negative_log_likelihood(logits, token));
         Ok(())
     })?;
-    let block = runtime.model.config().block_length;
+    let block = runtime.model().config().block_length;
     Ok(losses.chunks_exact(block).map(|block| mean(block.iter().copied())).collect())
 }
 
 /// The same of windows that start anew and overlap by half; only what the window before has not scored counts.
 fn fresh(runtime: &Runtime, text: &[u32]) -> Result<Vec<f64>> {
-    let half = WINDOW / 2 * runtime.model.config().block_length;
+    let half = WINDOW / 2 * runtime.model().config().block_length;
     let mut all = Vec::new();
     for start in (0..text.len()).step_by(half) {
         let window = &text[start..(start + 2 * half).min(text.len())];
@@ -67,7 +67,7 @@ fn stretches(losses: &[f64]) -> Vec<(f64, f64)> {
 }
 
 pub fn run(runtime: &Runtime, ids: &[u32], file: &Path) -> Result<()> {
-    let block = runtime.model.config().block_length;
+    let block = runtime.model().config().block_length;
     let text: Vec<u32> = ids.iter().copied().cycle().take(LONG).collect();
     let period = ids.len() / block;
     let variants =
@@ -111,7 +111,7 @@ pub fn run(runtime: &Runtime, ids: &[u32], file: &Path) -> Result<()> {
 
 /// Texts that begin at places spread over all ids.
 fn short(runtime: &Runtime, ids: &[u32], cache_blocks: usize, sinks: usize) -> Result<Vec<Vec<f64>>> {
-    let length = SHORT * runtime.model.config().block_length;
+    let length = SHORT * runtime.model().config().block_length;
     let starts = (0..STARTS).map(|start| start * ids.len() / STARTS);
     starts
         .map(|start| {

@@ -15,22 +15,9 @@ mod loss;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
+use cinderblock::Runtime;
 use cinderblock::error::{Error, Result};
-use cinderblock::{Model, Team};
-
-/// A model and the threads that run it.
-pub struct Runtime {
-    pub model: Arc<Model>,
-    pub team: Arc<Team>,
-}
-
-impl Runtime {
-    fn open(path: &str) -> Result<Runtime> {
-        Ok(Runtime { model: Arc::new(Model::open(path)?), team: Arc::new(Team::new(0)?) })
-    }
-}
 
 fn ids(path: &str) -> Result<Vec<u32>> {
     let bytes = std::fs::read(path).map_err(|error| Error::io(Path::new(path), &error))?;

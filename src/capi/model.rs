@@ -13,7 +13,7 @@ use super::options::{
 use super::pointer;
 use crate::MemoryEstimate;
 use crate::error::{Error, ErrorKind};
-use crate::{Model, Team, Tokenizer};
+use crate::{Model, Runtime, Team, Tokenizer};
 
 /// A model that is ready to run. Any number of threads may use it at the same time. Its sessions keep what they need
 /// of it, so the order in which they are freed does not matter.
@@ -53,7 +53,12 @@ impl Log {
 }
 
 impl Shared {
-    /// The threads for a session: one team for all, or none where the caller's thread is enough.
+    /// The runtime of a session.
+    pub(super) fn runtime(&self) -> Result<Runtime, Failure> {
+        Ok(Runtime::with_team(Arc::clone(&self.model), self.team()?))
+    }
+
+    /// The threads of a session: one team for all, or none where the caller's thread is enough.
     pub(super) fn team(&self) -> Result<Arc<Team>, Failure> {
         if self.threads == 1 {
             // Such a team is no thread at all, and sessions with one each do not wait for each other.
@@ -83,7 +88,7 @@ impl Shared {
             || Tokenizer::of_model(&self.model).map_err(|error| (error.kind(), error.detail().to_string()));
         let result = self.tokenizer.get_or_init(read).as_ref();
         result.map_err(|(kind, detail)| {
-            Error::new(*kind, detail.clone()).about(crate::model::TOKENIZER_KEY).into()
+            Error::new(*kind, detail.clone()).about(crate::model::keys::TOKENIZER).into()
         })
     }
 }

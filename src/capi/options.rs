@@ -243,7 +243,7 @@ sized!(
     log_data: std::ptr::null_mut()
 );
 sized!(
-    cinder_session_options, cache_blocks: SessionOptions::default().cache_blocks as u64,
+    cinder_session_options, cache_blocks: 0,
     sink_blocks: SessionOptions::default().sink_blocks as u64, cache_type: CINDER_CACHE_AUTO,
     alignment: CINDER_ALIGN_AUTO
 );
@@ -435,7 +435,7 @@ impl cinder_session_options {
             other => return Err(Failure::argument("alignment", format!("found {other}, expected 0 to 2"))),
         };
         Ok(SessionOptions {
-            cache_blocks: size(self.cache_blocks, "cache_blocks")?,
+            cache_blocks: Some(size(self.cache_blocks, "cache_blocks")?).filter(|&blocks| blocks > 0),
             sink_blocks: size(self.sink_blocks, "sink_blocks")?,
             cache_type,
             alignment,

@@ -150,7 +150,7 @@ pub unsafe extern "C" fn cinder_session_create(
         };
         let options = options.options()?;
         check_memory(shared, &options)?;
-        let generator = Generator::new(&shared.model, &shared.team()?, &options)?;
+        let generator = shared.runtime()?.generator(&options)?;
         store(shared, generator, &place);
         Ok(())
     })

@@ -8,7 +8,6 @@ use super::model::{self, cinder_model};
 use super::options::{self, cinder_session_options};
 use super::pointer;
 use super::session::{Held, check_memory, cinder_session, store};
-use crate::Generator;
 use crate::generation::snapshot::Snapshot;
 
 /// Saves the session's text, its cache and its sampler to memory. A session that is loaded from it continues exactly as
@@ -129,7 +128,8 @@ unsafe fn load<'b>(
         let wanted = unsafe { options::read(options, "options") }?.options()?;
         let describe = |options: &crate::SessionOptions| {
             let kind = options.cache_type_for(&shared.model).name();
-            format!("{} blocks, {} of them pinned, in {kind}", options.cache_blocks, options.sink_blocks)
+            let blocks = options.cache_blocks_for(&shared.model);
+            format!("{blocks} blocks, {} of them pinned, in {kind}", options.sink_blocks)
         };
         let (found, expected) = (describe(&saved), describe(&wanted));
         if found != expected {
@@ -137,6 +137,6 @@ unsafe fn load<'b>(
         }
     }
     check_memory(shared, &saved)?;
-    store(shared, Generator::load(&snapshot, &shared.model, &shared.team()?)?, &place);
+    store(shared, shared.runtime()?.load(&snapshot)?, &place);
     Ok(())
 }

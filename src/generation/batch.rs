@@ -8,16 +8,15 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
+use super::completion::{CONTEXT, Completion, End, GenerateOptions, Step, Token};
+use super::estimate;
+use super::sampler::{Sampler, SamplerOptions};
+use super::step::{self, Writer};
+use super::tokenizer::Tokenizer;
 use crate::error::{Error, ErrorKind, Result};
-use crate::generation::completion::{CONTEXT, Completion};
-use crate::generation::estimate;
-use crate::generation::generator::{End, GenerateOptions, Step, Token};
-use crate::generation::sampler::{Sampler, SamplerOptions};
-use crate::generation::tokenizer::Tokenizer;
+use crate::interrupt::Interrupt;
 use crate::model::BATCH;
-use crate::session::{Append, Engine, Sequence, SessionOptions, check_finite};
-use crate::threads::Team;
-use crate::{Interrupt, Model};
+use crate::session::{Append, Engine, Runtime, Sequence, SessionOptions};
 
 /// What all texts of a batch share.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,11 +87,12 @@ struct Running {
     interrupt: Interrupt,
     bytes: u64,
     left: bool,
+    /// The outcome of the step under way, if it takes part in it.
+    choice: Option<Result<Choice>>,
 }
 
-/// What a sequence does in a token step.
+/// A token that a text has chosen in the step under way.
 struct Choice {
-    index: usize,
     /// The state of the sampler before.
     random: u64,
     /// `None` for the token that ends a text.
@@ -113,26 +113,22 @@ pub struct Batch {
     next_id: u64,
 }
 
-impl Batch {
+impl Runtime {
     /// A batch without texts. Without a tokenizer, there is no text and no stop string, only tokens.
     ///
     /// # Errors
     /// If an option is out of range.
-    pub fn new(
-        model: &Arc<Model>,
-        team: &Arc<Team>,
-        tokenizer: Option<Arc<Tokenizer>>,
-        options: BatchOptions,
-    ) -> Result<Batch> {
-        options.session.window()?;
+    pub fn batch(&self, tokenizer: Option<Arc<Tokenizer>>, options: BatchOptions) -> Result<Batch> {
+        options.session.cache_shape(self.model())?;
         if options.sequences == 0 {
             return Err(Error::argument("sequences of a batch: found 0, expected at least 1"));
         }
-        let mut engine = Engine::new(model, team);
+        let blocks = options.session.cache_blocks_for(self.model());
+        let buffers = estimate::shared(self.model(), options.sequences, blocks);
+        let fixed = (self.model().file_bytes() as u64).saturating_add(buffers);
+        let mut engine = self.engine();
         // The blocks that a text sees cost less than its cache, which is made when it joins.
         engine.reserve(1, 0)?;
-        let buffers = estimate::shared(model, options.sequences, options.session.cache_blocks);
-        let fixed = (model.file_bytes() as u64).saturating_add(buffers);
         Ok(Batch {
             engine,
             tokenizer,
@@ -144,7 +140,9 @@ impl Batch {
             next_id: 0,
         })
     }
+}
 
+impl Batch {
     /// What stops [`Batch::advance`] from another thread; all texts can go on afterwards.
     pub fn interrupt(&self) -> &Interrupt {
         self.engine.interrupt()
@@ -230,7 +228,7 @@ impl Batch {
             );
             return Err(Error::new(ErrorKind::Resource, detail));
         }
-        let mut sequence = Sequence::new(self.engine.model(), &options)?;
+        let mut sequence = self.engine.runtime().sequence(&options)?;
         self.engine.append(&mut sequence, prompt)?;
         let sequence = Arc::new(sequence);
         self.starts.retain(|(start, _)| start.strong_count() > 0);
@@ -261,22 +259,22 @@ impl Batch {
 
     fn check_length(&self, tokens: usize) -> Result<()> {
         let length = self.engine.model().config().block_length;
-        let most = self.options.session.cache_blocks;
-        if tokens.div_ceil(length) > most {
-            let most = most.saturating_mul(length);
-            return Err(Error::argument(format!("prompt: found {tokens} tokens, expected at most {most}")));
+        let blocks = self.options.session.cache_blocks_for(self.engine.model());
+        if tokens.div_ceil(length) > blocks {
+            let max = blocks.saturating_mul(length);
+            return Err(Error::argument(format!("prompt: found {tokens} tokens, expected at most {max}")));
         }
         Ok(())
     }
 
     /// The cache that a text needs, or else as much as there may be.
     fn sized(&self, prompt: usize, max_tokens: usize) -> SessionOptions {
-        let session = &self.options.session;
+        let (session, model) = (&self.options.session, self.engine.model());
         // The padding of a first block, and the block that is open at the end.
-        let length = self.engine.model().config().block_length;
-        let blocks = prompt.saturating_add(max_tokens).div_ceil(length).saturating_add(1);
-        let cache_blocks = blocks.clamp(session.sink_blocks + 1, session.cache_blocks);
-        SessionOptions { cache_blocks, ..session.clone() }
+        let blocks =
+            prompt.saturating_add(max_tokens).div_ceil(model.config().block_length).saturating_add(1);
+        let cache_blocks = blocks.clamp(session.sink_blocks + 1, session.cache_blocks_for(model));
+        SessionOptions { cache_blocks: Some(cache_blocks), ..session.clone() }
     }
 
     /// Goes on by one block and tells what came of it; nothing happens without texts.
@@ -340,7 +338,7 @@ impl Batch {
                 }
                 sequence
             }
-            None => Sequence::new(model, options)?,
+            None => self.engine.runtime().sequence(options)?,
         };
         request.prompt.iter().for_each(|token| sampler.accept(*token));
         let mut context = request.start.as_ref().map_or_else(Vec::new, |start| start.recent(CONTEXT));
@@ -359,6 +357,7 @@ impl Batch {
             interrupt: request.interrupt,
             bytes,
             left: false,
+            choice: None,
         })
     }
 
@@ -389,64 +388,11 @@ impl Batch {
                 running.finish(end, each);
             }
         }
-        let writers = |running: &&mut Running| running.writes_at(position);
-        let mut sequences: Vec<&mut Sequence> =
-            self.running.iter_mut().filter(writers).map(|running| &mut running.sequence).collect();
-        if sequences.is_empty() {
-            return Ok(());
-        }
-        let vocabulary = self.engine.model().config().vocabulary;
-        let logits = self.engine.predict(&mut sequences)?;
-        let mut choices = Vec::new();
-        let rows = self.running.iter_mut().enumerate().filter(|(_, running)| running.writes_at(position));
-        for ((index, running), logits) in rows.zip(logits.chunks_exact(vocabulary)) {
-            if let Err(error) = check_finite(logits) {
-                running.fail(error, each);
-                continue;
-            }
-            let random = running.sampler.state().0;
-            let id = match running.forced.get(running.completion.count()) {
-                Some(id) => *id,
-                None => running.sampler.sample(logits),
-            };
-            let token = match running.completion.ends(id) {
-                true => Ok(None),
-                false => running.completion.token(id, logits).map(Some),
-            };
-            match token {
-                Ok(token) => choices.push(Choice { index, random, token }),
-                Err(error) => running.fail(error, each),
-            }
-        }
-        if let Err(error) = self.append(&choices) {
-            for Choice { index, random, .. } in choices {
-                self.running[index].sampler.undo(random);
-                self.running[index].sequence.reopen();
-            }
-            return Err(error);
-        }
-        for Choice { index, token, .. } in choices {
-            self.running[index].write(token, each);
-        }
+        let writers = self.running.iter_mut().filter(|running| running.writes_at(position));
+        let mut writers: Vec<&mut Running> = writers.collect();
+        step::step(&mut self.engine, &mut writers)?;
+        writers.into_iter().for_each(|running| running.take_choice(each));
         Ok(())
-    }
-
-    /// Adds the tokens that were chosen, but not those that are the last of their text.
-    fn append(&mut self, choices: &[Choice]) -> Result<()> {
-        let going_on =
-            |choice: &&Choice| choice.token.is_some() && !self.running[choice.index].completion.is_last();
-        let going_on: Vec<&Choice> = choices.iter().filter(going_on).collect();
-        let tokens: Vec<u32> =
-            going_on.iter().filter_map(|choice| choice.token.as_ref()).map(|t| t.id).collect();
-        let mut indices = going_on.iter().map(|choice| choice.index).peekable();
-        let mut sequences: Vec<&mut Sequence> = self
-            .running
-            .iter_mut()
-            .enumerate()
-            .filter(|(index, _)| indices.next_if_eq(index).is_some())
-            .map(|(_, running)| &mut running.sequence)
-            .collect();
-        self.engine.append_each(&mut sequences, &tokens)
     }
 
     /// Gives back the memory of those that have left.
@@ -465,8 +411,13 @@ impl Running {
         !self.left && !self.is_reading() && self.sequence.position_in_block() == position
     }
 
-    /// Takes a token, or the end of the text.
-    fn write(&mut self, token: Option<Token>, each: &mut impl FnMut(u64, Event)) {
+    /// Takes the outcome of a step: a token, the end of the text, or a failure.
+    fn take_choice(&mut self, each: &mut impl FnMut(u64, Event)) {
+        let token = match self.choice.take() {
+            None => return,
+            Some(Err(error)) => return self.fail(error, each),
+            Some(Ok(choice)) => choice.token,
+        };
         let Some(token) = token else { return self.finish(End::EndOfText, each) };
         self.sampler.accept(token.id);
         let passed = match self.completion.push(token.id) {
@@ -502,5 +453,42 @@ impl Running {
     fn fail(&mut self, error: Error, each: &mut impl FnMut(u64, Event)) {
         self.left = true;
         each(self.id, Event::Failed(error));
+    }
+}
+
+impl Writer for Running {
+    fn sequence(&mut self) -> &mut Sequence {
+        &mut self.sequence
+    }
+
+    /// Chooses a token, but adds none that is the last of its text. Logits that are not finite end this text alone.
+    fn choose(&mut self, logits: Option<Result<&[f32]>>) -> Result<Option<u32>> {
+        let logits = match logits {
+            Some(Ok(logits)) => logits,
+            Some(Err(error)) => {
+                self.choice = Some(Err(error));
+                return Ok(None);
+            }
+            None => return Ok(None),
+        };
+        let random = self.sampler.state().0;
+        let id = match self.forced.get(self.completion.count()) {
+            Some(id) => *id,
+            None => self.sampler.sample(logits),
+        };
+        let token = match self.completion.ends(id) {
+            true => Ok(None),
+            false => self.completion.token(id, logits).map(Some),
+        };
+        self.choice = Some(token.map(|token| Choice { random, token }));
+        let token = self.choice.iter().flatten().find_map(|choice| choice.token.as_ref());
+        Ok(token.map(|token| token.id).filter(|_| !self.completion.is_last()))
+    }
+
+    fn undo(&mut self) {
+        if let Some(Ok(choice)) = self.choice.take() {
+            self.sampler.undo(choice.random);
+        }
+        self.sequence.reopen();
     }
 }

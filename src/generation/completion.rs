@@ -1,15 +1,82 @@
 //! From sampled tokens to text: whole characters, stop strings, and what ends it.
 
 use std::ops::Deref;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::tokenizer::{Passed, StopMatcher, TextStream, Tokenizer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::generation::generator::{End, GenerateOptions, Token};
-use crate::generation::tokenizer::{Passed, StopMatcher, TextStream, Tokenizer};
 use crate::session::negative_log_likelihood;
 
 /// Tokens before a text that may decide how its first ones read.
 pub(crate) const CONTEXT: usize = 32;
+
+/// The reason why a generated text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// As many tokens as were asked for.
+    Length,
+    /// The model ended its text.
+    EndOfText,
+    /// A stop string.
+    Stop,
+    /// The caller, who got a piece of text and wants no more.
+    Caller,
+    /// The time that was given for it.
+    Time,
+}
+
+/// The limits of a generated text, and the details reported with each token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateOptions {
+    /// Tokens at most.
+    pub max_tokens: usize,
+    /// Time after which no token is begun.
+    pub time_limit: Option<Duration>,
+    /// Continues after the token that ends a text.
+    pub ignore_end: bool,
+    /// Computes the log-probability of every token, and those of this number of the most likely ones.
+    pub logprobs: Option<usize>,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        GenerateOptions { max_tokens: 256, time_limit: None, ignore_end: false, logprobs: None }
+    }
+}
+
+/// A generated token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// The natural logarithm of the probability that the model gave it, before anything that the sampler does, if it
+    /// was asked for.
+    pub logprob: Option<f32>,
+    /// The most likely tokens with theirs, as many as were asked for, best first.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// A token and the text that it completes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// The token; `None` with text that was held back until the end.
+    pub token: Option<Token>,
+    /// Whole characters that are certain to be part of the text; may be empty.
+    pub text: String,
+}
+
+impl End {
+    /// The name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            End::Length => "length",
+            End::EndOfText => "end of text",
+            End::Stop => "stop",
+            End::Caller => "caller",
+            End::Time => "time",
+        }
+    }
+}
 
 /// One text that is being generated. Without a tokenizer, there is no text and no stop string.
 pub(crate) struct Completion<T: Deref<Target = Tokenizer>> {

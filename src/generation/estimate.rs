@@ -1,12 +1,11 @@
-//! What running a model takes, known before anything is allocated.
+//! The memory that running a model takes, known before anything is allocated.
 
+use super::speculation;
 use crate::cache::CacheType;
-use crate::generation::speculation;
 use crate::model::{BlockDecoder, Model, TokenDecoder};
-use crate::session::SessionOptions;
-use crate::session::block_log;
+use crate::session::{SessionOptions, block_log};
 
-/// What one or more sequences need of memory, known before anything is allocated.
+/// The memory that one or more sequences need.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemoryEstimate {
     /// Bytes of the mapped file, all of which are read sooner or later.
@@ -19,21 +18,21 @@ pub struct MemoryEstimate {
     pub cache_blocks: usize,
 }
 
-/// Bytes that one more sequence takes: of its cache, and of everything else.
+/// Bytes of one more sequence: of its cache, and of everything else.
 pub(crate) fn of_sequence(model: &Model, options: &SessionOptions) -> (u64, u64) {
-    let config = model.config();
-    let shape = BlockDecoder::cache_shape(config, 0, options.cache_blocks);
+    let (config, blocks) = (model.config(), options.cache_blocks_for(model));
+    let shape = BlockDecoder::cache_shape(config, 0, blocks);
     let cache = shape.bytes(options.cache_type_for(model)).unwrap_or(usize::MAX);
     let tokens = TokenDecoder::cache_shape(config).bytes(CacheType::F32).unwrap_or(usize::MAX);
     // Tokens and digests of the cached blocks; logits, and the sampler's candidates.
     let rest = TokenDecoder::bytes(config)
         .saturating_add(tokens)
-        .saturating_add(block_log::bytes(options.cache_blocks, config.block_length))
+        .saturating_add(block_log::bytes(blocks, config.block_length))
         .saturating_add(12 * config.vocabulary);
     (cache as u64, rest as u64)
 }
 
-/// Bytes of the buffers that all sequences share, up to so many of them that see up to so many blocks.
+/// Bytes of the buffers that up to `sequences` sequences share, each of which sees up to `blocks` blocks.
 pub(crate) fn shared(model: &Model, sequences: usize, blocks: usize) -> u64 {
     BlockDecoder::bytes(model.config(), sequences, blocks) as u64
 }
@@ -51,16 +50,12 @@ impl MemoryEstimate {
     /// The estimate for several sequences that advance together, each with a cache of its own.
     pub fn of_batch(model: &Model, options: &SessionOptions, sequences: usize) -> MemoryEstimate {
         let (cache, rest) = of_sequence(model, options);
-        let count = sequences as u64;
+        let (count, blocks) = (sequences as u64, options.cache_blocks_for(model));
         MemoryEstimate {
             weights: model.file_bytes() as u64,
             cache: cache.saturating_mul(count),
-            scratch: rest.saturating_mul(count).saturating_add(shared(
-                model,
-                sequences,
-                options.cache_blocks,
-            )),
-            cache_blocks: options.cache_blocks,
+            scratch: rest.saturating_mul(count).saturating_add(shared(model, sequences, blocks)),
+            cache_blocks: blocks,
         }
     }
 

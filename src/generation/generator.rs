@@ -1,76 +1,20 @@
-//! A session that writes: tokens are sampled, turned into whole characters, and ended by stop strings, by limits, by
-//! the model or by the caller.
+//! A session that generates text: tokens are sampled, turned into whole characters, and ended by stop strings, by
+//! limits, by the model or by the caller.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::completion::{CONTEXT, Completion, End, GenerateOptions, Step};
+use super::drafter::REMEMBERED;
+use super::sampler::{Sampler, SamplerOptions};
+use super::snapshot::Snapshot;
+use super::speculation::{Speculate, Speculation, SpeculationCounts};
+use super::step::{Writer, step};
+use super::tokenizer::{Passed, Tokenizer};
 use crate::error::Result;
-use crate::generation::completion::{CONTEXT, Completion};
-use crate::generation::drafter::REMEMBERED;
-use crate::generation::sampler::{Sampler, SamplerOptions};
-use crate::generation::snapshot::Snapshot;
-use crate::generation::speculation::{Speculate, Speculation, SpeculationCounts};
-use crate::generation::tokenizer::{Passed, Tokenizer};
-use crate::session::Session;
-use crate::session::SessionOptions;
-use crate::threads::Team;
-use crate::{Interrupt, Model};
-
-/// Why [`Generator::generate`] ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// As many tokens as were asked for.
-    Length,
-    /// The model ended its text.
-    EndOfText,
-    /// A stop string.
-    Stop,
-    /// The caller, who got a piece of text and wants no more.
-    Caller,
-    /// The time that was given for it.
-    Time,
-}
-
-/// What ends a generated text, and what is told about it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GenerateOptions {
-    /// Tokens at most.
-    pub max_tokens: usize,
-    /// No token is begun after so much time.
-    pub time_limit: Option<Duration>,
-    /// Goes on past the token that ends a text.
-    pub ignore_end: bool,
-    /// Computes the log-probability of every token, and those of so many of the most likely ones.
-    pub logprobs: Option<usize>,
-}
-
-impl Default for GenerateOptions {
-    fn default() -> Self {
-        GenerateOptions { max_tokens: 256, time_limit: None, ignore_end: false, logprobs: None }
-    }
-}
-
-/// A generated token.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Token {
-    /// Its id.
-    pub id: u32,
-    /// The natural logarithm of the probability that the model gave it, before anything that the sampler does, if it
-    /// was asked for.
-    pub logprob: Option<f32>,
-    /// The most likely tokens with theirs, as many as were asked for, best first.
-    pub top: Vec<(u32, f32)>,
-}
-
-/// What one token brings.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Step {
-    /// The token; none with the text that was held back until the end.
-    pub token: Option<Token>,
-    /// Whole characters that are certain to be part of the text; may be empty.
-    pub text: String,
-}
+use crate::interrupt::Interrupt;
+use crate::model::Model;
+use crate::session::{Engine, KnownLogits, Runtime, Sequence, Session, SessionOptions};
 
 /// A session with its sampler and its stop strings.
 pub struct Generator {
@@ -80,28 +24,30 @@ pub struct Generator {
     stops: Vec<String>,
 }
 
-impl Generator {
-    /// An empty session that samples with the default options.
+impl Runtime {
+    /// A generator with an empty session, which samples with the default options.
     ///
     /// # Errors
-    /// As [`Session::new`].
-    pub fn new(model: &Arc<Model>, team: &Arc<Team>, options: &SessionOptions) -> Result<Generator> {
-        let sampler = Sampler::new(SamplerOptions::default(), model.config().vocabulary)?;
-        Ok(Self::of(Session::new(model, team, options)?, sampler))
+    /// As [`Runtime::session`].
+    pub fn generator(&self, options: &SessionOptions) -> Result<Generator> {
+        let sampler = Sampler::new(SamplerOptions::default(), self.model().config().vocabulary)?;
+        Ok(Generator::of(self.session(options)?, sampler))
     }
 
-    /// A saved session. Stop strings are not part of what is saved.
+    /// A generator with a saved session. Stop strings are not part of what is saved.
     ///
     /// # Errors
     /// As [`Snapshot::restore`].
-    pub fn load(snapshot: &Snapshot, model: &Arc<Model>, team: &Arc<Team>) -> Result<Generator> {
-        let (session, sampler) = snapshot.restore(model, team)?;
-        let default = || Sampler::new(SamplerOptions::default(), model.config().vocabulary);
-        let mut generator = Self::of(session, sampler.map_or_else(default, Ok)?);
+    pub fn load(&self, snapshot: &Snapshot) -> Result<Generator> {
+        let (session, sampler) = snapshot.restore(self)?;
+        let default = || Sampler::new(SamplerOptions::default(), self.model().config().vocabulary);
+        let mut generator = Generator::of(session, sampler.map_or_else(default, Ok)?);
         generator.reread();
         Ok(generator)
     }
+}
 
+impl Generator {
     fn of(session: Session, sampler: Sampler) -> Generator {
         let speculation = Speculation::new(session.model().config().block_length);
         Generator { session, sampler, speculation, stops: Vec::new() }
@@ -121,6 +67,11 @@ impl Generator {
     /// As [`Snapshot::size`].
     pub fn saved_bytes(&self) -> Result<u64> {
         Snapshot::size(&self.session, Some(&self.sampler))
+    }
+
+    /// The model and its threads.
+    pub fn runtime(&self) -> &Runtime {
+        self.session.runtime()
     }
 
     /// The model.
@@ -293,33 +244,38 @@ impl Generator {
         self.session.left_in_block()
     }
 
-    /// Samples a token in each of several generators of one model and adds it; they share every pass over the
-    /// weights. `tokens` gets one for each.
+    /// Samples a token in each of several generators of one model and adds it; they share every pass over the weights.
+    /// `tokens` gets one for each.
     ///
     /// # Errors
-    /// As [`Generator::next_token`]; then nothing was added to any. `Interrupted` if any was asked to stop.
+    /// As [`Generator::next_token`], and if the models differ; then nothing was added to any. `Interrupted` if any was
+    /// interrupted.
     pub fn next_tokens(generators: &mut [&mut Generator], tokens: &mut Vec<u32>) -> Result<()> {
         for generator in generators.iter() {
             generator.interrupt().check()?;
         }
-        let mut sessions: Vec<&mut Session> = generators.iter_mut().map(|g| &mut g.session).collect();
-        Session::compute_together(&mut sessions)?;
+        let mut parts = generators.iter_mut().map(|generator| generator.parts());
+        let Some((engine, first)) = parts.next() else {
+            tokens.clear();
+            return Ok(());
+        };
+        let mut members: Vec<Member<'_>> =
+            std::iter::once(first).chain(parts.map(|(_, member)| member)).collect();
+        step(engine, &mut members)?;
         tokens.clear();
-        let mut before = Vec::with_capacity(generators.len());
-        for generator in generators.iter_mut() {
-            before.push(generator.sampler.state().0);
-            tokens.push(generator.sampler.sample(generator.session.logits()?));
-        }
-        let mut sessions: Vec<&mut Session> = generators.iter_mut().map(|g| &mut g.session).collect();
-        if let Err(error) = Session::append_each(&mut sessions, tokens) {
-            generators.iter_mut().zip(before).for_each(|(generator, random)| generator.sampler.undo(random));
-            return Err(error);
-        }
+        tokens.extend(members.iter().filter_map(|member| member.choice.map(|(token, _)| token)));
         for (generator, token) in generators.iter_mut().zip(&*tokens) {
+            generator.session.follow(&[*token]);
             generator.sampler.accept(*token);
             generator.speculation.extend(&[*token]);
         }
         Ok(())
+    }
+
+    /// The engine, and the other parts as a member of a step.
+    fn parts(&mut self) -> (&mut Engine, Member<'_>) {
+        let (engine, sequence, known) = self.session.parts();
+        (engine, Member { sequence, known, sampler: &mut self.sampler, choice: None })
     }
 
     /// Generates text and passes on what each token brings until `each` breaks. Every token whose text was looked at
@@ -370,15 +326,41 @@ impl Generator {
     }
 }
 
-impl End {
-    /// The name for people.
-    pub fn name(self) -> &'static str {
-        match self {
-            End::Length => "length",
-            End::EndOfText => "end of text",
-            End::Stop => "stop",
-            End::Caller => "caller",
-            End::Time => "time",
+/// A generator in a step that it shares with others.
+struct Member<'g> {
+    sequence: &'g mut Sequence,
+    known: &'g mut KnownLogits,
+    sampler: &'g mut Sampler,
+    /// The token, and the state of the sampler before it was drawn.
+    choice: Option<(u32, u64)>,
+}
+
+impl Writer for Member<'_> {
+    fn sequence(&mut self) -> &mut Sequence {
+        self.sequence
+    }
+
+    fn knows_logits(&self) -> bool {
+        self.known.is_current()
+    }
+
+    fn choose(&mut self, logits: Option<Result<&[f32]>>) -> Result<Option<u32>> {
+        let logits = match logits {
+            Some(logits) => logits?,
+            None => self.known.current().transpose()?.unwrap_or_default(),
+        };
+        let before = self.sampler.state().0;
+        let token = self.sampler.sample(logits);
+        self.choice = Some((token, before));
+        Ok(Some(token))
+    }
+
+    fn undo(&mut self) {
+        if let Some((_, before)) = self.choice.take() {
+            self.sampler.undo(before);
+        }
+        if !self.known.is_current() {
+            self.sequence.reopen();
         }
     }
 }

@@ -8,4 +8,5 @@ pub mod generator;
 pub mod sampler;
 pub mod snapshot;
 pub(crate) mod speculation;
+mod step;
 pub mod tokenizer;

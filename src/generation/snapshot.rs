@@ -12,17 +12,13 @@
 
 use std::borrow::Cow;
 use std::path::Path;
-use std::sync::Arc;
 
+use super::sampler::{MAX_WINDOW, Sampler, SamplerOptions};
 use crate::cache::{Cache, CacheShape, CacheType};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files;
-use crate::generation::sampler::{MAX_WINDOW, Sampler, SamplerOptions};
 use crate::model::{Alignment, BlockDecoder, Model};
-use crate::session::Session;
-use crate::session::SessionOptions;
-use crate::session::block_log;
-use crate::threads::Team;
+use crate::session::{Runtime, Session, SessionOptions, block_log};
 
 const MAGIC: &[u8; 8] = b"CINDERSN";
 /// The only version that is read and written.
@@ -181,16 +177,16 @@ impl Header {
     }
 
     fn of(session: &Session, sampler: Option<&Sampler>) -> Header {
-        let (cache, _, open, _) = session.sequence().state();
+        let (cache, open, _) = session.sequence().state();
         let options = session.options();
         Header {
             cache_type: cache.kind(),
             fingerprint: session.model().fingerprint(),
             model_bytes: session.model().file_bytes() as u64,
-            cache_blocks: options.cache_blocks,
+            cache_blocks: cache.shape().sinks + cache.shape().window,
             sink_blocks: options.sink_blocks,
             length: cache.length(),
-            open: open.len(),
+            open: open.tokens().len(),
             recent: sampler.map(|sampler| sampler.state().1.len()),
             alignment: options.alignment.unwrap_or(Alignment::Left),
             biased: sampler.map_or(0, |sampler| sampler.options().logit_bias.len()),
@@ -265,12 +261,12 @@ impl<'b> Snapshot<'b> {
             return Err(Error::new(ErrorKind::Resource, detail));
         }
         header.write(&mut bytes);
-        let (cache, context, open, digest) = session.sequence().state();
+        let (cache, open, digest) = session.sequence().state();
         if header.length > 0 {
             bytes.extend(digest.to_le_bytes());
-            bytes.extend_from_slice(bytemuck::cast_slice(context));
+            bytes.extend_from_slice(bytemuck::cast_slice(open.context()));
         }
-        bytes.extend_from_slice(bytemuck::cast_slice(open));
+        bytes.extend_from_slice(bytemuck::cast_slice(open.tokens()));
         cache.write(&mut bytes);
         for (tokens, digest) in session.sequence().remembered() {
             bytes.extend_from_slice(bytemuck::cast_slice(tokens));
@@ -349,18 +345,20 @@ impl<'b> Snapshot<'b> {
     /// The options with which the session was made.
     pub fn options(&self) -> SessionOptions {
         SessionOptions {
-            cache_blocks: self.header.cache_blocks,
+            cache_blocks: Some(self.header.cache_blocks),
             sink_blocks: self.header.sink_blocks,
             cache_type: Some(self.header.cache_type),
             alignment: Some(self.header.alignment),
         }
     }
 
-    /// The session, and its sampler if that was saved. `model` is the one that the snapshot was checked against.
+    /// The session, and its sampler if that was saved. The runtime has the model that the snapshot was checked
+    /// against.
     ///
     /// # Errors
     /// If a token is not in the vocabulary, the sampler contradicts itself, or the cache cannot be allocated.
-    pub fn restore(&self, model: &Arc<Model>, team: &Arc<Team>) -> Result<(Session, Option<Sampler>)> {
+    pub fn restore(&self, runtime: &Runtime) -> Result<(Session, Option<Sampler>)> {
+        let model = runtime.model();
         let parts = self.header.parts(model)?;
         let mut cursor = Cursor(&self.bytes[HEADER_BYTES..]);
         let mut context = Cursor(cursor.take(parts.context));
@@ -377,7 +375,7 @@ impl<'b> Snapshot<'b> {
         remembered.iter().try_for_each(|(tokens, _)| model.check_tokens(tokens))?;
         let Header { recent, biased, .. } = self.header;
         let sampler = recent.map(|recent| read_sampler(&mut cursor, (recent, biased), model)).transpose()?;
-        let mut session = Session::new(model, team, &self.options())?;
+        let mut session = runtime.session(&self.options())?;
         let remembered = remembered.iter().map(|(tokens, digest)| (&tokens[..], *digest));
         session.sequence_mut().restore((&open, digest), remembered, |blocks, stream| {
             bytemuck::cast_slice_mut::<f32, u8>(stream)[..context.0.len()].copy_from_slice(context.0);

@@ -7,8 +7,8 @@
 
 use std::time::Instant;
 
+use super::drafter::{self, Drafter, LONGEST_MATCH};
 use crate::error::Result;
-use crate::generation::drafter::{self, Drafter, LONGEST_MATCH};
 use crate::session::Session;
 
 /// Whether tokens are guessed.
@@ -189,7 +189,7 @@ impl Speculation {
         self.guess.clear();
         self.guess.extend(self.drafter.draft().take(count));
         let started = Instant::now();
-        session.logits_ahead(&self.guess)?;
+        session.logits_with_guess(&self.guess)?;
         let step = self.times[1].seconds[0];
         self.times[inside].note(self.guess.len(), started.elapsed().as_secs_f64(), step);
         self.counts.passes += 1;

@@ -1,12 +1,6 @@
-//! The facts about a model: read from a file's metadata, written by the quantizer, validated once.
-
-use std::io::{Seek, Write};
+//! The facts about a model, validated once wherever they come from.
 
 use crate::error::{Error, Result};
-use crate::gguf::{Index, Writer};
-
-/// `general.architecture` of every file.
-pub const ARCHITECTURE: &str = "blocktransformer";
 
 /// The token that fills the first, partial block from the left.
 pub const PAD_TOKEN: u32 = 0;
@@ -149,26 +143,16 @@ pub struct Config {
 }
 
 /// Far above any model, and small enough that sizes cannot overflow.
-const MAX_WIDTH: usize = 1 << 17;
-const MAX_LAYERS: usize = 1024;
-const MAX_BLOCK: usize = 1024;
-const MAX_VOCABULARY: usize = 1 << 24;
+pub(super) const MAX_WIDTH: usize = 1 << 17;
+pub(super) const MAX_LAYERS: usize = 1024;
+pub(super) const MAX_BLOCK: usize = 1024;
+pub(super) const MAX_VOCABULARY: usize = 1 << 24;
 
 fn within(what: &str, value: usize, most: usize) -> Result<()> {
     if (1..=most).contains(&value) {
         return Ok(());
     }
     Err(Error::mismatch(what, value, format!("1 to {most}")))
-}
-
-/// The alignment that a file names, left if it names none.
-fn alignment(index: &Index) -> Result<Alignment> {
-    let key = format!("{ARCHITECTURE}.prompt_alignment");
-    if index.get(&key).is_none() {
-        return Ok(Alignment::Left);
-    }
-    let name = index.text(&key)?;
-    Alignment::from_name(name).ok_or_else(|| Error::mismatch("prompt_alignment", name, "left or tail"))
 }
 
 impl Config {
@@ -183,48 +167,6 @@ impl Config {
     /// Positions that the token decoder ever sees: a block's last token is never fed to it.
     pub fn token_positions(&self) -> usize {
         self.first_positions() + self.block_length - 1
-    }
-
-    /// Reads and validates the metadata.
-    ///
-    /// # Errors
-    /// If a key is missing, or its value is out of range or contradicts another.
-    pub fn read(index: &Index) -> Result<Config> {
-        let integer = |key: &str, max: usize| index.integer(&format!("{ARCHITECTURE}.{key}"), 1..=max as u64);
-        let text = |key: &str| index.text(&format!("{ARCHITECTURE}.{key}"));
-        let stack = |name: &str| -> Result<StackConfig> {
-            Ok(StackConfig {
-                layers: integer(&format!("{name}.block_count"), MAX_LAYERS)?,
-                hidden: integer(&format!("{name}.embedding_length"), MAX_WIDTH)?,
-                heads: integer(&format!("{name}.attention.head_count"), MAX_WIDTH)?,
-                feed_forward: integer(&format!("{name}.feed_forward_length"), 8 * MAX_WIDTH)?,
-                rotary: index
-                    .integer(&format!("{ARCHITECTURE}.{name}.rope.dimension_count"), 0..=MAX_WIDTH as u64)?,
-                rotary_base: index.float(&format!("{ARCHITECTURE}.{name}.rope.freq_base"))? as f32,
-                epsilon: index.float(&format!("{ARCHITECTURE}.{name}.attention.layer_norm_epsilon"))? as f32,
-            })
-        };
-        let strategy = text("token_decoder.strategy")?;
-        let projection = text("embedder.projection")?;
-        let config = Config {
-            name: index.text("general.name")?.to_string(),
-            block_length: integer("block_length", MAX_BLOCK)?,
-            vocabulary: integer("vocab_size", MAX_VOCABULARY)?,
-            trained_blocks: integer("context_blocks", 1 << 32)?,
-            embedding: integer("embedder.embedding_length", MAX_WIDTH)?,
-            projection: [Projection::Concat, Projection::Linear]
-                .into_iter()
-                .find(|p| p.name() == projection)
-                .ok_or_else(|| Error::mismatch("embedder.projection", projection, "concat or linear"))?,
-            strategy: Strategy::from_name(strategy)
-                .ok_or_else(|| Error::mismatch("token_decoder.strategy", strategy, "prefix or summation"))?,
-            alignment: alignment(index)?,
-            expansion: integer("token_decoder.expansion_ratio", MAX_BLOCK)?,
-            block_decoder: stack("block_decoder")?,
-            token_decoder: stack("token_decoder")?,
-        };
-        config.validate()?;
-        Ok(config)
     }
 
     /// Checks that the parts fit together. Called for every configuration, wherever it comes from.
@@ -281,31 +223,5 @@ impl Config {
             ));
         }
         Ok(())
-    }
-
-    /// Writes the metadata that [`Config::read`] reads.
-    pub fn write<W: Write + Seek>(&self, writer: &mut Writer<W>) {
-        let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-        let key = |name: &str| format!("{ARCHITECTURE}.{name}");
-        writer.text("general.architecture", ARCHITECTURE);
-        writer.text("general.name", &self.name);
-        writer.u32(&key("block_length"), number(self.block_length));
-        writer.u32(&key("vocab_size"), number(self.vocabulary));
-        writer.u32(&key("context_blocks"), number(self.trained_blocks));
-        writer.text(&key("prompt_alignment"), self.alignment.name());
-        writer.u32(&key("embedder.embedding_length"), number(self.embedding));
-        writer.text(&key("embedder.projection"), self.projection.name());
-        writer.text(&key("token_decoder.strategy"), self.strategy.name());
-        writer.u32(&key("token_decoder.expansion_ratio"), number(self.expansion));
-        for (name, stack) in [("block_decoder", &self.block_decoder), ("token_decoder", &self.token_decoder)]
-        {
-            writer.u32(&key(&format!("{name}.block_count")), number(stack.layers));
-            writer.u32(&key(&format!("{name}.embedding_length")), number(stack.hidden));
-            writer.u32(&key(&format!("{name}.feed_forward_length")), number(stack.feed_forward));
-            writer.u32(&key(&format!("{name}.attention.head_count")), number(stack.heads));
-            writer.f32(&key(&format!("{name}.attention.layer_norm_epsilon")), stack.epsilon);
-            writer.u32(&key(&format!("{name}.rope.dimension_count")), number(stack.rotary));
-            writer.f32(&key(&format!("{name}.rope.freq_base")), stack.rotary_base);
-        }
     }
 }

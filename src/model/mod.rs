@@ -3,6 +3,7 @@
 mod attention;
 mod block_decoder;
 mod config;
+mod format;
 mod layout;
 mod segment;
 mod stack;
@@ -17,11 +18,12 @@ use std::sync::{Arc, Weak};
 
 pub(crate) use block_decoder::BATCH;
 pub use block_decoder::BlockDecoder;
-pub use config::{ARCHITECTURE, Alignment, Config, PAD_TOKEN, Projection, StackConfig, Strategy};
+pub use config::{Alignment, Config, PAD_TOKEN, Projection, StackConfig, Strategy};
+pub use format::{ARCHITECTURE, Header, keys};
 pub use layout::{Role, TensorSpec, tensors};
 pub(crate) use segment::Segment;
 pub use token_decoder::TokenDecoder;
-pub use weights::{CHECKSUMS_KEY, Matrix, ModelWeights, RECIPE_KEY, TYPES_KEY, Vector};
+pub use weights::{Matrix, ModelWeights, Vector};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::Index;
@@ -29,11 +31,6 @@ use crate::kernels::Kernels;
 use crate::quant::WeightType;
 pub use storage::OpenOptions;
 use storage::Storage;
-
-/// Key of the Hugging Face tokenizer, as JSON text.
-pub const TOKENIZER_KEY: &str = "tokenizer.huggingface.json";
-/// Key of the token that ends a text.
-pub const END_TOKEN_KEY: &str = "tokenizer.ggml.eos_token_id";
 
 /// Bytes that [`Model::verify_with`] compares between two calls of its callback.
 pub const PROGRESS_BYTES: usize = 1 << 22;
@@ -124,10 +121,7 @@ impl Model {
         let index = Index::parse(&storage, ARCHITECTURE)?;
         let config = Config::read(&index)?;
         let weights = ModelWeights::load(&storage, &index, &config)?;
-        let end_token = match index.get(END_TOKEN_KEY) {
-            Some(_) => Some(index.integer(END_TOKEN_KEY, 0..=config.vocabulary as u64 - 1)? as u32),
-            None => None,
-        };
+        let end_token = format::end_token(&index, &config)?;
         drop(index);
         Ok(Model { path: None, storage, config, weights, kernels, end_token })
     }
@@ -170,12 +164,12 @@ impl Model {
     /// The tokenizer's JSON text, if the file holds one.
     pub fn tokenizer_json(&self) -> Option<&str> {
         // The index is short-lived, its texts borrow from the storage.
-        Index::parse(&self.storage, ARCHITECTURE).ok()?.get(TOKENIZER_KEY)?.as_str()
+        Index::parse(&self.storage, ARCHITECTURE).ok()?.get(keys::TOKENIZER)?.as_str()
     }
 
     /// The types of all tensors, in file order.
     pub fn types(&self) -> Vec<WeightType> {
-        weights::types(&self.index()).expect("read before")
+        format::types(&self.index()).expect("read before")
     }
 
     /// Compares every tensor with its stored checksum.
@@ -193,7 +187,7 @@ impl Model {
     /// The first tensor that differs; `Interrupted` if `progress` breaks.
     pub fn verify_with(&self, mut progress: impl FnMut(u64, u64) -> ControlFlow<()>) -> Result<()> {
         let index = self.index();
-        let checksums = index.list(CHECKSUMS_KEY, index.tensors().len())?;
+        let checksums = index.list(keys::CHECKSUMS, index.tensors().len())?;
         let total = index.tensors().iter().map(|info| info.bytes as u64).sum();
         let mut done = 0;
         let mut report = |bytes: usize| {

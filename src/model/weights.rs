@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::config::{Config, Projection, StackConfig};
+use super::format;
 use super::layout::{Role, TensorSpec, names, tensors};
 use super::storage::{Bytes, Storage};
 use crate::error::{Error, Result};
@@ -87,25 +88,6 @@ pub struct ModelWeights {
     pub(crate) head: Matrix,
 }
 
-/// Key of the list that gives each tensor's type, in file order.
-pub const TYPES_KEY: &str = "blocktransformer.tensor.types";
-/// Key of the list that gives each tensor's CRC-32, in file order.
-pub const CHECKSUMS_KEY: &str = "blocktransformer.tensor.crc32";
-/// Key of the text that says how the types were chosen.
-pub const RECIPE_KEY: &str = "blocktransformer.recipe";
-
-/// The types of all tensors, in file order.
-pub(super) fn types(index: &Index) -> Result<Vec<WeightType>> {
-    let list = index.list(TYPES_KEY, index.tensors().len())?;
-    list.iter()
-        .map(|value| {
-            value.as_str().and_then(WeightType::from_name).ok_or_else(|| {
-                Error::mismatch(TYPES_KEY, value, WeightType::ALL.map(WeightType::name).join(", "))
-            })
-        })
-        .collect()
-}
-
 struct Loader<'a> {
     storage: &'a Arc<Storage>,
     specs: HashMap<String, TensorSpec>,
@@ -179,7 +161,7 @@ impl Loader<'_> {
 impl ModelWeights {
     /// Finds every tensor that `config` asks for and checks its type, shape and place.
     pub(super) fn load(storage: &Arc<Storage>, index: &Index, config: &Config) -> Result<ModelWeights> {
-        let types = types(index)?;
+        let types = format::types(index)?;
         let specs = tensors(config);
         let known: HashMap<String, TensorSpec> =
             specs.into_iter().map(|spec| (spec.name.clone(), spec)).collect();

@@ -1,5 +1,5 @@
-//! The tokens of the blocks whose keys and values are cached, with a digest of everything up to each of them: what
-//! rewinding and finding a common prefix need.
+//! The log of blocks: the tokens of each block in the cache, and a digest of the text up to its end. Rewinding and
+//! finding a common prefix read it.
 
 use std::ops::Range;
 
@@ -14,23 +14,28 @@ pub(crate) struct BlockLog {
 /// The digest of no block (that of FNV-1a).
 pub(crate) const EMPTY: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// The digest of a text of whole blocks, from that of all its blocks but the last one, and that one.
+/// The digest of a text of whole blocks: `digest` is that of all blocks but the last, `block` the last one's tokens.
 pub(crate) fn extend(digest: u64, block: &[u32]) -> u64 {
     let bytes = block.iter().flat_map(|token| token.to_le_bytes());
     bytes.fold(digest, |digest, byte| (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Bytes for so many slots.
+/// Bytes of a log of `slots` blocks.
 pub(crate) fn bytes(slots: usize, block_length: usize) -> usize {
     slots.saturating_mul(4 * block_length + 8)
 }
 
 impl BlockLog {
-    /// Room for so many slots; `None` if there is no memory for it.
+    /// A log of `slots` blocks; `None` if it cannot be allocated.
     pub(crate) fn new(slots: usize, block_length: usize) -> Option<BlockLog> {
         let length = slots.checked_mul(block_length)?;
         Vec::<u8>::new().try_reserve_exact(bytes(slots, block_length)).ok()?;
         Some(BlockLog { block_length, tokens: vec![0; length], digests: vec![EMPTY; slots] })
+    }
+
+    /// Tokens of a block.
+    pub(crate) fn block_length(&self) -> usize {
+        self.block_length
     }
 
     fn range(&self, slot: usize) -> Range<usize> {

@@ -1,21 +1,20 @@
 //! Teacher-forced logits of a known text, streamed in slabs of blocks.
 
-use std::sync::Arc;
-
+use super::engine::Logits;
+use super::options::SessionOptions;
+use super::room::{check_room, reserve};
+use super::runtime::Runtime;
 use crate::cache::{Cache, CacheType};
 use crate::error::Result;
 use crate::model::{BATCH, BlockDecoder, Model, PAD_TOKEN, Segment, TokenDecoder};
-use crate::session::room::{check_room, reserve};
-use crate::session::{SessionOptions, check_finite};
-use crate::threads::{Region, Team};
+use crate::threads::Region;
 
 /// Blocks whose logits are in memory at once.
 const SLAB: usize = 16;
 
 /// Computes the logits of every token after the first block of a text.
 pub struct Scorer {
-    model: Arc<Model>,
-    team: Arc<Team>,
+    runtime: Runtime,
     cache: Cache,
     blocks: BlockDecoder,
     tokens: TokenDecoder,
@@ -24,16 +23,16 @@ pub struct Scorer {
     logits: Vec<f32>,
 }
 
-impl Scorer {
-    /// A scorer whose block decoder sees what `options` let its cache hold.
+impl Runtime {
+    /// A scorer whose block decoder sees the blocks that a cache of these options holds.
     ///
     /// # Errors
-    /// As [`crate::Session::new`].
-    pub fn new(model: &Arc<Model>, team: &Arc<Team>, options: &SessionOptions) -> Result<Scorer> {
-        let (config, weights) = (model.config(), model.weights());
+    /// As [`Runtime::session`].
+    pub fn scorer(&self, options: &SessionOptions) -> Result<Scorer> {
+        let (config, weights) = (self.model().config(), self.model().weights());
         let shape = TokenDecoder::cache_shape(config);
-        let cache = options.cache(model)?;
-        let buffers = BlockDecoder::bytes(config, 1, options.cache_blocks);
+        let cache = options.cache(self.model())?;
+        let buffers = BlockDecoder::bytes(config, 1, options.cache_blocks_for(self.model()));
         check_room(buffers.saturating_add(TokenDecoder::bytes(config).saturating_mul(SLAB)))?;
         Ok(Scorer {
             cache,
@@ -41,19 +40,21 @@ impl Scorer {
             tokens: TokenDecoder::new(config, weights),
             slab: (0..SLAB).map(|_| Cache::new(CacheType::F32, shape)).collect::<Result<_>>()?,
             logits: Vec::new(),
-            model: Arc::clone(model),
-            team: Arc::clone(team),
+            runtime: self.clone(),
         })
     }
+}
 
+impl Scorer {
     /// Scores a text on its own: it is padded on the left to whole blocks, and `each` gets every token after
     /// the first block with the logits `[vocabulary]` that predicted it, in order.
     ///
     /// # Errors
     /// If a token is not in the vocabulary, the logits are not finite, or `each` fails.
     pub fn score(&mut self, tokens: &[u32], mut each: impl FnMut(u32, &[f32]) -> Result<()>) -> Result<()> {
-        self.model.check_tokens(tokens)?;
-        let Scorer { model, team, cache, blocks, tokens: decoder, slab, logits } = self;
+        self.runtime.model().check_tokens(tokens)?;
+        let Scorer { runtime, cache, blocks, tokens: decoder, slab, logits } = self;
+        let (model, team) = (runtime.model(), runtime.team());
         let config = model.config();
         let (length, hidden) = (config.block_length, config.block_decoder.hidden);
         let mut padded = vec![PAD_TOKEN; tokens.len().next_multiple_of(length) - tokens.len()];
@@ -79,9 +80,9 @@ impl Scorer {
                 team.region(|region| {
                     teacher_forced(region, model, decoder, slab, contexts, targets, logits)
                 })?;
-                check_finite(logits)?;
-                for (target, logits) in targets.iter().zip(logits.chunks_exact(config.vocabulary)) {
-                    each(*target, logits)?;
+                let logits = Logits::new(logits, config.vocabulary);
+                for (row, target) in targets.iter().enumerate() {
+                    each(*target, logits.row(row)?)?;
                 }
             }
         }

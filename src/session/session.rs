@@ -1,62 +1,114 @@
-//! One sequence with an engine of its own: text in, at any time and in any pieces, and logits out.
+//! A session: one sequence with an engine of its own. Text goes in at any time and in any pieces, logits come out.
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use super::engine::{Engine, Logits};
+use super::options::SessionOptions;
+use super::room::reserve;
+use super::runtime::Runtime;
+use super::sequence::Sequence;
+use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::model::Model;
-use crate::session::room::reserve;
-use crate::session::{Engine, Sequence, SessionOptions, check_finite};
-use crate::threads::Team;
 
-/// A sequence and what advances it.
+/// A sequence and the engine that advances it.
 pub struct Session {
     engine: Engine,
     sequence: Sequence,
-    /// Of the next token, and behind each token of the guess: `[block_length, vocabulary]`.
-    logits: Vec<f32>,
+    known: KnownLogits,
+}
+
+/// The logits that a session has at hand: those of its next token, and of the tokens after a guess that came true.
+pub(crate) struct KnownLogits {
+    /// Of the next token, and after each token of the guess: `[block_length, vocabulary]`.
+    values: Vec<f32>,
+    vocabulary: usize,
     guess: Vec<u32>,
-    /// Which of the logits are those of the sequence as it is.
-    current: Option<usize>,
+    /// The row of the next token.
+    row: Option<usize>,
+}
+
+impl KnownLogits {
+    /// No logits, and room for those of a block.
+    ///
+    /// # Errors
+    /// If that cannot be allocated.
+    fn new(model: &Model) -> Result<KnownLogits> {
+        let config = model.config();
+        let mut values = Vec::new();
+        reserve(&mut values, config.block_length.saturating_mul(config.vocabulary), "logits of a block")?;
+        Ok(KnownLogits {
+            values,
+            vocabulary: config.vocabulary,
+            guess: Vec::with_capacity(config.block_length),
+            row: None,
+        })
+    }
+
+    /// Whether the logits of the next token are known.
+    pub(crate) fn is_current(&self) -> bool {
+        self.row.is_some()
+    }
+
+    /// Keeps the logits of the next token, and those after each token of a guess.
+    pub(crate) fn keep(&mut self, logits: &[f32], guess: &[u32]) {
+        self.values.clear();
+        self.values.extend_from_slice(logits);
+        self.guess.clear();
+        self.guess.extend(guess);
+        self.row = Some(0);
+    }
+
+    /// The logits of the next token, `[vocabulary]`, if they are known.
+    ///
+    /// # Errors
+    /// If they are not finite.
+    pub(crate) fn current(&self) -> Option<Result<&[f32]>> {
+        Some(Logits::new(&self.values, self.vocabulary).row(self.row?))
+    }
+
+    /// Follows tokens that were added: the logits after them are known if all were guessed and the block is still open.
+    fn follow(&mut self, tokens: &[u32], inside: bool) {
+        let row = self.row.take().filter(|_| inside);
+        self.row = row.filter(|row| self.guess[*row..].starts_with(tokens)).map(|row| row + tokens.len());
+    }
+}
+
+impl Runtime {
+    /// An empty session.
+    ///
+    /// # Errors
+    /// If an option is out of range, or cache and buffers cannot be allocated.
+    pub fn session(&self, options: &SessionOptions) -> Result<Session> {
+        let sequence = self.sequence(options)?;
+        let mut engine = self.engine();
+        engine.reserve(1, options.cache_blocks_for(self.model()))?;
+        Ok(Session { engine, sequence, known: KnownLogits::new(self.model())? })
+    }
 }
 
 impl Session {
-    /// An empty sequence.
-    ///
-    /// # Errors
-    /// If an option is out of range or cache and buffers cannot be allocated.
-    pub fn new(model: &Arc<Model>, team: &Arc<Team>, options: &SessionOptions) -> Result<Session> {
-        let config = model.config();
-        let sequence = Sequence::new(model, options)?;
-        let mut engine = Engine::new(model, team);
-        engine.reserve(1, options.cache_blocks)?;
-        let mut logits = Vec::new();
-        reserve(&mut logits, config.block_length.saturating_mul(config.vocabulary), "logits of a block")?;
-        Ok(Session {
-            engine,
-            sequence,
-            logits,
-            guess: Vec::with_capacity(model.config().block_length),
-            current: None,
-        })
+    /// The model and its threads.
+    pub fn runtime(&self) -> &Runtime {
+        self.engine.runtime()
     }
 
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
-        self.engine.model()
+        self.runtime().model()
     }
 
-    /// Tokens so far, the padding of the first block included.
+    /// Number of tokens, the padding of the first block included.
     pub fn length(&self) -> u64 {
         self.sequence.length()
     }
 
-    /// What its cache is; all of it is said.
+    /// The options it was created with; every field is set.
     pub fn options(&self) -> SessionOptions {
         self.sequence.options()
     }
 
-    /// Whole blocks so far.
+    /// Number of whole blocks, forgotten ones included.
     pub fn blocks(&self) -> u64 {
         self.sequence.blocks()
     }
@@ -68,178 +120,108 @@ impl Session {
 
     /// Whether the open block has a token.
     pub(crate) fn is_inside_block(&self) -> bool {
-        !self.sequence.state().2.is_empty()
+        !self.sequence.open.tokens().is_empty()
     }
 
-    /// Whether [`Session::rewind`] can go back to so many whole blocks.
+    /// As [`Sequence::can_rewind`].
     pub fn can_rewind(&self, blocks: u64) -> bool {
         self.sequence.can_rewind(blocks)
     }
 
-    /// The last tokens, up to `most` of those that are still known, oldest first.
-    pub fn recent(&self, most: usize) -> Vec<u32> {
-        self.sequence.recent(most)
+    /// As [`Sequence::recent`].
+    pub fn recent(&self, max: usize) -> Vec<u32> {
+        self.sequence.recent(max)
     }
 
-    /// How much of a text this session begins with and can be rewound to: whole blocks, and the tokens of `text` in
-    /// them.
+    /// As [`Sequence::common_prefix`].
     pub fn common_prefix(&self, text: &[u32]) -> (u64, usize) {
         self.sequence.common_prefix(text)
     }
 
-    /// What stops the work of this session from another thread.
+    /// Interrupts the work of this session from another thread.
     pub fn interrupt(&self) -> &Interrupt {
         self.engine.interrupt()
     }
 
-    /// The sequence as it is.
+    /// The sequence.
     pub(crate) fn sequence(&self) -> &Sequence {
         &self.sequence
     }
 
     /// The sequence, to be replaced.
     pub(crate) fn sequence_mut(&mut self) -> &mut Sequence {
-        self.current = None;
+        self.known.row = None;
         &mut self.sequence
+    }
+
+    /// The parts that a pass over several sessions needs. Whoever adds a token calls [`Session::follow`].
+    pub(crate) fn parts(&mut self) -> (&mut Engine, &mut Sequence, &mut KnownLogits) {
+        (&mut self.engine, &mut self.sequence, &mut self.known)
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.sequence.clear();
-        self.current = None;
+        self.sequence_mut().clear();
     }
 
-    /// Goes back to the first `blocks` whole blocks, as if nothing had been added since.
+    /// Rewinds to the first `blocks` whole blocks, as if nothing had been added since.
     ///
     /// # Errors
     /// As [`Engine::rewind`].
     pub fn rewind(&mut self, blocks: u64) -> Result<()> {
         self.engine.rewind(&mut self.sequence, blocks)?;
-        self.current = None;
+        self.known.row = None;
         Ok(())
     }
 
-    /// Adds tokens, in time proportional to their number. The session's alignment says what becomes of a first text
+    /// Adds tokens, in time proportional to their number. The session's alignment decides the layout of a first text
     /// that does not fill whole blocks.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary; then nothing was added. `Interrupted` on request; then the blocks that
-    /// were done by then have been added.
+    /// If a token is not in the vocabulary; then nothing was added. `Interrupted` on request; then the blocks of the
+    /// passes before have been added.
     pub fn append(&mut self, tokens: &[u32]) -> Result<()> {
-        let (before, inside) = (self.length(), self.left_in_block() > tokens.len());
+        let before = self.length();
         let result = self.engine.append(&mut self.sequence, tokens);
-        // Also a failed call may have added something.
+        // A failed call may have added blocks as well.
         if self.length() != before {
-            self.follow(tokens, inside);
+            self.follow(tokens);
         }
         result
     }
 
-    /// Finds the logits behind tokens that were added: they are known if all of them were guessed.
-    fn follow(&mut self, tokens: &[u32], inside: bool) {
-        let row = self.current.take().filter(|_| inside);
-        self.current = row.filter(|row| self.guess[*row..].starts_with(tokens)).map(|row| row + tokens.len());
+    /// Follows tokens that were added to the sequence.
+    pub(crate) fn follow(&mut self, tokens: &[u32]) {
+        // Fewer tokens than the open block has: they did not complete one.
+        let inside = self.sequence.open.tokens().len() >= tokens.len() && self.is_inside_block();
+        self.known.follow(tokens, inside);
     }
 
     /// The logits of the next token, `[vocabulary]`.
     ///
     /// # Errors
-    /// If the sequence is empty, or the logits are not finite, as damaged weights make them.
+    /// If the sequence is empty, or the logits are not finite, as damaged weights make them; `Interrupted` on request.
     pub fn logits(&mut self) -> Result<&[f32]> {
-        self.logits_ahead(&[])
+        self.logits_with_guess(&[])
     }
 
-    /// As [`Session::logits`], and if that takes a pass, it computes those behind each token of a guess as well; if the
-    /// next tokens are these, their logits are at hand. What of the guess is behind the open block is ignored.
+    /// As [`Session::logits`]. If that takes a pass, the pass computes the logits after each token of a guess as well, so
+    /// that they are at hand if the next tokens are these. The part of the guess after the open block is ignored.
     ///
     /// # Errors
     /// As [`Session::logits`], and if a token is not in the vocabulary.
-    pub fn logits_ahead(&mut self, guess: &[u32]) -> Result<&[f32]> {
-        let vocabulary = self.model().config().vocabulary;
-        let row = match self.current {
-            Some(row) => row,
-            None => {
-                let guess = &guess[..guess.len().min(self.left_in_block() - 1)];
-                self.engine.model().check_tokens(guess)?;
-                let sequences = std::slice::from_mut(&mut self.sequence);
-                let logits = self.engine.logits_ahead(sequences, guess)?;
-                // There is room for those of a block.
-                self.logits.clear();
-                self.logits.extend_from_slice(logits);
-                self.guess.clear();
-                self.guess.extend(guess);
-                *self.current.insert(0)
-            }
-        };
-        let logits = &self.logits[row * vocabulary..][..vocabulary];
-        if row > 0 {
-            check_finite(logits)?;
+    pub fn logits_with_guess(&mut self, guess: &[u32]) -> Result<&[f32]> {
+        if !self.known.is_current() {
+            let guess = &guess[..guess.len().min(self.left_in_block() - 1)];
+            self.model().check_tokens(guess)?;
+            let logits = self.engine.logits(std::slice::from_mut(&mut self.sequence), guess)?;
+            self.known.keep(logits.values(), guess);
         }
-        Ok(logits)
+        self.known.current().expect("kept above")
     }
 
-    /// Whether [`Session::logits`] is at hand, without a pass.
+    /// Whether [`Session::logits`] needs no pass.
     pub fn has_logits(&self) -> bool {
-        self.current.is_some()
-    }
-
-    /// Computes the logits of several sessions of one model in one pass; [`Session::logits`] then has them at hand.
-    ///
-    /// # Errors
-    /// As [`Session::logits`], and if the models differ.
-    pub fn compute_together(sessions: &mut [&mut Session]) -> Result<()> {
-        let mut pending: Vec<&mut Session> =
-            sessions.iter_mut().map(|s| &mut **s).filter(|s| s.current.is_none()).collect();
-        let Some((engine, mut sequences)) = Self::parts(&mut pending)? else { return Ok(()) };
-        let mut logits = Vec::new();
-        let computed = engine.logits(&mut sequences)?;
-        reserve(&mut logits, computed.len(), "logits of the sessions")?;
-        logits.extend_from_slice(computed);
-        let vocabulary = engine.model().config().vocabulary;
-        for (session, row) in pending.iter_mut().zip(logits.chunks_exact(vocabulary)) {
-            session.logits.clear();
-            session.logits.extend_from_slice(row);
-            session.guess.clear();
-            session.current = Some(0);
-        }
-        Ok(())
-    }
-
-    /// Adds one token to each of several sessions of one model, none of them empty; those whose block it completes
-    /// share one pass.
-    ///
-    /// # Errors
-    /// If the models differ, there is not one token a session, a token is not in the vocabulary or a session is
-    /// empty; then nothing was added.
-    pub fn append_each(sessions: &mut [&mut Session], tokens: &[u32]) -> Result<()> {
-        if sessions.len() != tokens.len() {
-            let (found, expected) = (tokens.len(), sessions.len());
-            return Err(Error::argument(format!(
-                "tokens: found {found}, expected one for each of {expected} sessions"
-            )));
-        }
-        let Some((engine, mut sequences)) = Self::parts(sessions)? else { return Ok(()) };
-        engine.append_each(&mut sequences, tokens)?;
-        for (session, token) in sessions.iter_mut().zip(tokens) {
-            let inside = session.is_inside_block();
-            session.follow(std::slice::from_ref(token), inside);
-        }
-        Ok(())
-    }
-
-    /// The first session's engine, which does the work of all of them, and their sequences.
-    fn parts<'a>(
-        sessions: &'a mut [&mut Session],
-    ) -> Result<Option<(&'a mut Engine, Vec<&'a mut Sequence>)>> {
-        if let Some(first) = sessions.first()
-            && sessions.iter().any(|session| !Arc::ptr_eq(session.model(), first.model()))
-        {
-            return Err(Error::argument("sessions: found different models, expected one"));
-        }
-        let mut sessions = sessions.iter_mut();
-        let Some(first) = sessions.next() else { return Ok(None) };
-        let Session { engine, sequence, .. } = &mut **first;
-        let rest = sessions.map(|session| &mut session.sequence);
-        Ok(Some((engine, std::iter::once(sequence).chain(rest).collect())))
+        self.known.is_current()
     }
 }

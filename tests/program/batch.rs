@@ -9,8 +9,8 @@ use cinderblock::error::ErrorKind;
 use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::kernels::Kernels;
 use cinderblock::{
-    Batch, BatchOptions, End, Event, GenerateOptions, Generator, MemoryEstimate, Model, Request,
-    SamplerOptions, SessionOptions, Step, Team,
+    BatchOptions, End, Event, GenerateOptions, MemoryEstimate, Model, Request, Runtime, SamplerOptions,
+    SessionOptions, Step,
 };
 
 /// SplitMix64.
@@ -75,8 +75,8 @@ fn request(random: &mut Random, model: &Model, text: bool) -> Request {
     }
 }
 
-fn alone(model: &Arc<Model>, team: &Arc<Team>, tokenizer: Option<&Tokenizer>, request: &Request) -> Written {
-    let mut generator = Generator::new(model, team, &SessionOptions::default()).unwrap();
+fn alone(runtime: &Runtime, tokenizer: Option<&Tokenizer>, request: &Request) -> Written {
+    let mut generator = runtime.generator(&SessionOptions::default()).unwrap();
     generator.set_sampler(request.sampler.clone()).unwrap();
     generator.set_stops(request.stops.clone());
     generator.append(&request.prompt).unwrap();
@@ -93,15 +93,15 @@ fn alone(model: &Arc<Model>, team: &Arc<Team>, tokenizer: Option<&Tokenizer>, re
 /// Lets `count` random texts come, be written and be cancelled at random, and compares each with what it is alone.
 fn together(model: &Arc<Model>, count: u64, sequences: usize, seed: u64) {
     let mut random = Random(seed);
-    let (one, two) = (Arc::new(Team::new(1).unwrap()), Arc::new(Team::new(2).unwrap()));
+    let [one, two] = [1, 2].map(|threads| Runtime::new(Arc::clone(model), threads).unwrap());
     let tokenizer = model.tokenizer_json().map(|json| Arc::new(Tokenizer::from_json(json).unwrap()));
     let session = SessionOptions::default();
-    let small = SessionOptions { cache_blocks: 64, ..session.clone() };
+    let small = SessionOptions { cache_blocks: Some(64), ..session.clone() };
     // Room for a few of them.
     let memory =
         MemoryEstimate::of_batch(model, &small, 20).total() + MemoryEstimate::new(model, &session).total();
     let options = BatchOptions { session, sequences, memory: Some(memory) };
-    let mut batch = Batch::new(model, &two, tokenizer.clone(), options).unwrap();
+    let mut batch = two.batch(tokenizer.clone(), options).unwrap();
     let mut requests = Vec::new();
     let mut written: BTreeMap<u64, Written> = BTreeMap::new();
     let mut most = 0;
@@ -138,7 +138,7 @@ fn together(model: &Arc<Model>, count: u64, sequences: usize, seed: u64) {
     assert!(most > 1 || sequences == 1 || count < 8);
     let (mut cancelled, mut stopped) = (0, 0);
     for (request, written) in requests.iter().zip(written.values()) {
-        let alone = alone(model, &one, tokenizer.as_deref(), request);
+        let alone = alone(&one, tokenizer.as_deref(), request);
         stopped += usize::from(written.end == Some(End::Stop));
         if written.end == Some(End::Caller) {
             cancelled += 1;
@@ -180,13 +180,12 @@ fn plain(prompt: Vec<u32>, max_tokens: usize) -> Request {
 /// Small texts that keep coming do not overtake one that has to wait until all the memory is free.
 #[test]
 fn long_prompts_are_admitted_in_order() {
-    let model = Arc::new(Model::open(demo_model()).unwrap());
-    let team = Arc::new(Team::new(2).unwrap());
+    let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 2).unwrap();
     let session = SessionOptions::default();
     // The buffers for several are a little larger than those for one.
-    let memory = MemoryEstimate::new(&model, &session).total() + (1 << 16);
+    let memory = MemoryEstimate::new(runtime.model(), &session).total() + (1 << 16);
     let options = BatchOptions { session, sequences: 8, memory: Some(memory) };
-    let mut batch = Batch::new(&model, &team, None, options).unwrap();
+    let mut batch = runtime.batch(None, options).unwrap();
     let (mut big, mut order) = (None, Vec::new());
     for round in 0..200 {
         if round == 5 {
@@ -211,10 +210,9 @@ fn long_prompts_are_admitted_in_order() {
 
 #[test]
 fn copies_of_a_start_are_independent() {
-    let model = Arc::new(Model::open(demo_model()).unwrap());
-    let team = Arc::new(Team::new(2).unwrap());
+    let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 2).unwrap();
     let prompt: Vec<u32> = (300..403).collect();
-    let mut batch = Batch::new(&model, &team, None, BatchOptions::default()).unwrap();
+    let mut batch = runtime.batch(None, BatchOptions::default()).unwrap();
     let start = batch.begin(&prompt, 30).unwrap();
     let request = |seed, prompt| Request {
         sampler: SamplerOptions { seed, repetition_penalty: 1.3, ..Default::default() },
@@ -234,7 +232,7 @@ fn copies_of_a_start_are_independent() {
             .unwrap();
     }
     for (seed, written) in (0..).zip(&written) {
-        assert_eq!(*written, alone(&model, &team, None, &request(seed, prompt.clone())).tokens);
+        assert_eq!(*written, alone(&runtime, None, &request(seed, prompt.clone())).tokens);
     }
     assert_ne!(written[0], written[1]);
 }
@@ -242,14 +240,13 @@ fn copies_of_a_start_are_independent() {
 #[test]
 fn impossible_requests_are_refused_at_once() {
     let (_folder, file) = quantize(&case("main"), "q4");
-    let model = Arc::new(Model::open(&file).unwrap());
-    let team = Arc::new(Team::new(1).unwrap());
-    let batch = |options| Batch::new(&model, &team, None, options);
-    let session = SessionOptions { cache_blocks: 8, ..Default::default() };
+    let runtime = Runtime::new(Model::open(&file).unwrap(), 1).unwrap();
+    let batch = |options| runtime.batch(None, options);
+    let session = SessionOptions { cache_blocks: Some(8), ..Default::default() };
     assert!(batch(BatchOptions { sequences: 0, ..Default::default() }).is_err());
-    let no_window = SessionOptions { cache_blocks: 4, sink_blocks: 4, ..Default::default() };
+    let no_window = SessionOptions { cache_blocks: Some(4), sink_blocks: 4, ..Default::default() };
     assert!(batch(BatchOptions { session: no_window, ..Default::default() }).is_err());
-    let needed = MemoryEstimate::of_batch(&model, &session, 1).total();
+    let needed = MemoryEstimate::of_batch(runtime.model(), &session, 1).total();
     for (memory, kind) in [(needed, None), (needed - 1, Some(ErrorKind::Resource))] {
         let options = BatchOptions { session: session.clone(), sequences: 1, memory: Some(memory) };
         let mut batch = batch(options).unwrap();
@@ -275,30 +272,27 @@ fn impossible_requests_are_refused_at_once() {
 /// Each request that cannot be is refused, and the others are written as they are alone.
 #[test]
 fn a_request_that_cannot_be_stops_no_other() {
-    let model = Arc::new(Model::open(demo_model()).unwrap());
-    let other = Arc::new(Model::open(demo_model()).unwrap());
-    let team = Arc::new(Team::new(2).unwrap());
-    let mut batch = Batch::new(&model, &team, None, BatchOptions::default()).unwrap();
+    let [runtime, other] = [(); 2].map(|()| Runtime::new(Model::open(demo_model()).unwrap(), 2).unwrap());
+    let mut batch = runtime.batch(None, BatchOptions::default()).unwrap();
     let good = || Request {
         prompt: vec![300, 301, 302, 303, 304],
         generate: GenerateOptions { max_tokens: 9, ignore_end: true, ..Default::default() },
         ..Default::default()
     };
-    let expected = alone(&model, &team, None, &good());
+    let expected = alone(&runtime, None, &good());
     let first = batch.submit(good()).unwrap();
     let nothing = batch.begin(&[], 4).unwrap();
-    let foreign =
-        Batch::new(&other, &team, None, BatchOptions::default()).unwrap().begin(&[5, 6], 4).unwrap();
+    let foreign = other.batch(None, BatchOptions::default()).unwrap().begin(&[5, 6], 4).unwrap();
     for (start, text) in [(nothing, "found 0 tokens"), (foreign, "another model")] {
         let request = Request { start: Some(start), prompt: Vec::new(), ..good() };
         let error = batch.submit(request).unwrap_err();
         assert!(error.kind() == ErrorKind::Argument && error.to_string().contains(text), "{error}");
     }
     // The logits of this one have been computed, and are computed again.
-    let mut engine = cinderblock::Engine::new(&model, &team);
-    let mut start = cinderblock::Sequence::new(&model, &SessionOptions::default()).unwrap();
+    let mut engine = runtime.engine();
+    let mut start = runtime.sequence(&SessionOptions::default()).unwrap();
     engine.append(&mut start, &good().prompt).unwrap();
-    engine.logits(std::slice::from_mut(&mut start)).unwrap();
+    engine.logits(std::slice::from_mut(&mut start), &[]).unwrap();
     let request = Request { start: Some(Arc::new(start)), prompt: Vec::new(), ..good() };
     let second = batch.submit(request).unwrap();
     let mut written: BTreeMap<u64, Written> = BTreeMap::new();
@@ -318,9 +312,8 @@ fn a_request_that_cannot_be_stops_no_other() {
 fn limits_without_end_do_not_overflow() {
     for case_name in ["block1", "main"] {
         let (_folder, path) = quantize(&case(case_name), "q4");
-        let model = Arc::new(Model::open(path).unwrap());
-        let team = Arc::new(Team::new(1).unwrap());
-        let mut batch = Batch::new(&model, &team, None, BatchOptions::default()).unwrap();
+        let runtime = Runtime::new(Model::open(path).unwrap(), 1).unwrap();
+        let mut batch = runtime.batch(None, BatchOptions::default()).unwrap();
         let generate = GenerateOptions { max_tokens: usize::MAX, ignore_end: true, ..Default::default() };
         let request = Request { prompt: vec![5, 6, 7], generate, ..Default::default() };
         let (interrupt, mut tokens) = (request.interrupt.clone(), 0);
@@ -344,17 +337,16 @@ fn limits_without_end_do_not_overflow() {
 /// Beginnings count, and a request that they keep out for good fails instead of waiting.
 #[test]
 fn shared_beginnings_stay_within_the_memory() {
-    let model = Arc::new(Model::open(demo_model()).unwrap());
-    let team = Arc::new(Team::new(1).unwrap());
+    let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 1).unwrap();
     let prompt: Vec<u32> = (0..400).map(|i| 300 + i % 2000).collect();
-    let free = Batch::new(&model, &team, None, BatchOptions::default()).unwrap().memory();
+    let free = runtime.batch(None, BatchOptions::default()).unwrap().memory();
     let one = {
-        let mut batch = Batch::new(&model, &team, None, BatchOptions::default()).unwrap();
+        let mut batch = runtime.batch(None, BatchOptions::default()).unwrap();
         let _start = batch.begin(&prompt, 4).unwrap();
         batch.memory() - free
     };
     let options = BatchOptions { memory: Some(free + 3 * one), ..Default::default() };
-    let mut batch = Batch::new(&model, &team, None, options).unwrap();
+    let mut batch = runtime.batch(None, options).unwrap();
     let starts = [batch.begin(&prompt, 4).unwrap(), batch.begin(&prompt, 4).unwrap()];
     assert!(batch.memory() == free + 2 * one && !batch.has_room(prompt.len(), 4));
     assert_eq!(batch.begin(&prompt, 4).err().unwrap().kind(), ErrorKind::Resource);

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::{Outcome, case, cinderblock, program, quantize, run};
 use cinderblock::session::negative_log_likelihood;
-use cinderblock::{Model, Session, SessionOptions, Team};
+use cinderblock::{Model, Runtime, SessionOptions};
 use serde_json::{Value as Json, json};
 
 fn batch(folder: &Path, more: &[&str]) -> Outcome {
@@ -102,10 +101,9 @@ fn scores_are_log_likelihoods() {
     let texts = &answers["\"texts\""]["scores"];
     assert!(texts[0]["logprob"].as_f64() > texts[1]["logprob"].as_f64(), "{texts}");
 
-    let model = Arc::new(Model::open(crate::common::demo_model()).unwrap());
-    let team = Arc::new(Team::new(2).unwrap());
+    let runtime = Runtime::new(Model::open(crate::common::demo_model()).unwrap(), 2).unwrap();
     for (continuation, score) in continuations.iter().zip(answers["\"ids\""]["scores"].as_array().unwrap()) {
-        let mut session = Session::new(&model, &team, &SessionOptions::default()).unwrap();
+        let mut session = runtime.session(&SessionOptions::default()).unwrap();
         session.append(&prompt).unwrap();
         let (mut sum, mut greedy) = (0.0, true);
         for token in *continuation {
@@ -482,11 +480,10 @@ fn scores_are_split_as_harnesses_split() {
     assert_eq!(scores("space")[0], scores("moved")[0]);
     assert_eq!(scores("spaces")[0], scores("moved")[1]);
 
-    let model = Arc::new(Model::open(crate::common::demo_model()).unwrap());
-    let tokenizer = cinderblock::Tokenizer::of_model(&model).unwrap();
-    let team = Arc::new(Team::new(2).unwrap());
+    let runtime = Runtime::new(Model::open(crate::common::demo_model()).unwrap(), 2).unwrap();
+    let tokenizer = cinderblock::Tokenizer::of_model(runtime.model()).unwrap();
     let reference = |context: &[u32], own: &[u32]| {
-        let mut session = Session::new(&model, &team, &SessionOptions::default()).unwrap();
+        let mut session = runtime.session(&SessionOptions::default()).unwrap();
         session.append(context).unwrap();
         let mut sum = 0.0;
         for token in own {
@@ -502,7 +499,7 @@ fn scores_are_split_as_harnesses_split() {
     let expected = reference(&context, &whole[context.len()..]);
     let merged = &scores("merged")[0];
     assert!((merged["logprob"].as_f64().unwrap() - expected).abs() < 1e-4, "{merged} {expected}");
-    let begun = reference(&[model.end_token().unwrap()], &tokenizer.encode("The old").unwrap());
+    let begun = reference(&[runtime.model().end_token().unwrap()], &tokenizer.encode("The old").unwrap());
     assert!((scores("begins")[0]["logprob"].as_f64().unwrap() - begun).abs() < 1e-4);
 
     let one = &answers["\"one empty\""];

@@ -1,18 +1,17 @@
 //! What a caller decides about a text: how it is laid out, what is reused and pinned, what is likely, and when it ends.
 
 use std::fs;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::{case, cinderblock, demo_model, ids, quantize};
 use cinderblock::{
-    Alignment, End, GenerateOptions, Generator, Model, SamplerOptions, SessionOptions, Step, Team,
+    Alignment, End, GenerateOptions, Generator, Model, Runtime, SamplerOptions, SessionOptions, Step,
 };
 use serde_json::Value as Json;
 
 fn generator(options: &SessionOptions) -> Generator {
-    let model = Arc::new(Model::open(demo_model()).unwrap());
-    let mut generator = Generator::new(&model, &Arc::new(Team::new(1).unwrap()), options).unwrap();
+    let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 1).unwrap();
+    let mut generator = runtime.generator(options).unwrap();
     greedy(&mut generator, Vec::new());
     generator
 }
@@ -82,7 +81,7 @@ fn a_prompt_cache_reuses_the_common_prefix() {
 #[test]
 fn a_pinned_prompt_is_never_forgotten() {
     let model = Model::open(demo_model()).unwrap();
-    let base = SessionOptions { cache_blocks: 40, ..Default::default() };
+    let base = SessionOptions { cache_blocks: Some(40), ..Default::default() };
     assert_eq!(base.clone().pin_prompt(&model, 101).sink_blocks, 26);
     assert_eq!(base.clone().pin_prompt(&model, 3).sink_blocks, base.sink_blocks);
     let mut pinned = generator(&base.pin_prompt(&model, 101));

@@ -1,20 +1,19 @@
 //! The authors' implementation is the oracle: every case, on every instruction set that this machine has.
 
-use std::sync::Arc;
-
 use crate::common::{CASES, Golden, case, cinderblock, ids, quantize, read_npy};
+
 use cinderblock::kernels::Kernels;
 use cinderblock::session::negative_log_likelihood;
-use cinderblock::{Model, Sampler, SamplerOptions, Scorer, Session, SessionOptions, Team};
+use cinderblock::{Model, Runtime, Sampler, SamplerOptions, SessionOptions};
 
 fn whole_text(tokens: &[u32]) -> SessionOptions {
-    SessionOptions { cache_blocks: tokens.len(), sink_blocks: 0, ..Default::default() }
+    SessionOptions { cache_blocks: Some(tokens.len()), sink_blocks: 0, ..Default::default() }
 }
 
-fn greedy(model: &Arc<Model>, team: &Arc<Team>, prompt: &[u32], new: usize) -> Vec<u32> {
-    let mut session = Session::new(model, team, &SessionOptions::default()).unwrap();
+fn greedy(runtime: &Runtime, prompt: &[u32], new: usize) -> Vec<u32> {
+    let mut session = runtime.session(&SessionOptions::default()).unwrap();
     let options = SamplerOptions { temperature: 0.0, ..Default::default() };
-    let mut sampler = Sampler::new(options, model.config().vocabulary).unwrap();
+    let mut sampler = Sampler::new(options, runtime.model().config().vocabulary).unwrap();
     session.append(prompt).unwrap();
     let mut tokens = Vec::new();
     while tokens.len() < new {
@@ -27,14 +26,13 @@ fn greedy(model: &Arc<Model>, team: &Arc<Team>, prompt: &[u32], new: usize) -> V
 
 #[test]
 fn f32_models_reproduce_the_reference() {
-    let team = Arc::new(Team::new(2).unwrap());
     for name in CASES {
         let golden = Golden::read(name);
         let (_folder, file) = quantize(&case(name), "f32");
         for kernels in Kernels::all() {
-            let model = Arc::new(Model::open(&file).unwrap().with_kernels(kernels));
+            let runtime = Runtime::new(Model::open(&file).unwrap().with_kernels(kernels), 2).unwrap();
             let label = format!("{name} on {}", kernels.isa());
-            let mut scorer = Scorer::new(&model, &team, &whole_text(&golden.tokens)).unwrap();
+            let mut scorer = runtime.scorer(&whole_text(&golden.tokens)).unwrap();
             let (mut found, mut nll) = (Vec::new(), Vec::new());
             scorer
                 .score(&golden.tokens, |token, logits| {
@@ -49,7 +47,7 @@ fn f32_models_reproduce_the_reference() {
             let nll = nll.iter().sum::<f64>() / nll.len() as f64;
             assert!((nll - golden.nll).abs() < 1e-4, "{label}: nll {nll}, expected {}", golden.nll);
             for (length, expected) in &golden.greedy {
-                let found = greedy(&model, &team, &golden.tokens[..*length], expected.len());
+                let found = greedy(&runtime, &golden.tokens[..*length], expected.len());
                 assert_eq!(&found, expected, "{label}, prompt of {length}");
             }
         }
@@ -59,16 +57,15 @@ fn f32_models_reproduce_the_reference() {
 /// Quantized models must be near the reference on every instruction set, and near each other.
 #[test]
 fn quantized_models_agree_between_instruction_sets() {
-    let team = Arc::new(Team::new(2).unwrap());
     for name in CASES {
         let golden = Golden::read(name);
         for (kind, worst_nll) in [("q8", 0.2), ("q4", 2.5), ("bf16", 0.2), ("f16", 0.05)] {
             let (_folder, file) = quantize(&case(name), kind);
             let mut first: Option<Vec<f32>> = None;
             for kernels in Kernels::all() {
-                let model = Arc::new(Model::open(&file).unwrap().with_kernels(kernels));
+                let runtime = Runtime::new(Model::open(&file).unwrap().with_kernels(kernels), 2).unwrap();
                 let label = format!("{name} in {kind} on {}", kernels.isa());
-                let mut scorer = Scorer::new(&model, &team, &whole_text(&golden.tokens)).unwrap();
+                let mut scorer = runtime.scorer(&whole_text(&golden.tokens)).unwrap();
                 let (mut logits, mut nll) = (Vec::new(), 0.0);
                 scorer
                     .score(&golden.tokens, |token, row| {
@@ -77,7 +74,7 @@ fn quantized_models_agree_between_instruction_sets() {
                         Ok(())
                     })
                     .unwrap();
-                let nll = nll / (golden.tokens.len() - model.config().block_length) as f64;
+                let nll = nll / (golden.tokens.len() - runtime.model().config().block_length) as f64;
                 assert!((nll - golden.nll).abs() < worst_nll, "{label}: nll {nll}, expected {}", golden.nll);
                 let first = first.get_or_insert_with(|| logits.clone());
                 // An activation on the edge between two integers may fall on either side.

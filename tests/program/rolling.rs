@@ -1,12 +1,12 @@
 //! The ring is attention under a sliding window with sinks, however the text came in and whatever was taken back.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use crate::common::reference::Reference;
 use crate::common::{Golden, case, quantize, read_npy, root};
 use cinderblock::generation::snapshot::Snapshot;
 use cinderblock::kernels::Kernels;
-use cinderblock::{Alignment, CacheType, Model, Scorer, Session, SessionOptions, Team};
+use cinderblock::{Alignment, CacheType, Model, Runtime, Session, SessionOptions};
 use proptest::prelude::*;
 
 /// Those of `windows/generate.py`.
@@ -15,7 +15,7 @@ const WINDOWS: [(usize, usize); 5] = [(1, 0), (3, 0), (3, 2), (4, 5), (17, 4)];
 const COLUMNS: usize = 8;
 
 fn options(window: usize, sinks: usize) -> SessionOptions {
-    SessionOptions { cache_blocks: sinks + window, sink_blocks: sinks, ..Default::default() }
+    SessionOptions { cache_blocks: Some(sinks + window), sink_blocks: sinks, ..Default::default() }
 }
 
 fn scalar() -> &'static Kernels {
@@ -41,16 +41,15 @@ fn distance(row: usize, logits: &[f32], expected: &[f32]) -> f32 {
 /// At every position, long past the capacity too: in one pass, and token by token.
 #[test]
 fn a_window_with_sinks_reproduces_the_reference() {
-    let team = Arc::new(Team::new(2).unwrap());
     for name in WINDOWED {
         let tokens = Golden::read(name).tokens.repeat(2);
-        let model = Arc::new(f32_model(name).with_kernels(scalar()));
-        let block = model.config().block_length;
+        let runtime = Runtime::new(f32_model(name).with_kernels(scalar()), 2).unwrap();
+        let block = runtime.model().config().block_length;
         for (window, sinks) in WINDOWS {
             let expected = expected(name, window, sinks);
             assert_eq!(expected.len(), (tokens.len() - block) * COLUMNS);
             let mut worst = [0f32; 2];
-            let (mut scorer, mut row) = (Scorer::new(&model, &team, &options(window, sinks)).unwrap(), 0);
+            let (mut scorer, mut row) = (runtime.scorer(&options(window, sinks)).unwrap(), 0);
             scorer
                 .score(&tokens, |_, logits| {
                     worst[0] = worst[0].max(distance(row, logits, &expected));
@@ -58,7 +57,7 @@ fn a_window_with_sinks_reproduces_the_reference() {
                     Ok(())
                 })
                 .unwrap();
-            let mut session = Session::new(&model, &team, &options(window, sinks)).unwrap();
+            let mut session = runtime.session(&options(window, sinks)).unwrap();
             session.append(&tokens[..block]).unwrap();
             for (row, token) in tokens[block..].iter().enumerate() {
                 worst[1] = worst[1].max(distance(row, session.logits().unwrap(), &expected));
@@ -93,15 +92,14 @@ fn event() -> impl Strategy<Value = Event> {
 
 /// A session of some model beside the text, padding included, that it should have.
 struct Pair<'m> {
-    model: &'m Arc<Model>,
-    team: Arc<Team>,
+    runtime: &'m Runtime,
     session: Session,
     text: Vec<u32>,
 }
 
 impl Pair<'_> {
     fn apply(&mut self, event: &Event) {
-        let block = self.model.config().block_length;
+        let block = self.runtime.model().config().block_length;
         match event {
             Event::Append(tokens) => {
                 if self.text.is_empty() && self.session.options().alignment == Some(Alignment::Left) {
@@ -119,8 +117,8 @@ impl Pair<'_> {
             }
             Event::Restart => {
                 let saved = Snapshot::save(&self.session, None).unwrap();
-                let loaded = Snapshot::from_bytes(self.model, saved.bytes()).unwrap();
-                self.session = loaded.restore(self.model, &self.team).unwrap().0;
+                let loaded = Snapshot::from_bytes(self.runtime.model(), saved.bytes()).unwrap();
+                self.session = loaded.restore(self.runtime).unwrap().0;
             }
             Event::Look => {}
         }
@@ -128,7 +126,7 @@ impl Pair<'_> {
 
     /// The logits; those of a text that is shorter than a block come after it was filled up.
     fn logits(&mut self) -> Vec<f32> {
-        let block = self.model.config().block_length;
+        let block = self.runtime.model().config().block_length;
         if self.text.len() < block {
             let padding = block - self.text.len();
             self.text.splice(..0, std::iter::repeat_n(0, padding));
@@ -137,10 +135,9 @@ impl Pair<'_> {
     }
 
     /// Runs through the events; `check` gets the options, the text and the logits after each look and at the end.
-    fn run(model: &Arc<Model>, options: &SessionOptions, events: &[Event], check: impl Fn(&[u32], &[f32])) {
-        let team = Arc::new(Team::new(1).unwrap());
-        let session = Session::new(model, &team, options).unwrap();
-        let mut pair = Pair { model, team, session, text: Vec::new() };
+    fn run(runtime: &Runtime, options: &SessionOptions, events: &[Event], check: impl Fn(&[u32], &[f32])) {
+        let session = runtime.session(options).unwrap();
+        let mut pair = Pair { runtime, session, text: Vec::new() };
         for event in events.iter().chain([&Event::Look]) {
             pair.apply(event);
             assert!(pair.session.length() == pair.text.len() as u64);
@@ -152,14 +149,14 @@ impl Pair<'_> {
     }
 }
 
-static EXACT: LazyLock<(Arc<Model>, Reference)> = LazyLock::new(|| {
+static EXACT: LazyLock<(Runtime, Reference)> = LazyLock::new(|| {
     let model = f32_model("main");
     let reference = Reference::read(&case("main"), &model);
-    (Arc::new(model), reference)
+    (Runtime::new(model, 1).unwrap(), reference)
 });
 
-static QUANTIZED: LazyLock<Arc<Model>> =
-    LazyLock::new(|| Arc::new(Model::open(quantize(&case("main"), "q4").1).expect("the file is mapped")));
+static QUANTIZED: LazyLock<Runtime> =
+    LazyLock::new(|| Runtime::open(quantize(&case("main"), "q4").1).expect("the file is mapped"));
 
 #[test]
 fn plain_loops_reproduce_the_reference() {
@@ -184,8 +181,8 @@ proptest! {
     ) {
         let alignment = Some(if left { Alignment::Left } else { Alignment::Tail });
         let options = SessionOptions { alignment, ..options(window, sinks) };
-        let (model, plain) = &*EXACT;
-        Pair::run(model, &options, &events, |text, logits| {
+        let (runtime, plain) = &*EXACT;
+        Pair::run(runtime, &options, &events, |text, logits| {
             let expected = plain.logits(text, window, sinks);
             let worst = logits.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
             assert!(worst < 1e-3, "{worst} after {} tokens", text.len());
@@ -195,7 +192,7 @@ proptest! {
         let options = SessionOptions { cache_type, ..options };
         let fresh = SessionOptions { alignment: Some(Alignment::Tail), ..options.clone() };
         Pair::run(&QUANTIZED, &options, &events, |text, logits| {
-            let mut session = Session::new(&QUANTIZED, &Arc::new(Team::new(1).unwrap()), &fresh).unwrap();
+            let mut session = runtime.session(&fresh).unwrap();
             session.append(text).unwrap();
             assert!(session.logits().unwrap() == logits, "after {} tokens", text.len());
         });
@@ -204,8 +201,8 @@ proptest! {
     /// As far back as the documentation says.
     #[test]
     fn a_rolled_ring_rewinds_by_32_blocks(window in 1usize..40, sinks in 0usize..4, tokens in 1usize..600) {
-        let model = &QUANTIZED;
-        let mut session = Session::new(model, &Arc::new(Team::new(1).unwrap()), &options(window, sinks)).unwrap();
+        let runtime = &QUANTIZED;
+        let mut session = runtime.session(&options(window, sinks)).unwrap();
         session.append(&vec![7; tokens]).unwrap();
         let blocks = session.blocks();
         for back in 0..=blocks.min(32) {

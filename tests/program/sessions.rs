@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::common::{CASES, Golden, case, demo_model, quantize};
-use cinderblock::{CacheType, Model, Sampler, SamplerOptions, Session, SessionOptions, Team};
+use cinderblock::{CacheType, Model, Runtime, Sampler, SamplerOptions, Session, SessionOptions};
 
 fn logits(session: &mut Session) -> Vec<f32> {
     session.logits().unwrap().to_vec()
@@ -13,17 +13,17 @@ fn logits(session: &mut Session) -> Vec<f32> {
 /// without forgetting.
 #[test]
 fn logits_do_not_depend_on_how_text_is_divided() {
-    let team = Arc::new(Team::new(2).unwrap());
     for name in CASES {
         let golden = Golden::read(name);
         for kind in ["q4", "f32"] {
             let (_folder, file) = quantize(&case(name), kind);
-            let model = Arc::new(Model::open(&file).unwrap());
-            let length = model.config().block_length;
+            let runtime = Runtime::new(Model::open(&file).unwrap(), 2).unwrap();
+            let length = runtime.model().config().block_length;
             for (cache_blocks, sink_blocks) in [(512, 4), (3, 1), (5, 0), (2, 1)] {
-                let options = SessionOptions { cache_blocks, sink_blocks, ..Default::default() };
-                let mut whole = Session::new(&model, &team, &options).unwrap();
-                let mut pieces = Session::new(&model, &team, &options).unwrap();
+                let options =
+                    SessionOptions { cache_blocks: Some(cache_blocks), sink_blocks, ..Default::default() };
+                let mut whole = runtime.session(&options).unwrap();
+                let mut pieces = runtime.session(&options).unwrap();
                 let mut at = 0;
                 // The first piece is whole blocks: only the first text is padded.
                 for piece in [length, 1, 1, 2, 3, 5, 7, 11].iter().cycle() {
@@ -51,9 +51,9 @@ fn logits_do_not_depend_on_how_text_is_divided() {
 fn the_same_seed_gives_the_same_text_with_any_number_of_threads() {
     let model = Arc::new(Model::open(demo_model()).unwrap());
     let generate = |threads: usize, seed: u64, cache_type| {
-        let team = Arc::new(Team::new(threads).unwrap());
+        let runtime = Runtime::new(Arc::clone(&model), threads).unwrap();
         let options = SessionOptions { cache_type: Some(cache_type), ..Default::default() };
-        let mut session = Session::new(&model, &team, &options).unwrap();
+        let mut session = runtime.session(&options).unwrap();
         let options = SamplerOptions { temperature: 0.9, top_k: 50, top_p: 0.95, seed, ..Default::default() };
         let mut sampler = Sampler::new(options, model.config().vocabulary).unwrap();
         session.append(&[300, 301, 302, 303, 304]).unwrap();
@@ -77,14 +77,16 @@ fn the_same_seed_gives_the_same_text_with_any_number_of_threads() {
 #[test]
 fn refused_requests_leave_the_session_unchanged() {
     let (_folder, file) = quantize(&case("main"), "q4");
-    let model = Arc::new(Model::open(&file).unwrap());
-    let team = Arc::new(Team::new(1).unwrap());
-    let options =
-        |cache_blocks, sink_blocks| SessionOptions { cache_blocks, sink_blocks, ..Default::default() };
-    assert!(Session::new(&model, &team, &options(4, 4)).is_err());
-    assert!(Session::new(&model, &team, &options(0, 0)).is_err());
-    assert!(Session::new(&model, &team, &options(usize::MAX, 0)).is_err());
-    let mut session = Session::new(&model, &team, &options(8, 1)).unwrap();
+    let runtime = Runtime::new(Model::open(&file).unwrap(), 1).unwrap();
+    let options = |cache_blocks, sink_blocks| SessionOptions {
+        cache_blocks: Some(cache_blocks),
+        sink_blocks,
+        ..Default::default()
+    };
+    assert!(runtime.session(&options(4, 4)).is_err());
+    assert!(runtime.session(&options(0, 0)).is_err());
+    assert!(runtime.session(&options(usize::MAX, 0)).is_err());
+    let mut session = runtime.session(&options(8, 1)).unwrap();
     assert!(session.logits().is_err(), "an empty session has no next token");
     session.append(&[]).unwrap();
     assert!(session.logits().is_err());
@@ -99,16 +101,19 @@ fn refused_requests_leave_the_session_unchanged() {
 fn cache_types_agree_within_their_precision() {
     let golden = Golden::read("main");
     let (_folder, file) = quantize(&case("main"), "q8");
-    let model = Arc::new(Model::open(&file).unwrap());
-    let team = Arc::new(Team::new(1).unwrap());
+    let runtime = Runtime::new(Model::open(&file).unwrap(), 1).unwrap();
     let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
     for (cache_blocks, sink_blocks, count) in
         [(2, 0, 21), (2, 1, 90), (3, 1, 5), (5, 1, 34), (6, 0, 37), (7, 0, 83), (11, 1, 62), (11, 0, 18)]
     {
         let run = |kind| {
-            let options =
-                SessionOptions { cache_blocks, sink_blocks, cache_type: Some(kind), ..Default::default() };
-            let mut session = Session::new(&model, &team, &options).unwrap();
+            let options = SessionOptions {
+                cache_blocks: Some(cache_blocks),
+                sink_blocks,
+                cache_type: Some(kind),
+                ..Default::default()
+            };
+            let mut session = runtime.session(&options).unwrap();
             session.append(&golden.tokens[..count]).unwrap();
             logits(&mut session)
         };

@@ -3,39 +3,33 @@
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 use crate::common::{CASES, Golden, case, demo_model, quantize};
 use cinderblock::generation::snapshot::Snapshot;
 use cinderblock::{
-    CacheType, ErrorKind, GenerateOptions, Generator, Model, Sampler, SamplerOptions, Session,
-    SessionOptions, Step, Team,
+    CacheType, ErrorKind, GenerateOptions, Generator, Model, Runtime, Sampler, SamplerOptions,
+    SessionOptions, Step,
 };
 use tempfile::TempDir;
-
-fn team() -> Arc<Team> {
-    Arc::new(Team::new(1).unwrap())
-}
 
 /// At every token, inside blocks and at their ends, before and after the cache rolls, for every variant of the
 /// architecture: the same logits, to the bit, now and later.
 #[test]
 fn a_loaded_session_continues_to_the_bit() {
-    let team = team();
     for name in CASES {
         let golden = Golden::read(name);
         for (kind, cache_type) in [("q4", CacheType::F16), ("f32", CacheType::F32), ("q8", CacheType::Q8)] {
             let (_folder, file) = quantize(&case(name), kind);
-            let model = Arc::new(Model::open(&file).unwrap());
+            let runtime = Runtime::new(Model::open(&file).unwrap(), 1).unwrap();
             for (cache_blocks, sink_blocks) in [(512, 4), (3, 1), (5, 0)] {
                 let options = SessionOptions {
-                    cache_blocks,
+                    cache_blocks: Some(cache_blocks),
                     sink_blocks,
                     cache_type: Some(cache_type),
                     ..Default::default()
                 };
-                let mut session = Session::new(&model, &team, &options).unwrap();
+                let mut session = runtime.session(&options).unwrap();
                 session.append(&golden.tokens[..3]).unwrap();
                 for (at, pair) in golden.tokens[3..].windows(2).enumerate() {
                     // Sometimes the logits are known when the session is saved.
@@ -43,8 +37,8 @@ fn a_loaded_session_continues_to_the_bit() {
                         session.logits().unwrap();
                     }
                     let saved = Snapshot::save(&session, None).unwrap();
-                    let loaded = Snapshot::from_bytes(&model, saved.bytes()).unwrap();
-                    let (mut copy, sampler) = loaded.restore(&model, &team).unwrap();
+                    let loaded = Snapshot::from_bytes(runtime.model(), saved.bytes()).unwrap();
+                    let (mut copy, sampler) = loaded.restore(&runtime).unwrap();
                     assert!(sampler.is_none() && copy.length() == session.length());
                     assert!(Snapshot::save(&copy, None).unwrap().bytes() == saved.bytes());
                     for token in pair {
@@ -66,16 +60,15 @@ fn a_loaded_session_continues_to_the_bit() {
 /// With penalty, seed and a cache that has rolled, a text goes on as if nothing had happened.
 #[test]
 fn a_loaded_text_continues_with_its_sampler() {
-    let model = Arc::new(Model::open(demo_model()).unwrap());
-    let team = team();
-    let options = SessionOptions { cache_blocks: 9, sink_blocks: 2, ..Default::default() };
-    let mut generator = Generator::new(&model, &team, &options).unwrap();
+    let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 1).unwrap();
+    let options = SessionOptions { cache_blocks: Some(9), sink_blocks: 2, ..Default::default() };
+    let mut generator = runtime.generator(&options).unwrap();
     let sampling =
         SamplerOptions { repetition_penalty: 1.2, repetition_window: 16, seed: 5, ..Default::default() };
     generator.set_sampler(sampling).unwrap();
     generator.append(&[300, 301, 302, 303, 304]).unwrap();
-    let empty = Generator::new(&model, &team, &options).unwrap();
-    let loaded = Generator::load(&empty.save().unwrap(), &model, &team).unwrap();
+    let empty = runtime.generator(&options).unwrap();
+    let loaded = runtime.load(&empty.save().unwrap()).unwrap();
     assert_eq!(loaded.length(), 0);
     let mut snapshots = Vec::new();
     let mut tokens = Vec::new();
@@ -86,19 +79,19 @@ fn a_loaded_text_continues_with_its_sampler() {
         tokens.push(generator.next_token().unwrap());
     }
     for (at, snapshot) in snapshots.iter().enumerate() {
-        let mut copy = Generator::load(snapshot, &model, &team).unwrap();
+        let mut copy = runtime.load(snapshot).unwrap();
         tokens[at..].iter().for_each(|token| assert_eq!(copy.next_token().unwrap(), *token, "saved at {at}"));
     }
 }
 
 /// A small model with a session of it that has everything.
-fn saved(folder: &Path) -> (Arc<Model>, Vec<u8>) {
+fn saved(folder: &Path) -> (Runtime, Vec<u8>) {
     let (_folder, file) = quantize(&case("main"), "q4");
     let path = folder.join("model.gguf");
     fs::copy(file, &path).unwrap();
-    let model = Arc::new(Model::open(path).unwrap());
-    let options = SessionOptions { cache_blocks: 4, sink_blocks: 1, ..Default::default() };
-    let mut session = Session::new(&model, &team(), &options).unwrap();
+    let runtime = Runtime::new(Model::open(path).unwrap(), 1).unwrap();
+    let options = SessionOptions { cache_blocks: Some(4), sink_blocks: 1, ..Default::default() };
+    let mut session = runtime.session(&options).unwrap();
     session.append(&(1..30).collect::<Vec<_>>()).unwrap();
     session.append(&[7, 8]).unwrap();
     let sampling = SamplerOptions {
@@ -107,9 +100,10 @@ fn saved(folder: &Path) -> (Arc<Model>, Vec<u8>) {
         logit_bias: vec![(9, -2.5)],
         ..Default::default()
     };
-    let mut sampler = Sampler::new(sampling, model.config().vocabulary).unwrap();
+    let mut sampler = Sampler::new(sampling, runtime.model().config().vocabulary).unwrap();
     (1..6).for_each(|token| sampler.accept(token));
-    (Arc::clone(&model), Snapshot::save(&session, Some(&sampler)).unwrap().bytes().to_vec())
+    let bytes = Snapshot::save(&session, Some(&sampler)).unwrap().bytes().to_vec();
+    (runtime, bytes)
 }
 
 /// Sets bytes and makes the checksum right again.
@@ -125,22 +119,23 @@ fn forged(bytes: &[u8], at: usize, value: &[u8]) -> Vec<u8> {
 #[test]
 fn a_damaged_session_is_refused() {
     let folder = TempDir::new().unwrap();
-    let (model, bytes) = saved(folder.path());
+    let (runtime, bytes) = saved(folder.path());
+    let model = runtime.model();
     let refused = |bytes: &[u8], expected: &str| {
-        let error = Snapshot::from_bytes(&model, bytes).err().unwrap().to_string();
+        let error = Snapshot::from_bytes(model, bytes).err().unwrap().to_string();
         assert!(error.contains(expected), "{error}");
         let path = folder.path().join("session");
         fs::write(&path, bytes).unwrap();
-        let error = Snapshot::read(&model, &path).err().unwrap();
+        let error = Snapshot::read(model, &path).err().unwrap();
         assert!(error.to_string().contains(expected) && error.path() == Some(&path), "{error}");
     };
     for length in 0..bytes.len() {
-        assert!(Snapshot::from_bytes(&model, &bytes[..length]).is_err());
+        assert!(Snapshot::from_bytes(model, &bytes[..length]).is_err());
     }
     for bit in 0..bytes.len() * 8 {
         let mut bytes = bytes.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
-        assert!(Snapshot::from_bytes(&model, &bytes).is_err(), "bit {bit}");
+        assert!(Snapshot::from_bytes(model, &bytes).is_err(), "bit {bit}");
     }
     refused(&bytes[..71], "71 bytes");
     refused(&[&bytes[..], &[0]].concat(), "bytes, expected");
@@ -178,17 +173,17 @@ fn a_damaged_session_is_refused() {
         (sampler + 24, [2, 0, 0, 0, 0, 0, 0, 0]),
     ] {
         let bytes = forged(&bytes, at, &value);
-        let snapshot = Snapshot::from_bytes(&model, &bytes[..]).unwrap();
-        assert!(snapshot.restore(&model, &team()).is_err(), "{at} {value:?}");
+        let snapshot = Snapshot::from_bytes(model, &bytes[..]).unwrap();
+        assert!(snapshot.restore(&runtime).is_err(), "{at} {value:?}");
     }
     // The length of the session decides what is in the cache; the largest one works.
     let snapshot = forged(&bytes, 48, &(1u64 << 48).to_le_bytes());
-    let (mut session, _) = Snapshot::from_bytes(&model, snapshot).unwrap().restore(&model, &team()).unwrap();
+    let (mut session, _) = Snapshot::from_bytes(model, snapshot).unwrap().restore(&runtime).unwrap();
     session.append(&[1, 2, 3, 4, 5]).unwrap();
     let _ = session.logits();
     // Numbers that are none are noticed.
     let snapshot = forged(&bytes, 80, &f32::NAN.to_le_bytes());
-    let (mut session, _) = Snapshot::from_bytes(&model, snapshot).unwrap().restore(&model, &team()).unwrap();
+    let (mut session, _) = Snapshot::from_bytes(model, snapshot).unwrap().restore(&runtime).unwrap();
     assert_eq!(session.logits().unwrap_err().kind(), ErrorKind::Numeric);
 }
 
@@ -206,23 +201,24 @@ fn a_session_of_another_model_is_refused() {
 #[test]
 fn a_file_is_replaced_whole_or_not_at_all() {
     let folder = TempDir::new().unwrap();
-    let (model, bytes) = saved(folder.path());
-    let snapshot = Snapshot::from_bytes(&model, &bytes[..]).unwrap();
+    let (runtime, bytes) = saved(folder.path());
+    let model = runtime.model();
+    let snapshot = Snapshot::from_bytes(model, &bytes[..]).unwrap();
     let path = folder.path().join("session");
     for _ in 0..2 {
         snapshot.write(&path).unwrap();
-        assert!(Snapshot::read(&model, &path).unwrap().bytes() == bytes);
+        assert!(Snapshot::read(model, &path).unwrap().bytes() == bytes);
     }
     for wrong in
         [folder.path().to_path_buf(), folder.path().join("none/session"), "/dev/null".into(), "".into()]
     {
         assert!(snapshot.write(&wrong).is_err(), "{wrong:?}");
-        assert!(Snapshot::read(&model, &wrong).is_err(), "{wrong:?}");
+        assert!(Snapshot::read(model, &wrong).is_err(), "{wrong:?}");
     }
     // A file that claims little and is long is not read.
     let sparse = fs::File::create(&path).unwrap();
     sparse.set_len(1 << 40).unwrap();
-    assert!(Snapshot::read(&model, &path).is_err());
+    assert!(Snapshot::read(model, &path).is_err());
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     #[cfg(unix)]
     {
@@ -234,14 +230,14 @@ fn a_file_is_replaced_whole_or_not_at_all() {
 
 #[test]
 fn an_interrupt_stops_one_call() {
-    let model = Arc::new(Model::open(demo_model()).unwrap());
-    let mut generator = Generator::new(&model, &team(), &SessionOptions::default()).unwrap();
+    let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 1).unwrap();
+    let mut generator = runtime.generator(&SessionOptions::default()).unwrap();
     let long = vec![300; 4096];
     generator.append(&[300, 301]).unwrap();
     let length = generator.length();
     generator.interrupt().trigger();
     assert_eq!(generator.append(&long).unwrap_err().kind(), ErrorKind::Interrupted);
-    let block = model.config().block_length as u64;
+    let block = runtime.model().config().block_length as u64;
     assert_eq!(generator.length(), length);
     generator.append(&long).unwrap();
     assert_eq!(generator.length(), length + 4096);
@@ -267,9 +263,9 @@ fn an_interrupt_stops_one_call() {
 /// The tokens that an interrupted append has added are recent ones, as if no others had been asked for.
 #[test]
 fn an_interrupted_append_counts_for_the_repetition_penalty() {
-    let (model, team) = (Arc::new(Model::open(demo_model()).unwrap()), team());
+    let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 1).unwrap();
     let generator = || {
-        let mut generator = Generator::new(&model, &team, &SessionOptions::default()).unwrap();
+        let mut generator = runtime.generator(&SessionOptions::default()).unwrap();
         let options = SamplerOptions {
             temperature: 0.0,
             repetition_penalty: 1e6,
@@ -309,9 +305,9 @@ fn an_interrupted_append_counts_for_the_repetition_penalty() {
 /// Wherever it is stopped, in the middle of a layer stack too, a session is as long as it says and goes on from there.
 #[test]
 fn an_interrupted_call_can_be_resumed() {
-    let model = Arc::new(Model::open(demo_model()).unwrap());
-    let options = SessionOptions { cache_blocks: 40, ..Default::default() };
-    let start = || Session::new(&model, &team(), &options).unwrap();
+    let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 1).unwrap();
+    let options = SessionOptions { cache_blocks: Some(40), ..Default::default() };
+    let start = || runtime.session(&options).unwrap();
     let text: Vec<u32> = (0..4001).map(|i| i * 31 % 4000 + 2).collect();
     let mut whole = start();
     whole.append(&text).unwrap();
@@ -341,10 +337,9 @@ fn an_interrupted_call_can_be_resumed() {
 /// Each of several generators gets the tokens that it would get alone.
 #[test]
 fn generators_in_one_pass_get_the_tokens_of_separate_ones() {
-    let model = Arc::new(Model::open(demo_model()).unwrap());
-    let team = team();
+    let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 1).unwrap();
     let start = |seed: u32| {
-        let mut generator = Generator::new(&model, &team, &SessionOptions::default()).unwrap();
+        let mut generator = runtime.generator(&SessionOptions::default()).unwrap();
         generator.set_sampler(SamplerOptions { seed: seed.into(), ..Default::default() }).unwrap();
         generator.append(&[300 + seed, 301, 302, 303, 304][..=seed as usize % 5]).unwrap();
         generator
@@ -370,10 +365,10 @@ fn generators_in_one_pass_get_the_tokens_of_separate_ones() {
 fn generation_ends_at_lengths_stops_and_callers() {
     use cinderblock::End;
     use cinderblock::generation::tokenizer::Tokenizer;
-    let model = Arc::new(Model::open(demo_model()).unwrap());
-    let tokenizer = Tokenizer::of_model(&model).unwrap();
+    let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 1).unwrap();
+    let tokenizer = Tokenizer::of_model(runtime.model()).unwrap();
     let start = |stops: &[&str]| {
-        let mut generator = Generator::new(&model, &team(), &SessionOptions::default()).unwrap();
+        let mut generator = runtime.generator(&SessionOptions::default()).unwrap();
         generator.set_sampler(SamplerOptions { temperature: 0.0, ..Default::default() }).unwrap();
         generator.set_stops(stops.iter().map(|stop| stop.to_string()).collect());
         generator.append(&tokenizer.encode("The old house").unwrap()).unwrap();

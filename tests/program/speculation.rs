@@ -1,15 +1,10 @@
 //! What is guessed, and whether, changes nothing but the number of passes.
 
-use std::sync::Arc;
-
 use crate::common::{CASES, Golden, case, demo_model, quantize};
-use cinderblock::{
-    ErrorKind, GenerateOptions, Generator, Model, SamplerOptions, Session, SessionOptions, Speculate, Team,
-};
 
-fn team() -> Arc<Team> {
-    Arc::new(Team::new(2).unwrap())
-}
+use cinderblock::{
+    ErrorKind, GenerateOptions, Generator, Model, Runtime, SamplerOptions, SessionOptions, Speculate,
+};
 
 fn best(logits: &[f32]) -> u32 {
     logits.iter().zip(0..).max_by(|a, b| a.0.total_cmp(b.0).then(b.1.cmp(&a.1))).unwrap().1
@@ -19,17 +14,17 @@ fn best(logits: &[f32]) -> u32 {
 /// guesses nothing: for every shape, in a cache that rolls, and in the middle of a block.
 #[test]
 fn guesses_do_not_change_logits() {
-    let team = team();
     for name in CASES {
         let golden = Golden::read(name);
         for kind in ["q4", "q8", "f32"] {
             let (_folder, file) = quantize(&case(name), kind);
-            let model = Arc::new(Model::open(&file).unwrap());
-            let (length, vocabulary) = (model.config().block_length, model.config().vocabulary as u32);
-            let options = SessionOptions { cache_blocks: 5, sink_blocks: 1, ..Default::default() };
+            let runtime = Runtime::new(Model::open(&file).unwrap(), 2).unwrap();
+            let (length, vocabulary) =
+                (runtime.model().config().block_length, runtime.model().config().vocabulary as u32);
+            let options = SessionOptions { cache_blocks: Some(5), sink_blocks: 1, ..Default::default() };
             for prompt in [1, length, 2 * length + 1] {
                 let start = || {
-                    let mut session = Session::new(&model, &team, &options).unwrap();
+                    let mut session = runtime.session(&options).unwrap();
                     session.append(&golden.tokens[..prompt]).unwrap();
                     session
                 };
@@ -54,7 +49,7 @@ fn guesses_do_not_change_logits() {
                             })
                             .collect();
                         passes += usize::from(!session.has_logits());
-                        let logits = session.logits_ahead(&guess).unwrap();
+                        let logits = session.logits_with_guess(&guess).unwrap();
                         assert!(logits == expected[at], "{name} {kind} {prompt} {wrong} at {at}");
                         session.append(std::slice::from_ref(token)).unwrap();
                     }
@@ -73,9 +68,9 @@ fn guesses_do_not_change_logits() {
 #[test]
 fn text_may_depart_from_a_guess_anywhere() {
     let (_folder, file) = quantize(&case("block8"), "q8");
-    let model = Arc::new(Model::open(&file).unwrap());
+    let runtime = Runtime::new(Model::open(&file).unwrap(), 2).unwrap();
     let start = || {
-        let mut session = Session::new(&model, &team(), &SessionOptions::default()).unwrap();
+        let mut session = runtime.session(&SessionOptions::default()).unwrap();
         session.append(&[9; 8]).unwrap();
         session
     };
@@ -83,7 +78,7 @@ fn text_may_depart_from_a_guess_anywhere() {
     for agreeing in 0..=7 {
         for more in [&[][..], &[9], &[9, 8], &[9; 9]] {
             let mut session = start();
-            session.logits_ahead(&guess).unwrap();
+            session.logits_with_guess(&guess).unwrap();
             let text: Vec<u32> = guess[..agreeing].iter().chain(more).copied().collect();
             session.append(&text).unwrap();
             assert_eq!(session.has_logits(), more.is_empty());
@@ -93,12 +88,12 @@ fn text_may_depart_from_a_guess_anywhere() {
             // And from there on with another guess.
             session.append(&[3]).unwrap();
             plain.append(&[3]).unwrap();
-            assert!(session.logits_ahead(&[4, 4]).unwrap() == plain.logits().unwrap());
+            assert!(session.logits_with_guess(&[4, 4]).unwrap() == plain.logits().unwrap());
         }
     }
     let mut session = start();
-    let too_large = model.config().vocabulary as u32;
-    assert!(session.logits_ahead(&[too_large]).is_err());
+    let too_large = runtime.model().config().vocabulary as u32;
+    assert!(session.logits_with_guess(&[too_large]).is_err());
     assert!(session.logits().unwrap() == start().logits().unwrap());
 }
 
@@ -123,9 +118,9 @@ fn samplings() -> Vec<SamplerOptions> {
     ]
 }
 
-fn generator(model: &Arc<Model>, sampling: &SamplerOptions, mode: Speculate) -> Generator {
-    let options = SessionOptions { cache_blocks: 7, sink_blocks: 2, ..Default::default() };
-    let mut generator = Generator::new(model, &team(), &options).unwrap();
+fn generator(runtime: &Runtime, sampling: &SamplerOptions, mode: Speculate) -> Generator {
+    let options = SessionOptions { cache_blocks: Some(7), sink_blocks: 2, ..Default::default() };
+    let mut generator = runtime.generator(&options).unwrap();
     generator.set_sampler(sampling.clone()).unwrap();
     generator.set_speculation(mode);
     generator
@@ -137,10 +132,10 @@ fn speculation_modes_generate_the_same_tokens() {
     for name in CASES {
         let golden = Golden::read(name);
         let (_folder, file) = quantize(&case(name), "q4");
-        let model = Arc::new(Model::open(&file).unwrap());
+        let runtime = Runtime::new(Model::open(&file).unwrap(), 2).unwrap();
         for sampling in samplings() {
             let run = |mode: Speculate| {
-                let mut generator = generator(&model, &sampling, mode);
+                let mut generator = generator(&runtime, &sampling, mode);
                 let mut tokens = Vec::new();
                 let prompt = [&golden.tokens[..9], &golden.tokens[..5]].concat();
                 generator.append(&prompt).unwrap();
@@ -151,7 +146,7 @@ fn speculation_modes_generate_the_same_tokens() {
                         1 => generator.rewind(generator.blocks() - 2).unwrap(),
                         2 => {
                             let saved = generator.save().unwrap();
-                            generator = Generator::load(&saved, &model, &team()).unwrap();
+                            generator = runtime.load(&saved).unwrap();
                             generator.set_speculation(mode);
                         }
                         3 => {
@@ -181,11 +176,11 @@ fn speculation_modes_generate_the_same_tokens() {
 /// A text that ends in the middle of a guess ends as it would without: the session goes on as if it had not been guessed.
 #[test]
 fn an_end_inside_a_guess_leaves_no_trace() {
-    let model = Arc::new(Model::open(demo_model()).unwrap());
+    let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 2).unwrap();
     let greedy = SamplerOptions { temperature: 0.0, ..Default::default() };
     let prompt: Vec<u32> = (300..312).cycle().take(80).collect();
     let run = |mode: Speculate, max_tokens: usize| {
-        let mut generator = generator(&model, &greedy, mode);
+        let mut generator = generator(&runtime, &greedy, mode);
         generator.append(&prompt).unwrap();
         let options = GenerateOptions { max_tokens, ignore_end: true, ..Default::default() };
         let mut tokens = Vec::new();
@@ -209,9 +204,9 @@ fn an_end_inside_a_guess_leaves_no_trace() {
 /// On a text that is certain to repeat itself, every pass gives a block.
 #[test]
 fn repeated_text_takes_one_pass_per_block() {
-    let model = Arc::new(Model::open(demo_model()).unwrap());
+    let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 2).unwrap();
     let forced = SamplerOptions { logit_bias: vec![(300, 1e6)], ..Default::default() };
-    let mut generator = generator(&model, &forced, Speculate::On);
+    let mut generator = generator(&runtime, &forced, Speculate::On);
     generator.append(&[300; 8]).unwrap();
     (0..64).for_each(|_| assert_eq!(generator.next_token().unwrap(), 300));
     let counts = generator.speculation_counts();
@@ -222,10 +217,10 @@ fn repeated_text_takes_one_pass_per_block() {
 /// Together with others, a generator that has guessed gets the tokens that it would get alone.
 #[test]
 fn speculating_generators_can_share_a_pass() {
-    let model = Arc::new(Model::open(demo_model()).unwrap());
+    let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 2).unwrap();
     let start = |seed: u64, mode: Speculate| {
         let sampling = SamplerOptions { seed, temperature: 0.5, ..Default::default() };
-        let mut generator = generator(&model, &sampling, mode);
+        let mut generator = generator(&runtime, &sampling, mode);
         generator.append(&[300, 301, 302, 303, 300, 301, 302, 303, 300][..6 + seed as usize]).unwrap();
         generator
     };

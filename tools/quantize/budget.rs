@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cinderblock::error::{Error, Result};
 use cinderblock::model::{Role, TensorSpec};
 use cinderblock::quant::WeightType;
-use cinderblock::{Model, Scorer, SessionOptions, Team};
+use cinderblock::{Model, Runtime, SessionOptions, Team};
 
 use super::recipe::Rule;
 use super::write::Source;
@@ -69,11 +69,12 @@ impl Judge {
         let file = BufWriter::with_capacity(1 << 20, tempfile::tempfile().map_err(io)?);
         let (file, ..) = source.write(file, false, io, |_| ())?;
         let file = file.into_inner().map_err(|failed| io(failed.into_error()))?;
-        let model = Arc::new(Model::open_file(&file, None)?);
+        let model = Model::open_file(&file, None)?;
         let blocks = self.tokens.len() / model.config().block_length;
         let options =
-            SessionOptions { cache_blocks: blocks.max(1), sink_blocks: 0, ..SessionOptions::default() };
-        Scorer::new(&model, &self.team, &options)?.score(&self.tokens, |_, logits| {
+            SessionOptions { cache_blocks: Some(blocks.max(1)), sink_blocks: 0, ..SessionOptions::default() };
+        let runtime = Runtime::with_team(model, Arc::clone(&self.team));
+        runtime.scorer(&options)?.score(&self.tokens, |_, logits| {
             each(logits);
             interrupt::check()
         })

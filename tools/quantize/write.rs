@@ -4,18 +4,12 @@ use std::collections::HashMap;
 use std::io::{Seek, Write};
 
 use cinderblock::error::{Error, Result};
-use cinderblock::gguf::Writer;
-use cinderblock::model::{
-    CHECKSUMS_KEY, END_TOKEN_KEY, RECIPE_KEY, Role, TOKENIZER_KEY, TYPES_KEY, TensorSpec,
-};
+use cinderblock::model::{Header, Role, TensorSpec};
 use cinderblock::quant::{PANEL_ROWS, WeightType, Weights, pack_floats, pack_panel};
 use rayon::prelude::*;
 
 use crate::checkpoint::Checkpoint;
 use crate::interrupt;
-
-/// Key of the text that names the calibration text and how much of it was used; absent without calibration.
-pub const CALIBRATION_KEY: &str = "blocktransformer.calibration";
 
 /// Bytes of floats that are read, converted and written at a time.
 const CHUNK_BYTES: usize = 16 << 20;
@@ -45,26 +39,21 @@ impl Source<'_> {
         io: impl Fn(std::io::Error) -> Error,
         mut done: impl FnMut(usize),
     ) -> Result<(W, u64, Vec<f64>)> {
-        let described = self.specs.iter().zip(self.types).map(|(spec, kind)| spec.describe(*kind)).collect();
-        let mut writer = Writer::new(output, described);
         let mut config = self.checkpoint.config.clone();
         if let Some(name) = self.name {
             config.name = name.to_string();
         }
-        config.write(&mut writer);
-        if let Some((json, end)) = &self.checkpoint.tokenizer {
-            writer.text(TOKENIZER_KEY, json);
-            if let Some(end) = end {
-                writer.u32(END_TOKEN_KEY, *end);
-            }
-        }
-        writer.text(RECIPE_KEY, self.recipe);
-        if let Some(calibration) = self.calibration {
-            writer.text(CALIBRATION_KEY, calibration);
-        }
-        writer.texts(TYPES_KEY, self.types.iter().map(|kind| kind.name()));
-        writer.checksums(CHECKSUMS_KEY);
-        writer.begin().map_err(&io)?;
+        let tensors: Vec<_> = self.specs.iter().zip(self.types.iter().copied()).collect();
+        let tokenizer = self.checkpoint.tokenizer.as_ref();
+        let header = Header {
+            config: &config,
+            tensors: &tensors,
+            tokenizer: tokenizer.map(|(json, _)| json.as_str()),
+            end_token: tokenizer.and_then(|(_, end)| *end),
+            recipe: self.recipe,
+            calibration: self.calibration,
+        };
+        let mut writer = header.begin(output).map_err(&io)?;
         let mut errors = Vec::new();
         for (spec, kind) in self.specs.iter().zip(self.types) {
             writer.begin_tensor().map_err(&io)?;

@@ -106,7 +106,7 @@ fn summary(model: &Model, path: Option<&Path>, estimate: &MemoryEstimate) -> Str
     let config: &Config = model.config();
     let index = model.index();
     let recipe =
-        index.get(cinderblock::model::RECIPE_KEY).and_then(|value| value.as_str()).unwrap_or("unknown");
+        index.get(cinderblock::model::keys::RECIPE).and_then(|value| value.as_str()).unwrap_or("unknown");
     let (weights, stored) = weight_counts(model);
     let of_demo = if path.is_none() { format!(" ({DEMO})") } else { String::new() };
     let mut text = format!("{:14} {}{of_demo}\n", "name", plain(&config.name));

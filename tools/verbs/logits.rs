@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use cinderblock::SessionOptions;
 use cinderblock::error::{Error, Result};
 use cinderblock::generation::tokenizer::Tokenizer;
-use cinderblock::{Scorer, SessionOptions};
 use serde_json::json;
 
 use crate::arguments::{CacheArguments, InputArguments, ModelArguments};
@@ -60,8 +60,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
             config.block_length
         )));
     }
-    let default = SessionOptions { cache_blocks: blocks, sink_blocks: 0, ..Default::default() };
-    let mut scorer = Scorer::new(&model, &arguments.model.team()?, &arguments.cache.options(default))?;
+    let default = SessionOptions { cache_blocks: Some(blocks), sink_blocks: 0, ..Default::default() };
+    let runtime = arguments.model.runtime(&model)?;
+    let mut scorer = runtime.scorer(&arguments.cache.options(default))?;
 
     let rows = (blocks - 1) * config.block_length;
     output::check_space(path, 4 * (rows * config.vocabulary) as u64)?;

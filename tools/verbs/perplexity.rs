@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use cinderblock::SessionOptions;
 use cinderblock::error::{Error, Result};
 use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::session::negative_log_likelihood;
-use cinderblock::{Scorer, SessionOptions};
 use serde_json::json;
 
 use crate::arguments::{CacheArguments, InputArguments, ModelArguments};
@@ -88,16 +88,16 @@ pub fn run(arguments: Arguments) -> Result<()> {
     // A window is at most the text.
     let window = arguments.context_blocks.saturating_mul(length).min(whole);
     let default = SessionOptions {
-        cache_blocks: arguments.context_blocks.min(whole / length),
+        cache_blocks: Some(arguments.context_blocks.min(whole / length)),
         sink_blocks: 0,
         ..SessionOptions::default()
     };
-    let team = arguments.model.team()?;
+    let runtime = arguments.model.runtime(&model)?;
     let options = arguments.cache.options(default);
-    let mut scorer = Scorer::new(&model, &team, &options)?;
+    let mut scorer = runtime.scorer(&options)?;
     let reference = arguments.reference.as_deref();
     let mut reference =
-        reference.map(|path| Reference::open(path, &arguments.model, &model, &team, &options)).transpose()?;
+        reference.map(|path| Reference::open(path, &arguments.model, &runtime, &options)).transpose()?;
     let scored = whole - whole.div_ceil(window) * length;
     let mut saved = match &arguments.save_logits {
         Some(path) => {
@@ -151,7 +151,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             "seconds": seconds,
             "tok_s": mean.count() as f64 / seconds,
             "isa": model.kernels().isa().name(),
-            "threads": team.threads(),
+            "threads": runtime.team().threads(),
         });
         if reference.is_some() {
             figures["reference"] = divergence.json();

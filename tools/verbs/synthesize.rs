@@ -4,10 +4,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use cinderblock::error::Result;
-use cinderblock::gguf::Writer;
 use cinderblock::model::{
-    Alignment, CHECKSUMS_KEY, Config, Projection, RECIPE_KEY, Role, StackConfig, Strategy, TYPES_KEY,
-    TensorSpec, tensors,
+    Alignment, Config, Header, Projection, Role, StackConfig, Strategy, TensorSpec, tensors,
 };
 use cinderblock::quant::{Q4_RECORD, Q4_SCALES, Q8_RECORD, WeightType, row_scale};
 use half::{bf16, f16};
@@ -109,13 +107,15 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let io = AtomicFile::error(path);
     let total = specs.iter().zip(&types).map(|(spec, kind)| spec.describe(*kind).bytes()).sum();
     output::check_space(path, total)?;
-    let described = specs.iter().zip(&types).map(|(spec, kind)| spec.describe(*kind)).collect();
-    let mut writer = Writer::new(output::create(path)?, described);
-    config.write(&mut writer);
-    writer.text(RECIPE_KEY, &format!("{kind}, random"));
-    writer.texts(TYPES_KEY, types.iter().map(|kind| kind.name()));
-    writer.checksums(CHECKSUMS_KEY);
-    writer.begin().map_err(&io)?;
+    let header = Header {
+        config: &config,
+        tensors: &specs.iter().zip(types.iter().copied()).collect::<Vec<_>>(),
+        tokenizer: None,
+        end_token: None,
+        recipe: &format!("{kind}, random"),
+        calibration: None,
+    };
+    let mut writer = header.begin(output::create(path)?).map_err(&io)?;
     let bar = output::progress(total, "synthesizing [{bar:30}] {bytes}/{total_bytes} left {eta}");
     let mut random = Random(arguments.seed);
     let mut chunk = Vec::new();

@@ -1,12 +1,10 @@
 //! Model files that lie.
 
-use std::sync::Arc;
-
 use cinderblock::error::ErrorKind;
-use cinderblock::gguf::{NewTensor, Writer};
-use cinderblock::model::{CHECKSUMS_KEY, Projection, RECIPE_KEY, TYPES_KEY, tensors};
+use cinderblock::gguf::NewTensor;
+use cinderblock::model::{Header, Projection, tensors};
 use cinderblock::quant::WeightType;
-use cinderblock::{MemoryEstimate, Session, SessionOptions, Team};
+use cinderblock::{MemoryEstimate, Runtime, SessionOptions};
 
 use super::*;
 
@@ -68,9 +66,9 @@ fn a_model_truncated_anywhere_is_refused() {
 }
 
 /// The next token's logits, from a small cache.
-fn logits(model: Model, team: &Arc<Team>) -> cinderblock::Result<Vec<f32>> {
-    let options = SessionOptions { cache_blocks: 4, sink_blocks: 1, ..Default::default() };
-    let mut session = Session::new(&Arc::new(model), team, &options)?;
+fn logits(model: Model) -> cinderblock::Result<Vec<f32>> {
+    let options = SessionOptions { cache_blocks: Some(4), sink_blocks: 1, ..Default::default() };
+    let mut session = Runtime::new(model, 1)?.session(&options)?;
     session.append(&[0, 1, 2, 3, 4, 5, 0])?;
     // In a block that stays open, so that the token decoder sees it.
     session.append(&[0])?;
@@ -86,27 +84,29 @@ fn shapes_beyond_all_memory_are_refused_in_one_line() {
     // Logits of a block: 68.7 GB.
     (config.block_length, config.vocabulary, config.trained_blocks) = (1024, 1 << 24, 1);
     (config.embedding, config.projection) = (2, Projection::Linear);
-    let types = vec![WeightType::F16; tensors(&config).len()];
-    let described: Vec<_> =
-        tensors(&config).iter().zip(&types).map(|(spec, kind)| spec.describe(*kind)).collect();
-    let lengths: Vec<u64> = described.iter().map(NewTensor::bytes).collect();
+    let specs = tensors(&config);
+    let typed: Vec<_> = specs.iter().map(|spec| (spec, WeightType::F16)).collect();
+    let lengths: Vec<u64> =
+        typed.iter().map(|(spec, kind)| NewTensor::bytes(&spec.describe(*kind))).collect();
     let file = fs::File::create(&path).unwrap();
-    let mut writer = Writer::new(file.try_clone().unwrap(), described);
-    config.write(&mut writer);
-    writer.text(RECIPE_KEY, "f16");
-    writer.texts(TYPES_KEY, types.iter().map(|kind| kind.name()));
-    writer.checksums(CHECKSUMS_KEY);
-    writer.begin().unwrap();
+    let header = Header {
+        config: &config,
+        tensors: &typed,
+        tokenizer: None,
+        end_token: None,
+        recipe: "f16",
+        calibration: None,
+    };
+    header.begin(file.try_clone().unwrap()).unwrap();
     let header = file.metadata().unwrap().len();
     let end = lengths.iter().fold(header, |end, length| end.next_multiple_of(64) + length);
     file.set_len(end).unwrap();
 
-    let team = Arc::new(Team::new(1).unwrap());
-    let model = Arc::new(Model::open(&path).unwrap());
-    let error = Session::new(&model, &team, &SessionOptions::default()).err().unwrap();
+    let runtime = Runtime::new(Model::open(&path).unwrap(), 1).unwrap();
+    let error = runtime.session(&SessionOptions::default()).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Resource, "{error}");
     assert!(error.to_string().contains("68719476736 bytes"), "{error}");
-    let estimate = MemoryEstimate::new(&model, &SessionOptions::default());
+    let estimate = MemoryEstimate::new(runtime.model(), &SessionOptions::default());
     assert!(estimate.scratch > 2 * 68_719_476_736, "{estimate:?}");
     refused("run", &["run", "-m", text(&path), "--tokens", "1"], "cannot be allocated");
 }
@@ -116,7 +116,6 @@ fn shapes_beyond_all_memory_are_refused_in_one_line() {
 fn a_flipped_bit_of_the_header_never_panics() {
     let file = File::new("block1");
     let original = file.model();
-    let team = Arc::new(Team::new(1).unwrap());
     let mut bytes = file.0.clone();
     let (mut opened, mut ran) = (0, 0);
     for bit in 0..original.index().data_start() as usize * 8 {
@@ -125,7 +124,7 @@ fn a_flipped_bit_of_the_header_never_panics() {
             opened += 1;
             let _ = (model.verify(), model.types(), model.tokenizer_json());
             if model.config() != original.config() {
-                ran += usize::from(logits(model, &team).is_ok());
+                ran += usize::from(logits(model).is_ok());
             }
         }
         bytes[bit / 8] ^= 1 << (bit % 8);
@@ -158,11 +157,10 @@ fn a_changed_weight_is_found_and_named() {
 /// Whichever weight is not a number, the logits must not look as if all were well.
 #[test]
 fn a_weight_that_is_not_a_number_is_an_error() {
-    let team = Arc::new(Team::new(1).unwrap());
     for name in ["main", "uptrain", "wide_heads"] {
         let file = File::new(name);
         let model = file.model();
-        assert!(logits(file.model(), &team).is_ok());
+        assert!(logits(file.model()).is_ok());
         for (info, kind) in model.index().tensors().iter().zip(model.types()) {
             // Bias and norm hold singles, and so do the scales that a q4 panel begins with; those of q8 are halves.
             let values: &[&[u8]] = if kind == WeightType::Q8 {
@@ -172,7 +170,7 @@ fn a_weight_that_is_not_a_number_is_an_error() {
             };
             for value in values {
                 let damaged = Model::from_bytes(&file.patched(info.start, value)).unwrap();
-                let error = logits(damaged, &team).err();
+                let error = logits(damaged).err();
                 let kind = error.map(|error| error.kind());
                 assert_eq!(kind, Some(ErrorKind::Numeric), "{name}: {} {value:?}", info.name);
             }

@@ -196,7 +196,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     session.alignment = arguments.align.as_deref().and_then(Alignment::from_name);
     let memory = arguments.memory.or_else(|| memory::available().map(|bytes| bytes / 4 * 3));
     let options = BatchOptions { session: session.clone(), sequences: arguments.batch, memory };
-    let batch = Batch::new(&model, &arguments.model.team()?, tokenizer.clone(), options)?;
+    let batch = arguments.model.runtime(&model)?.batch(tokenizer.clone(), options)?;
     let defaults = Defaults {
         sampler: arguments.sampling.over(&SamplingArguments::defaults(0)),
         generate: GenerateOptions {

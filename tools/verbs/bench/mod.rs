@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cinderblock::error::{Error, ErrorKind, Result};
-use cinderblock::{CacheType, Engine, MemoryEstimate, Model, Sequence, SessionOptions, Team};
+use cinderblock::{CacheType, Engine, MemoryEstimate, Model, Runtime, Sequence, SessionOptions};
 use serde_json::{Value as Json, json};
 
 use crate::arguments::{CacheTypeArgument, ModelArguments};
@@ -171,7 +171,7 @@ impl WeightBytes {
 
 struct Bench {
     model: Arc<Model>,
-    team: Arc<Team>,
+    runtime: Runtime,
     engine: Engine,
     weights: WeightBytes,
     repeats: usize,
@@ -187,20 +187,20 @@ fn random_tokens(model: &Model, count: usize) -> Vec<u32> {
 
 impl Bench {
     fn new(model: &Arc<Model>, threads: usize, arguments: &Arguments) -> Result<Bench> {
-        let team = Arc::new(Team::new(threads)?);
+        let runtime = Runtime::new(Arc::clone(model), threads)?;
         Ok(Bench {
-            engine: Engine::new(model, &team),
+            engine: runtime.engine(),
             weights: WeightBytes::of(model),
-            memory_gb_s: memory::read_bandwidth(&team) / 1e9,
+            memory_gb_s: memory::read_bandwidth(runtime.team()) / 1e9,
             model: Arc::clone(model),
-            team,
+            runtime,
             repeats: arguments.repeats,
             cache_type: arguments.cache.kind(),
         })
     }
 
     fn options(&self, cache_blocks: usize) -> SessionOptions {
-        SessionOptions { cache_blocks, cache_type: self.cache_type, ..Default::default() }
+        SessionOptions { cache_blocks: Some(cache_blocks), cache_type: self.cache_type, ..Default::default() }
     }
 
     fn sequences(&self, count: usize, tokens: usize) -> Result<Vec<Sequence>> {
@@ -213,7 +213,7 @@ impl Bench {
                 format!("{count} sequences of {tokens} tokens need {needed}, of which {free} are free");
             return Err(Error::new(ErrorKind::Resource, detail));
         }
-        (0..count).map(|_| Sequence::new(&self.model, &options)).collect()
+        (0..count).map(|_| self.runtime.sequence(&options)).collect()
     }
 
     fn measure(
@@ -238,7 +238,7 @@ impl Bench {
             batch,
             context,
             tokens,
-            threads: self.team.threads(),
+            threads: self.runtime.team().threads(),
             seconds,
             spread,
             bytes,
@@ -276,14 +276,13 @@ impl Bench {
         let weights = &self.weights;
         let bytes = blocks * (weights.block_pass + weights.expansion + batch as f64 * cache)
             + tokens as f64 * weights.token_pass;
-        let vocabulary = config.vocabulary;
         let mut chosen = vec![0u32; batch];
         self.measure("decode", (batch, context, tokens), bytes, |engine| {
             let started = Instant::now();
             for _ in 0..tokens {
-                let logits = engine.logits(&mut sequences)?;
-                for (token, logits) in chosen.iter_mut().zip(logits.chunks_exact(vocabulary)) {
-                    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+                let logits = engine.logits(&mut sequences, &[])?;
+                for (row, token) in chosen.iter_mut().enumerate() {
+                    let best = logits.row(row)?.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
                     *token = best.map_or(0, |best| best.0 as u32);
                 }
                 engine.append_each(&mut sequences, &chosen)?;
@@ -332,7 +331,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             }
         }
         if arguments.speculate > 0 {
-            speedups.extend(speculation::measure(&model, &bench.team, arguments.speculate)?);
+            speedups.extend(speculation::measure(&bench.runtime, arguments.speculate)?);
         }
     }
     bar.finish_and_clear();

@@ -1,10 +1,9 @@
 //! What speculation gains: the same text with and without it, in turns.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use cinderblock::error::Result;
-use cinderblock::{Generator, Model, SamplerOptions, SessionOptions, Speculate, Team};
+use cinderblock::{Generator, Model, Runtime, SamplerOptions, SessionOptions, Speculate};
 use serde_json::{Value as Json, json};
 
 use super::median;
@@ -59,17 +58,17 @@ fn texts(model: &Model, count: usize) -> [(&'static str, Vec<u32>); 3] {
 }
 
 /// The rate at which texts are generated, each given to a generator token by token, as if it had been sampled.
-pub fn measure(model: &Arc<Model>, team: &Arc<Team>, count: usize) -> Result<Vec<Speedup>> {
+pub fn measure(runtime: &Runtime, count: usize) -> Result<Vec<Speedup>> {
     let greedy = SamplerOptions { temperature: 0.0, ..Default::default() };
     let start = |speculate: Speculate, prompt: &[u32]| -> Result<Generator> {
-        let mut generator = Generator::new(model, team, &SessionOptions::default())?;
+        let mut generator = runtime.generator(&SessionOptions::default())?;
         generator.set_speculation(speculate);
         generator.append(prompt)?;
         Ok(generator)
     };
-    let mut sampler = cinderblock::Sampler::new(greedy, model.config().vocabulary)?;
+    let mut sampler = cinderblock::Sampler::new(greedy, runtime.model().config().vocabulary)?;
     let mut rows = Vec::new();
-    for (text, tokens) in texts(model, count) {
+    for (text, tokens) in texts(runtime.model(), count) {
         let (prompt, rest) = tokens.split_at(PROMPT.min(tokens.len()));
         let mut generators = [start(Speculate::Off, prompt)?, start(Speculate::Auto, prompt)?];
         let (mut total, mut ratios) = ([0.0; 2], Vec::new());
@@ -95,7 +94,7 @@ pub fn measure(model: &Arc<Model>, team: &Arc<Team>, count: usize) -> Result<Vec
         rows.push(Speedup {
             text,
             tokens: rest.len(),
-            threads: team.threads(),
+            threads: runtime.team().threads(),
             tokens_per_pass: generators[1].speculation_counts().tokens_per_pass(),
             tok_s: total.map(|seconds| rest.len() as f64 / seconds),
             speed_up: median(ratios).0,

@@ -284,7 +284,7 @@ fn answer(conversation: &mut Conversation, line: &str, marks: &mut Vec<Mark>, la
         Some(tokenizer) if !text.is_empty() => tokenizer.encode(&text)?,
         _ => Vec::new(),
     };
-    marks.push(mark(&conversation.generator, conversation.model.config().block_length));
+    marks.push(mark(&conversation.generator, conversation.runtime.model().config().block_length));
     let (started, before) = (std::time::Instant::now(), conversation.generator.blocks());
     conversation.generator.append(&tokens)?;
     let passed = conversation.generator.blocks() > before;
@@ -318,7 +318,7 @@ fn obey(
             output::message(&format!("saved {}", output::bytes(snapshot.bytes().len() as u64)));
         }
         Request::Load(path) => {
-            let generator = conversation::load(path, &conversation.model, &conversation.team)?;
+            let generator = conversation::load(path, &conversation.runtime)?;
             let speculate = conversation.generator.speculation();
             conversation.generator = generator;
             conversation.generator.set_stops(conversation.stops.clone());
@@ -353,7 +353,8 @@ fn obey(
 fn stats(conversation: &Conversation, last: &Last) -> String {
     let options = conversation.generator.options();
     let blocks = conversation.generator.blocks();
-    let held = blocks.min(options.cache_blocks as u64);
+    let capacity = options.cache_blocks_for(conversation.runtime.model());
+    let held = blocks.min(capacity as u64);
     let (read, time) = last.read;
     let read_rate = time.map_or(String::new(), |time| format!(", {:.0} tok/s", output::rate(read, time)));
     let memory = memory::peak().map_or("unknown".to_string(), output::bytes);
@@ -361,7 +362,7 @@ fn stats(conversation: &Conversation, last: &Last) -> String {
         "text {} tokens, {blocks} blocks | remembered {held} of {} blocks, {} of them pinned | read {read} \
          tokens{read_rate} | wrote {} tokens, {:.1} tok/s | memory {memory} at most",
         conversation.generator.length(),
-        options.cache_blocks,
+        capacity,
         options.sink_blocks.min(blocks as usize),
         last.written.0,
         output::rate(last.written.0, last.written.1),

@@ -5,13 +5,12 @@ mod samples;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cinderblock::error::{Error, Result};
 use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::{
-    Alignment, GenerateOptions, Generator, Model, Request, SessionOptions, Speculate, Team, Token,
+    Alignment, GenerateOptions, Generator, Request, Runtime, SessionOptions, Speculate, Token,
 };
 use serde_json::json;
 
@@ -214,7 +213,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         _ => Vec::new(),
     };
     let shown = if arguments.echo && !arguments.json { input.text()? } else { None };
-    let team = arguments.model.team()?;
+    let runtime = arguments.model.runtime(&model)?;
 
     let mut options = arguments.session.cache.options(SessionOptions::default());
     options.alignment = arguments.session.align.as_deref().and_then(Alignment::from_name);
@@ -235,9 +234,9 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         let request =
             Request { sampler: arguments.sampling.options(), generate, stops, ..Default::default() };
         let samples = Samples { count: arguments.samples, prompt, request, json: arguments.json };
-        return samples.run(&model, &team, tokenizer, options);
+        return samples.run(&runtime, tokenizer, options);
     }
-    let (mut generator, reused) = open_session(&arguments, &model, &team, &options, &prompt)?;
+    let (mut generator, reused) = open_session(&arguments, &runtime, &options, &prompt)?;
     generator.set_stops(stops.clone());
     generator.set_speculation(Speculate::from_name(&arguments.session.speculate).unwrap_or_default());
     // While standard input was read, Ctrl-C kept its usual meaning.
@@ -255,8 +254,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         output::save(&generator.save()?, path)?;
     }
     let reading = Reading { tokens: prompt.len(), reused, time, passed: blocks > 0 };
-    let mut conversation =
-        Conversation { model, team, tokenizer, generator, options: generate, stops, inputs };
+    let mut conversation = Conversation { runtime, tokenizer, generator, options: generate, stops, inputs };
     if source == Source::Lines {
         interactive::run(&mut conversation)?;
         if let Some(path) = &arguments.session.save {
@@ -276,13 +274,12 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
 /// A session for the prompt, and the number of tokens of the prompt that it holds already.
 fn open_session(
     arguments: &Arguments,
-    model: &Arc<Model>,
-    team: &Arc<Team>,
+    runtime: &Runtime,
     options: &SessionOptions,
     prompt: &[u32],
 ) -> Result<(Generator, usize)> {
     if let Some(path) = &arguments.session.load {
-        let mut generator = conversation::load(path, model, team)?;
+        let mut generator = conversation::load(path, runtime)?;
         // A saved sampler continues, unless options replace it.
         if arguments.sampling.is_given() {
             generator.set_sampler(arguments.sampling.over(generator.sampler_options()))?;
@@ -290,10 +287,10 @@ fn open_session(
         return Ok((generator, 0));
     }
     let cache = arguments.session.prompt_cache.as_deref();
-    let found = cache.map(|path| cached(path, (model, team), options, prompt)).transpose()?.flatten();
+    let found = cache.map(|path| cached(path, runtime, options, prompt)).transpose()?.flatten();
     let (mut generator, reused) = match found {
         Some(found) => found,
-        None => (Generator::new(model, team, options)?, 0),
+        None => (runtime.generator(options)?, 0),
     };
     generator.set_sampler(arguments.sampling.options())?;
     Ok((generator, reused))
@@ -303,7 +300,7 @@ fn open_session(
 /// number of tokens in it. An empty file is a new cache.
 fn cached(
     path: &Path,
-    (model, team): (&Arc<Model>, &Arc<Team>),
+    runtime: &Runtime,
     options: &SessionOptions,
     prompt: &[u32],
 ) -> Result<Option<(Generator, usize)>> {
@@ -313,11 +310,13 @@ fn cached(
         Err(_) => return Ok(None),
     }
     // A file that is not a prompt cache of this model is refused, so that it is not overwritten.
+    let model = runtime.model();
     let snapshot = conversation::read_snapshot(model, path).map_err(|error| {
         let detail = format!("{}; delete it or name another --prompt-cache", error.detail());
         Error::new(error.kind(), detail).in_file(path)
     })?;
     let wanted = SessionOptions {
+        cache_blocks: Some(options.cache_blocks_for(model)),
         cache_type: Some(options.cache_type_for(model)),
         alignment: options.alignment.or(Some(model.config().alignment)),
         ..options.clone()
@@ -326,7 +325,7 @@ fn cached(
         return Ok(None);
     }
     let in_file = |error: Error| error.in_file(path);
-    let mut generator = Generator::load(&snapshot, model, team).map_err(in_file)?;
+    let mut generator = runtime.load(&snapshot).map_err(in_file)?;
     let (blocks, tokens) = generator.common_prefix(prompt);
     generator.rewind(blocks)?;
     Ok(Some((generator, tokens)))
@@ -356,7 +355,7 @@ fn report(
     prompt: &Reading,
     answer: &Answer,
 ) -> Result<()> {
-    let Conversation { generator, model, team, tokenizer, .. } = conversation;
+    let Conversation { generator, runtime, tokenizer, .. } = conversation;
     let per_pass = generator.speculation_counts().tokens_per_pass();
     let seed = generator.sampler_options().seed;
     let decode_rate = output::rate(answer.count, answer.time);
@@ -377,8 +376,8 @@ fn report(
             "decode_tok_s": decode_rate,
             "tokens_per_pass": per_pass,
             "peak_memory_bytes": memory::peak(),
-            "isa": model.kernels().isa().name(),
-            "threads": team.threads(),
+            "isa": runtime.model().kernels().isa().name(),
+            "threads": runtime.team().threads(),
         });
         if arguments.logprobs.is_some() {
             let one = |token: &Token| json!({"logprob": token.logprob, "top": token.top});

@@ -5,9 +5,7 @@ use std::time::Instant;
 
 use cinderblock::error::{ErrorKind, Result};
 use cinderblock::generation::tokenizer::Tokenizer;
-use cinderblock::{
-    Batch, BatchOptions, End, Event, Model, Request, SamplerOptions, SessionOptions, Team, Token,
-};
+use cinderblock::{BatchOptions, End, Event, Request, Runtime, SamplerOptions, SessionOptions, Token};
 use serde_json::{Value as Json, json};
 
 use crate::conversation::end_name;
@@ -32,17 +30,11 @@ struct Sample {
 
 impl Samples {
     /// Generates the texts together and prints them, one after the other; after Ctrl-C, as far as they have come.
-    pub fn run(
-        self,
-        model: &Arc<Model>,
-        team: &Arc<Team>,
-        tokenizer: Option<Tokenizer>,
-        session: SessionOptions,
-    ) -> Result<()> {
+    pub fn run(self, runtime: &Runtime, tokenizer: Option<Tokenizer>, session: SessionOptions) -> Result<()> {
         let Samples { count, prompt, request, json } = self;
         let options = BatchOptions { session, sequences: count as usize, memory: None };
         let has_text = tokenizer.is_some();
-        let mut batch = Batch::new(model, team, tokenizer.map(Arc::new), options)?;
+        let mut batch = runtime.batch(tokenizer.map(Arc::new), options)?;
         interrupt::listen_for(batch.interrupt());
         let started = Instant::now();
         let start = batch.begin(&prompt, request.generate.max_tokens)?;
@@ -78,7 +70,7 @@ impl Samples {
         let generated: usize = samples.iter().map(|sample| sample.tokens.len()).sum();
         let rate = output::rate(generated, time);
         // Fewer tokens than a block only wait in the open block, which takes no time.
-        let passed = prompt.len() >= model.config().block_length;
+        let passed = prompt.len() >= runtime.model().config().block_length;
         let prompt_rate = passed.then(|| output::rate(prompt.len(), prompt_time));
         if json {
             let each: Vec<Json> = samples.iter().map(|sample| sample.json(has_text)).collect();
@@ -89,8 +81,8 @@ impl Samples {
                 "prompt_tok_s": prompt_rate,
                 "decode_tok_s": rate,
                 "peak_memory_bytes": memory::peak(),
-                "isa": model.kernels().isa().name(),
-                "threads": team.threads(),
+                "isa": runtime.model().kernels().isa().name(),
+                "threads": runtime.team().threads(),
             }))?;
         } else {
             for (number, sample) in (1..).zip(&samples) {

@@ -1,0 +1,211 @@
+//! A sequence: a text of tokens in whole blocks, of which the cache remembers some, and an open one.
+//!
+//! The [`Alignment`] decides the layout of a first text that does not fill whole blocks. Text that is appended later
+//! continues inside the open block: whole blocks pass through the block decoder alone, and the tokens of the last,
+//! partial block are forced through the token decoder when its logits are wanted.
+
+use super::block_log::{self, BlockLog};
+use super::open_block::OpenBlock;
+use super::options::SessionOptions;
+use super::runtime::Runtime;
+use crate::cache::Cache;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Alignment, Model, ModelId, PAD_TOKEN};
+
+/// A sequence: its cache and its open block. A clone continues on its own.
+#[derive(Clone)]
+pub struct Sequence {
+    model: ModelId,
+    /// Keys and values of the block decoder.
+    pub(super) cache: Cache,
+    /// The tokens of the blocks in the cache.
+    pub(super) log: BlockLog,
+    /// Digest of all whole blocks.
+    pub(super) digest: u64,
+    pub(super) open: OpenBlock,
+    alignment: Alignment,
+}
+
+impl Runtime {
+    /// An empty sequence.
+    ///
+    /// # Errors
+    /// If an option is out of range or the cache cannot be allocated.
+    pub fn sequence(&self, options: &SessionOptions) -> Result<Sequence> {
+        let (model, config) = (self.model(), self.model().config());
+        let cache = options.cache(model)?;
+        let slots = cache.geometry().slots();
+        let log = BlockLog::new(slots, config.block_length).ok_or_else(|| {
+            Error::new(ErrorKind::Resource, format!("no memory for the tokens of {slots} blocks"))
+        })?;
+        Ok(Sequence {
+            cache,
+            log,
+            digest: block_log::EMPTY,
+            open: OpenBlock::new(model)?,
+            alignment: options.alignment.unwrap_or(config.alignment),
+            model: model.id(),
+        })
+    }
+}
+
+impl Sequence {
+    /// Number of tokens, the padding of the first block included.
+    pub fn length(&self) -> u64 {
+        self.blocks() * self.open.length() as u64 + self.open.tokens().len() as u64
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.cache.clear();
+        self.digest = block_log::EMPTY;
+        self.open.clear();
+    }
+
+    /// The options it was created with; every field is set.
+    pub fn options(&self) -> SessionOptions {
+        let shape = self.cache.shape();
+        SessionOptions {
+            cache_blocks: Some(shape.sinks + shape.window),
+            sink_blocks: shape.sinks,
+            cache_type: Some(self.cache.kind()),
+            alignment: Some(self.alignment),
+        }
+    }
+
+    /// Number of whole blocks, forgotten ones included.
+    pub fn blocks(&self) -> u64 {
+        self.cache.length()
+    }
+
+    /// Whether the sequence is one of a model.
+    pub fn belongs_to(&self, model: &Model) -> bool {
+        self.model == model.id()
+    }
+
+    /// Whether no token has been added.
+    pub fn is_empty(&self) -> bool {
+        self.blocks() == 0 && self.open.tokens().is_empty()
+    }
+
+    /// Tokens until the open block is complete: at least 1, at most a block.
+    pub fn left_in_block(&self) -> usize {
+        self.open.length() - self.position_in_block()
+    }
+
+    /// Tokens that the open block will have when the next one is chosen.
+    pub(crate) fn position_in_block(&self) -> usize {
+        // A first text that is shorter than a block will be filled up to one.
+        if self.blocks() == 0 { 0 } else { self.open.tokens().len() }
+    }
+
+    /// Whether the sequence can be rewound to its first `blocks` whole blocks: to none, to pinned ones, to all of them,
+    /// and to those whose last one saw nothing that is forgotten by now.
+    pub fn can_rewind(&self, blocks: u64) -> bool {
+        blocks == 0 || blocks == self.blocks() || self.cache.geometry().whole(blocks)
+    }
+
+    /// The longest beginning of a text, laid out in blocks as a first text, that this sequence begins with and can be
+    /// rewound to: its whole blocks, and the tokens of `text` in them.
+    pub fn common_prefix(&self, text: &[u32]) -> (u64, usize) {
+        let (padding, length) = (self.padding(text.len()), self.open.length());
+        let mut digest = block_log::EMPTY;
+        let mut common = (0, 0);
+        let mut block = vec![PAD_TOKEN; length];
+        for position in 0..self.blocks().min(((padding + text.len()) / length) as u64) {
+            let start = position as usize * length;
+            for (index, token) in block.iter_mut().enumerate() {
+                *token = (start + index).checked_sub(padding).map_or(PAD_TOKEN, |index| text[index]);
+            }
+            digest = block_log::extend(digest, &block);
+            let end = position + 1;
+            let own = |position| self.log.digest(self.cache.geometry().slot(position));
+            let own = if end == self.blocks() { self.digest } else { own(position) };
+            if own == digest && self.can_rewind(end) {
+                common = (end, end as usize * length - padding);
+            }
+        }
+        common
+    }
+
+    /// The last tokens, up to `max` of those that are remembered, oldest first.
+    pub fn recent(&self, max: usize) -> Vec<u32> {
+        let (geometry, length) = (self.cache.geometry(), self.open.length());
+        let blocks = (max.div_ceil(length) as u64).min(self.blocks());
+        let known = (self.blocks() - blocks).max(geometry.window_start(self.blocks()).min(self.blocks()));
+        let closed = (known..self.blocks()).flat_map(|position| self.log.tokens(geometry.slot(position)));
+        let mut all: Vec<u32> = closed.chain(self.open.tokens()).copied().collect();
+        if known == 0 {
+            // The padding of the first block is not part of the text.
+            let padding = all.iter().take(length).take_while(|token| **token == PAD_TOKEN).count();
+            all.drain(..padding);
+        }
+        all.split_off(all.len().saturating_sub(max))
+    }
+
+    /// The block decoder's cache, the open block and the digest of all whole blocks: all else can be computed again
+    /// from these, to the bit.
+    pub(crate) fn state(&self) -> (&Cache, &OpenBlock, u64) {
+        (&self.cache, &self.open, self.digest)
+    }
+
+    /// The tokens of each block in the cache, and the digest of the text up to its end.
+    pub(crate) fn remembered(&self) -> impl Iterator<Item = (&[u32], u64)> {
+        let geometry = self.cache.geometry();
+        let slots = geometry.remembered().map(|position| geometry.slot(position));
+        slots.map(|slot| (self.log.tokens(slot), self.log.digest(slot)))
+    }
+
+    /// Restores the state that [`Sequence::state`] and [`Sequence::remembered`] return. `fill` gets the cache and the
+    /// context; `open` is less than a block.
+    pub(crate) fn restore<'t>(
+        &mut self,
+        (open, digest): (&[u32], u64),
+        remembered: impl Iterator<Item = (&'t [u32], u64)>,
+        fill: impl FnOnce(&mut Cache, &mut [f32]),
+    ) {
+        self.clear();
+        self.open.extend(open);
+        self.digest = digest;
+        fill(&mut self.cache, self.open.context_mut());
+        let geometry = self.cache.geometry();
+        for (position, (tokens, digest)) in geometry.remembered().zip(remembered) {
+            self.log.set(geometry.slot(position), tokens, digest);
+        }
+    }
+
+    /// Lets the logits of the next token be computed once more.
+    pub(crate) fn reopen(&mut self) {
+        self.open.reopen();
+    }
+
+    /// Tokens that fill up a first text.
+    pub(super) fn padding(&self, tokens: usize) -> usize {
+        match self.alignment {
+            Alignment::Left => tokens.next_multiple_of(self.open.length()) - tokens,
+            Alignment::Tail => 0,
+        }
+    }
+
+    /// Notes that blocks have entered the cache: their tokens, and the last one's column of the residual stream.
+    pub(super) fn note(&mut self, tokens: &[u32], context: &[f32]) {
+        note(&self.cache, &mut self.log, &mut self.digest, tokens);
+        self.open.follow(context);
+    }
+
+    /// Notes that the open block, which is whole, has entered the cache.
+    pub(super) fn close(&mut self, context: &[f32]) {
+        note(&self.cache, &mut self.log, &mut self.digest, self.open.tokens());
+        self.open.follow(context);
+    }
+}
+
+/// Logs the tokens of the last blocks of a cache, and extends the digest by them.
+fn note(cache: &Cache, log: &mut BlockLog, digest: &mut u64, tokens: &[u32]) {
+    let (geometry, length) = (cache.geometry(), log.block_length());
+    let first = geometry.length() - (tokens.len() / length) as u64;
+    for (position, block) in (first..).zip(tokens.chunks_exact(length)) {
+        *digest = block_log::extend(*digest, block);
+        log.set(geometry.slot(position), block, *digest);
+    }
+}
