@@ -13,6 +13,7 @@ mod isa;
 mod pass;
 mod product;
 mod scalar;
+mod vectorize;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -22,6 +23,7 @@ pub use attention::{Attention, KeyValue, QUERIES, score_floats};
 pub use isa::Isa;
 pub use pass::Pass;
 pub use product::{Epilogue, Product, Term, multiply};
+pub use vectorize::{Vectorized, vectorize};
 
 use crate::error::Result;
 use crate::quant::{PANEL_ROWS, WeightType, Weights};

@@ -5,6 +5,7 @@
 //! the form that a Cholesky factor gives to a quadratic form. From the last column down, each is rounded after
 //! the errors of those behind it were added to it, and every candidate for the scale is tried in full.
 
+use cinderblock::kernels::{Vectorized, vectorize};
 use cinderblock::quant::{GROUP, ZERO_LEVELS, likely_zero, multiplier_limit, reaching_scale};
 use half::f16;
 
@@ -225,16 +226,15 @@ pub struct Rounding<'a> {
 impl Rounding<'_> {
     /// The best choice. It takes the most time of rounding, so it is compiled for the widest registers.
     pub fn best(self) -> Choice {
-        pulp::Arch::new().dispatch(self)
+        vectorize(self)
     }
 }
 
-/// Not a closure, which would be compiled without the features that it is dispatched for.
-impl pulp::NullaryFnOnce for Rounding<'_> {
+impl Vectorized for Rounding<'_> {
     type Output = Choice;
 
     #[inline(always)]
-    fn call(self) -> Choice {
+    fn run<const FMA: bool>(self) -> Choice {
         let Rounding { coupling, targets, feedback, grid, known } = self;
         let mut spread = coupling.spread(targets);
         let (mut below, mut above) = ([0.0f32; LANES], [0.0f32; LANES]);

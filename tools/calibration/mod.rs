@@ -6,6 +6,7 @@ mod forward;
 mod group;
 mod head;
 mod matrix;
+mod product;
 mod round;
 mod tensor;
 
@@ -86,7 +87,6 @@ impl<'a> Calibrator<'a> {
         types: &[WeightType],
         done: &'a dyn Fn(usize),
     ) -> Result<Calibrator<'a>> {
-        faer::set_global_parallelism(faer::Par::rayon(0));
         Ok(Calibrator {
             checkpoint,
             config: &checkpoint.config,

@@ -78,7 +78,7 @@ impl Plan {
                     GROUP,
                     (0..GROUP * GROUP).map(|i| f32::from(u8::from(i % (GROUP + 1) == 0))).collect(),
                 );
-                let block = permuted.rows(first, GROUP).columns(first, GROUP).times(identity.view());
+                let block = permuted.rows(first, GROUP).columns_from(first, GROUP).times(identity.view());
                 let factor = Cholesky::new(&block, 0.0)?;
                 Some((factor.solve_rows(&identity), Coupling::new(&factor.lower(), 0)))
             })
@@ -159,12 +159,13 @@ impl<'p> Work<'p> {
     fn compensate(&mut self) {
         let width = self.plan.order.len();
         for batch in self.batches() {
-            let unit = self.plan.unit.rows(batch.end, width - batch.end).columns(batch.start, batch.len());
-            let behind = self.errors.view().columns(batch.end, width - batch.end).times(unit);
+            let unit =
+                self.plan.unit.rows(batch.end, width - batch.end).columns_from(batch.start, batch.len());
+            let behind = self.errors.view().columns_from(batch.end, width - batch.end).times(unit);
             for first in batch.clone().step_by(GROUP).rev() {
                 let after = first + GROUP;
-                let unit = self.plan.unit.rows(after, batch.end - after).columns(first, GROUP);
-                let mut feedback = self.errors.view().columns(after, batch.end - after).times(unit);
+                let unit = self.plan.unit.rows(after, batch.end - after).columns_from(first, GROUP);
+                let mut feedback = self.errors.view().columns_from(after, batch.end - after).times(unit);
                 feedback.add_part(&behind, first - batch.start);
                 let group = first / GROUP;
                 let coupling = &self.plan.couplings[group];
@@ -184,14 +185,14 @@ impl<'p> Work<'p> {
     fn descend(&mut self) {
         let width = self.plan.order.len();
         for batch in self.batches() {
-            let before = self.errors.view().columns(batch.start, batch.len()).to_matrix();
+            let before = self.errors.view().columns_from(batch.start, batch.len()).to_matrix();
             let moments = self.plan.moments.view();
-            let gradients = self.errors.view().times(moments.columns(batch.start, batch.len()));
+            let gradients = self.errors.view().times(moments.columns_from(batch.start, batch.len()));
             for first in batch.clone().step_by(GROUP).rev() {
                 let after = first + GROUP;
-                let mut moved = self.errors.view().columns(after, batch.end - after).to_matrix();
+                let mut moved = self.errors.view().columns_from(after, batch.end - after).to_matrix();
                 moved.subtract_part(&before, after - batch.start);
-                let moments = self.plan.moments.rows(after, batch.end - after).columns(first, GROUP);
+                let moments = self.plan.moments.rows(after, batch.end - after).columns_from(first, GROUP);
                 let mut gradient = moved.view().times(moments);
                 gradient.add_part(&gradients, first - batch.start);
                 let group = first / GROUP;
