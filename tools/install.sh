@@ -14,13 +14,13 @@ cd "$(dirname "$0")/.."
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 # While the first number is 0, the second one says what a program needs.
 interface=${version%.*}
-build=${CARGO_TARGET_DIR:-target}/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}release
+build=${CARGO_TARGET_DIR:-target}/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}dist
 tools=${CROSS_COMPILE:-}
 for tool in cargo "${tools}ld" "${tools}objcopy" "${tools}ar" "${tools}strip"; do
     command -v "$tool" >/dev/null || { echo "$tool is missing" >&2; exit 1; }
 done
 
-cargo rustc --release --quiet -p cinderblock --lib --no-default-features --features "$features" \
+cargo rustc --profile dist --quiet -p cinderblock --lib --no-default-features --features "$features" \
     --crate-type cdylib,staticlib -- -C link-arg=-Wl,-soname,libcinderblock.so."$interface"
 
 root=${DESTDIR:-}$prefix
