@@ -1,5 +1,4 @@
 //! cinderblock runs Block Transformer language models (arXiv 2406.02657) on the CPU.
-#![deny(unsafe_op_in_unsafe_fn)]
 #![warn(missing_docs)]
 
 #[cfg(target_endian = "big")]

@@ -140,14 +140,16 @@ impl Kernels {
         }
         let blocks = tile.chunks_mut(BLOCK_COLUMNS).zip(input.floats.chunks(BLOCK_COLUMNS * columns));
         for (tile, input) in blocks {
-            // SAFETY, for all three: the instruction set is available (`for_isa`); the routine is safe code.
             match kind {
+                // SAFETY: the instruction set is available (`for_isa`); the routine is safe code.
                 WeightType::F32 => unsafe {
                     (self.float.rows_f32)(bytemuck::cast_slice(data), columns, input, tile)
                 },
+                // SAFETY: as above.
                 WeightType::F16 => unsafe {
                     (self.float.rows_f16)(bytemuck::cast_slice(data), columns, input, tile)
                 },
+                // SAFETY: as above.
                 _ => unsafe { (self.float.rows_bf16)(bytemuck::cast_slice(data), columns, input, tile) },
             }
         }
@@ -162,16 +164,17 @@ impl Kernels {
         tile: &mut [[f32; PANEL_ROWS]],
     ) {
         assert_eq!(blocks.iter().map(|block| block.columns).sum::<usize>(), tile.len(), "quantized columns");
-        // SAFETY, for both: the instruction set is available (`for_isa`). The panel has the records of the
-        // input's width, as the caller checked; the blocks' slices have the lengths of their columns and spans
-        // (`Activations::block`), all but the last have 16 columns, and together they fill the tile.
         match self.panels.q4_blocks {
+            // SAFETY: the instruction set is available (`for_isa`). The panel has the records of the input's width, as
+            // the caller checked; the blocks' slices have the lengths of their columns and spans
+            // (`Activations::block`), all but the last have 16 columns, and together they fill the tile.
             Some((columns, kernel)) if kind == WeightType::Q4 && tile.len() > columns => unsafe {
                 kernel(panel, blocks, tile);
             },
             _ => {
                 let kernel = if kind == WeightType::Q4 { self.panels.q4 } else { self.panels.q8 };
                 for (block, tile) in blocks.iter().zip(tile.chunks_mut(BLOCK_COLUMNS)) {
+                    // SAFETY: as above.
                     unsafe { kernel(panel, *block, tile) };
                 }
             }

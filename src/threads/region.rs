@@ -116,8 +116,9 @@ impl<'t> Region<'t> {
     ) {
         let count = first.parts();
         self.start(count + second.parts(), |_, chunk| match chunk.checked_sub(count) {
-            // SAFETY, for both: as `run_parts`.
+            // SAFETY: as `run_parts`.
             None => first_job(chunk, unsafe { first.part(chunk) }),
+            // SAFETY: as `run_parts`.
             Some(chunk) => second_job(chunk, unsafe { second.part(chunk) }),
         });
     }

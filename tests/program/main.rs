@@ -1,4 +1,4 @@
-//! The program and the library under it, one module a topic: `cargo test -p cinderblock-tools --test program parity::`
+//! The program and the library under it, one module a topic: `cargo test --test program parity::`
 //! runs one of them.
 
 mod common;

@@ -1,6 +1,6 @@
 //! Calibrated quantization and its measures, as a user meets them.
 
-use crate::common::{case, cinderblock, ids, quantize, root};
+use crate::common::{case, case_with_tokenizer, cinderblock, ids, quantize, root};
 
 /// Token ids that every reference case knows.
 fn text(count: u32) -> String {
@@ -97,30 +97,6 @@ fn calibration_lowers_divergence_at_the_same_size() {
         assert!(number("output_error") <= number("output_error_nearest"), "{row}");
         assert!(number("weight_error") > 0.0 && number("share") > 0.0, "{row}");
     }
-}
-
-/// A copy of a reference case with a tokenizer of single letters.
-fn case_with_tokenizer(name: &str) -> (tempfile::TempDir, std::path::PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    let checkpoint = folder.path().join(name);
-    std::fs::create_dir(&checkpoint).unwrap();
-    for entry in std::fs::read_dir(case(name)).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file() {
-            std::fs::copy(&path, checkpoint.join(path.file_name().unwrap())).unwrap();
-        }
-    }
-    let letters: Vec<String> =
-        ('a'..='z').enumerate().map(|(id, c)| format!("\"{c}\": {}", id + 2)).collect();
-    let tokenizer = format!(
-        r#"{{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-        "pre_tokenizer": {{"type": "Split", "pattern": {{"String": ""}}, "behavior": "Isolated", "invert": false}},
-        "post_processor": null, "decoder": null,
-        "model": {{"type": "WordLevel", "vocab": {{"?": 1, {}}}, "unk_token": "?"}}}}"#,
-        letters.join(", ")
-    );
-    std::fs::write(checkpoint.join("tokenizer.json"), tokenizer).unwrap();
-    (folder, checkpoint)
 }
 
 /// Quantizes a checkpoint with arguments: the summary, and the bytes of the file.

@@ -27,7 +27,7 @@ impl<const DOT: u8> Line for Halves<DOT> {
 
     #[inline(always)]
     unsafe fn zero() -> [__m256; 2] {
-        // SAFETY, here and below: the caller's promise.
+        // SAFETY: here and below, the caller's promise.
         unsafe { [_mm256_setzero_ps(); 2] }
     }
 

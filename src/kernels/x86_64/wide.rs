@@ -20,7 +20,7 @@ impl<const VNNI: bool> Line for Wide<VNNI> {
 
     #[inline(always)]
     unsafe fn zero() -> __m512 {
-        // SAFETY, here and below: the caller's promise.
+        // SAFETY: here and below, the caller's promise.
         unsafe { _mm512_setzero_ps() }
     }
 

@@ -160,6 +160,30 @@ pub fn quantize(checkpoint: &Path, kind: &str) -> (TempDir, PathBuf) {
     (folder, file)
 }
 
+/// A copy of a reference case with a tokenizer of single letters.
+pub fn case_with_tokenizer(name: &str) -> (TempDir, PathBuf) {
+    let folder = TempDir::new().expect("temporary folder");
+    let checkpoint = folder.path().join(name);
+    std::fs::create_dir(&checkpoint).unwrap();
+    for entry in std::fs::read_dir(case(name)).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::copy(&path, checkpoint.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let letters: Vec<String> =
+        ('a'..='z').enumerate().map(|(id, c)| format!("\"{c}\": {}", id + 2)).collect();
+    let tokenizer = format!(
+        r#"{{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {{"type": "Split", "pattern": {{"String": ""}}, "behavior": "Isolated", "invert": false}},
+        "post_processor": null, "decoder": null,
+        "model": {{"type": "WordLevel", "vocab": {{"?": 1, {}}}, "unk_token": "?"}}}}"#,
+        letters.join(", ")
+    );
+    std::fs::write(checkpoint.join("tokenizer.json"), tokenizer).unwrap();
+    (folder, checkpoint)
+}
+
 /// Token ids as the command line takes them.
 pub fn ids(tokens: &[u32]) -> String {
     tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(",")

@@ -372,7 +372,6 @@ impl Run {
                 repetition_window: fields.size("repetition_window")?.unwrap_or(sampler.repetition_window),
                 logit_bias: bias.unwrap_or_else(|| sampler.logit_bias.clone()),
                 seed,
-                ..sampler.clone()
             },
             generate: GenerateOptions {
                 max_tokens: fields.size("max_tokens")?.unwrap_or(generate.max_tokens),
