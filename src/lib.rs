@@ -21,10 +21,11 @@ pub mod threads;
 
 pub use cache::CacheType;
 pub use error::{Error, ErrorKind, Result};
-pub use generation::batch::{Batch, BatchOptions, Event, Request};
+pub use generation::batch::Batch;
 pub use generation::completion::{End, GenerateOptions, Step, Token};
 pub use generation::estimate::MemoryEstimate;
 pub use generation::generator::Generator;
+pub use generation::request::{BatchOptions, Event, Request};
 pub use generation::sampler::{Sampler, SamplerOptions};
 pub use generation::snapshot::Snapshot;
 pub use generation::speculation::{Speculate, SpeculationCounts};

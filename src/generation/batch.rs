@@ -1,70 +1,24 @@
-//! Many texts at once: sequences join and leave while others go on, and all share every pass over the weights.
+//! Many texts at once: sequences join and leave while others continue, and all share every pass over the weights.
 //!
-//! An advance is one block: what has been asked for joins if memory allows, prompts are read in a pass of bounded
-//! size, and every sequence writes to the end of its block, so that all blocks end together in one pass of the block
-//! decoder. A prompt that ends inside a block joins at the token where it is. A text that ends leaves at once; the
-//! others' passes are narrower from then on. What a sequence writes does not depend, to the bit, on the others.
+//! An advance is one block: waiting requests join if memory allows, prompts are read in a pass of bounded size, and every
+//! sequence generates to the end of its block, so that all blocks end together in one pass of the block decoder. A prompt
+//! that ends inside a block joins at that token. A text that ends leaves at once; the others' passes are narrower from
+//! then on. The tokens of a sequence do not depend, to the bit, on the others.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
-use super::completion::{CONTEXT, Completion, End, GenerateOptions, Step, Token};
+use super::completion::{CONTEXT, Completion, End};
 use super::estimate;
-use super::sampler::{Sampler, SamplerOptions};
-use super::step::{self, Writer};
+use super::request::{BatchOptions, Event, Request};
+use super::running::Running;
+use super::sampler::Sampler;
+use super::step::step;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interrupt::Interrupt;
 use crate::model::BATCH;
 use crate::session::{Append, Engine, Runtime, Sequence, SessionOptions};
-
-/// What all texts of a batch share.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BatchOptions {
-    /// The cache of a sequence; one that needs fewer blocks gets no more than it needs.
-    pub session: SessionOptions,
-    /// Sequences at a time.
-    pub sequences: usize,
-    /// Bytes of weights, caches and buffers, all together, that are not exceeded; `None` is no limit.
-    pub memory: Option<u64>,
-}
-
-impl Default for BatchOptions {
-    fn default() -> Self {
-        BatchOptions { session: SessionOptions::default(), sequences: 32, memory: None }
-    }
-}
-
-/// A text to be written.
-#[derive(Clone, Default)]
-pub struct Request {
-    /// What it follows.
-    pub prompt: Vec<u32>,
-    /// A sequence that has had the beginning of the prompt, which `prompt` then goes on from. Requests can share it:
-    /// each goes on with a copy.
-    pub start: Option<Arc<Sequence>>,
-    /// Tokens that it takes first, whatever is likely. With [`GenerateOptions::logprobs`], this scores them.
-    pub forced: Vec<u32>,
-    /// How its tokens are chosen after that.
-    pub sampler: SamplerOptions,
-    /// What ends it.
-    pub generate: GenerateOptions,
-    /// It ends before any of these strings.
-    pub stops: Vec<String>,
-    /// Ends it from any thread, with what it has.
-    pub interrupt: Interrupt,
-}
-
-/// What happens to a text.
-#[derive(Debug)]
-pub enum Event {
-    /// A token, or text that was held back until the end.
-    Step(Step),
-    /// It ended, with so many tokens; [`End::Caller`] if its [`Request::interrupt`] said so.
-    Ended(End, usize),
-    /// It cannot go on.
-    Failed(Error),
-}
 
 /// A request that waits for its turn.
 struct Waiting {
@@ -74,32 +28,7 @@ struct Waiting {
     bytes: u64,
 }
 
-/// A text that is being read or written.
-struct Running {
-    id: u64,
-    sequence: Sequence,
-    sampler: Sampler,
-    completion: Completion<Arc<Tokenizer>>,
-    /// Tokens of the prompt, and how many of them have been read.
-    prompt: Vec<u32>,
-    read: usize,
-    forced: Vec<u32>,
-    interrupt: Interrupt,
-    bytes: u64,
-    left: bool,
-    /// The outcome of the step under way, if it takes part in it.
-    choice: Option<Result<Choice>>,
-}
-
-/// A token that a text has chosen in the step under way.
-struct Choice {
-    /// The state of the sampler before.
-    random: u64,
-    /// `None` for the token that ends a text.
-    token: Option<Token>,
-}
-
-/// Texts that are written together, in the order in which they were asked for as far as memory goes.
+/// Texts that are generated together, admitted in the order of their requests as far as memory allows.
 pub struct Batch {
     engine: Engine,
     tokenizer: Option<Arc<Tokenizer>>,
@@ -390,7 +319,7 @@ impl Batch {
         }
         let writers = self.running.iter_mut().filter(|running| running.writes_at(position));
         let mut writers: Vec<&mut Running> = writers.collect();
-        step::step(&mut self.engine, &mut writers)?;
+        step(&mut self.engine, &mut writers)?;
         writers.into_iter().for_each(|running| running.take_choice(each));
         Ok(())
     }
@@ -398,97 +327,5 @@ impl Batch {
     /// Gives back the memory of those that have left.
     fn release(&mut self) {
         self.running.retain(|running| !running.left);
-    }
-}
-
-impl Running {
-    fn is_reading(&self) -> bool {
-        self.read < self.prompt.len()
-    }
-
-    /// Whether it is its turn when the open blocks have `position` tokens.
-    fn writes_at(&self, position: usize) -> bool {
-        !self.left && !self.is_reading() && self.sequence.position_in_block() == position
-    }
-
-    /// Takes the outcome of a step: a token, the end of the text, or a failure.
-    fn take_choice(&mut self, each: &mut impl FnMut(u64, Event)) {
-        let token = match self.choice.take() {
-            None => return,
-            Some(Err(error)) => return self.fail(error, each),
-            Some(Ok(choice)) => choice.token,
-        };
-        let Some(token) = token else { return self.finish(End::EndOfText, each) };
-        self.sampler.accept(token.id);
-        let passed = match self.completion.push(token.id) {
-            Ok(passed) => passed,
-            Err(error) => return self.fail(error, each),
-        };
-        each(self.id, Event::Step(Step { token: Some(token), text: passed.text }));
-        if passed.stopped {
-            self.leave(End::Stop, each);
-        } else if let Some(end) = self.completion.limit() {
-            self.finish(end, each);
-        }
-    }
-
-    /// Ends the text with what was held back of it.
-    fn finish(&mut self, end: End, each: &mut impl FnMut(u64, Event)) {
-        match self.completion.finish() {
-            Ok(passed) => {
-                if !passed.text.is_empty() {
-                    each(self.id, Event::Step(Step { token: None, text: passed.text }));
-                }
-                self.leave(if passed.stopped { End::Stop } else { end }, each);
-            }
-            Err(error) => self.fail(error, each),
-        }
-    }
-
-    fn leave(&mut self, end: End, each: &mut impl FnMut(u64, Event)) {
-        self.left = true;
-        each(self.id, Event::Ended(end, self.completion.count()));
-    }
-
-    fn fail(&mut self, error: Error, each: &mut impl FnMut(u64, Event)) {
-        self.left = true;
-        each(self.id, Event::Failed(error));
-    }
-}
-
-impl Writer for Running {
-    fn sequence(&mut self) -> &mut Sequence {
-        &mut self.sequence
-    }
-
-    /// Chooses a token, but adds none that is the last of its text. Logits that are not finite end this text alone.
-    fn choose(&mut self, logits: Option<Result<&[f32]>>) -> Result<Option<u32>> {
-        let logits = match logits {
-            Some(Ok(logits)) => logits,
-            Some(Err(error)) => {
-                self.choice = Some(Err(error));
-                return Ok(None);
-            }
-            None => return Ok(None),
-        };
-        let random = self.sampler.state().0;
-        let id = match self.forced.get(self.completion.count()) {
-            Some(id) => *id,
-            None => self.sampler.sample(logits),
-        };
-        let token = match self.completion.ends(id) {
-            true => Ok(None),
-            false => self.completion.token(id, logits).map(Some),
-        };
-        self.choice = Some(token.map(|token| Choice { random, token }));
-        let token = self.choice.iter().flatten().find_map(|choice| choice.token.as_ref());
-        Ok(token.map(|token| token.id).filter(|_| !self.completion.is_last()))
-    }
-
-    fn undo(&mut self) {
-        if let Some(Ok(choice)) = self.choice.take() {
-            self.sampler.undo(choice.random);
-        }
-        self.sequence.reopen();
     }
 }

@@ -5,6 +5,8 @@ pub(crate) mod completion;
 pub(crate) mod drafter;
 pub(crate) mod estimate;
 pub mod generator;
+pub(crate) mod request;
+mod running;
 pub mod sampler;
 pub mod snapshot;
 pub(crate) mod speculation;

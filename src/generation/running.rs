@@ -1,0 +1,129 @@
+//! A text of a batch while its prompt is read and its tokens are generated.
+
+use std::sync::Arc;
+
+use super::completion::{Completion, End, Step, Token};
+use super::request::Event;
+use super::sampler::Sampler;
+use super::step::Writer;
+use super::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+use crate::session::Sequence;
+
+/// A text that is being read or written.
+pub(super) struct Running {
+    pub(super) id: u64,
+    pub(super) sequence: Sequence,
+    pub(super) sampler: Sampler,
+    pub(super) completion: Completion<Arc<Tokenizer>>,
+    /// Tokens of the prompt, and how many of them have been read.
+    pub(super) prompt: Vec<u32>,
+    pub(super) read: usize,
+    pub(super) forced: Vec<u32>,
+    pub(super) interrupt: Interrupt,
+    pub(super) bytes: u64,
+    pub(super) left: bool,
+    /// The outcome of the step under way, if it takes part in it.
+    pub(super) choice: Option<Result<Choice>>,
+}
+
+/// A token that a text has chosen in the step under way.
+pub(super) struct Choice {
+    /// The state of the sampler before.
+    pub(super) random: u64,
+    /// `None` for the token that ends a text.
+    pub(super) token: Option<Token>,
+}
+
+impl Running {
+    pub(super) fn is_reading(&self) -> bool {
+        self.read < self.prompt.len()
+    }
+
+    /// Whether it is its turn when the open blocks have `position` tokens.
+    pub(super) fn writes_at(&self, position: usize) -> bool {
+        !self.left && !self.is_reading() && self.sequence.position_in_block() == position
+    }
+
+    /// Takes the outcome of a step: a token, the end of the text, or a failure.
+    pub(super) fn take_choice(&mut self, each: &mut impl FnMut(u64, Event)) {
+        let token = match self.choice.take() {
+            None => return,
+            Some(Err(error)) => return self.fail(error, each),
+            Some(Ok(choice)) => choice.token,
+        };
+        let Some(token) = token else { return self.finish(End::EndOfText, each) };
+        self.sampler.accept(token.id);
+        let passed = match self.completion.push(token.id) {
+            Ok(passed) => passed,
+            Err(error) => return self.fail(error, each),
+        };
+        each(self.id, Event::Step(Step { token: Some(token), text: passed.text }));
+        if passed.stopped {
+            self.leave(End::Stop, each);
+        } else if let Some(end) = self.completion.limit() {
+            self.finish(end, each);
+        }
+    }
+
+    /// Ends the text with what was held back of it.
+    pub(super) fn finish(&mut self, end: End, each: &mut impl FnMut(u64, Event)) {
+        match self.completion.finish() {
+            Ok(passed) => {
+                if !passed.text.is_empty() {
+                    each(self.id, Event::Step(Step { token: None, text: passed.text }));
+                }
+                self.leave(if passed.stopped { End::Stop } else { end }, each);
+            }
+            Err(error) => self.fail(error, each),
+        }
+    }
+
+    fn leave(&mut self, end: End, each: &mut impl FnMut(u64, Event)) {
+        self.left = true;
+        each(self.id, Event::Ended(end, self.completion.count()));
+    }
+
+    pub(super) fn fail(&mut self, error: Error, each: &mut impl FnMut(u64, Event)) {
+        self.left = true;
+        each(self.id, Event::Failed(error));
+    }
+}
+
+impl Writer for Running {
+    fn sequence(&mut self) -> &mut Sequence {
+        &mut self.sequence
+    }
+
+    /// Chooses a token, but adds none that is the last of its text. Logits that are not finite end this text alone.
+    fn choose(&mut self, logits: Option<Result<&[f32]>>) -> Result<Option<u32>> {
+        let logits = match logits {
+            Some(Ok(logits)) => logits,
+            Some(Err(error)) => {
+                self.choice = Some(Err(error));
+                return Ok(None);
+            }
+            None => return Ok(None),
+        };
+        let random = self.sampler.state().0;
+        let id = match self.forced.get(self.completion.count()) {
+            Some(id) => *id,
+            None => self.sampler.sample(logits),
+        };
+        let token = match self.completion.ends(id) {
+            true => Ok(None),
+            false => self.completion.token(id, logits).map(Some),
+        };
+        self.choice = Some(token.map(|token| Choice { random, token }));
+        let token = self.choice.iter().flatten().find_map(|choice| choice.token.as_ref());
+        Ok(token.map(|token| token.id).filter(|_| !self.completion.is_last()))
+    }
+
+    fn undo(&mut self) {
+        if let Some(Ok(choice)) = self.choice.take() {
+            self.sampler.undo(choice.random);
+        }
+        self.sequence.reopen();
+    }
+}
