@@ -37,7 +37,7 @@ fn decoding_allocates_nothing() {
         let options = SessionOptions { cache_blocks: Some(16), ..Default::default() };
         let mut session = runtime.session(&options).unwrap();
         let options =
-            SamplerOptions { top_k: 40, top_p: 0.95, repetition_penalty: 1.1, ..Default::default() };
+            SamplerOptions { top_k: 40, top_p: 0.95, repetition_penalty: 1.1, ..SamplerOptions::plain() };
         let mut sampler = Sampler::new(options, model.config().vocabulary).unwrap();
         session.append(&[300, 301, 302, 303, 304]).unwrap();
         let mut generate = |tokens: usize| {

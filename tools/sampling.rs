@@ -84,7 +84,7 @@ impl SamplingArguments {
 
     /// The options where nothing is given but a seed.
     pub fn defaults(seed: u64) -> SamplerOptions {
-        SamplerOptions { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, seed, ..Default::default() }
+        SamplerOptions { seed, ..Default::default() }
     }
 
     /// The options of a new text.

@@ -36,7 +36,7 @@ fn resident() -> u64 {
 }
 
 fn sampling() -> SamplerOptions {
-    SamplerOptions { temperature: 0.8, top_p: 0.95, seed: 1, ..Default::default() }
+    SamplerOptions { temperature: 0.8, top_p: 0.95, seed: 1, ..SamplerOptions::plain() }
 }
 
 fn start(runtime: &Runtime) -> Result<Generator> {

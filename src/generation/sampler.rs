@@ -2,7 +2,8 @@
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// How a token is chosen. The default is plain sampling from the model's distribution.
+/// How a token is chosen. The default suits prose, and the command line and the C interface share it: temperature
+/// 0.8, top-k 40, top-p 0.95, min-p 0.05. [`SamplerOptions::plain`] samples the model's distribution as it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplerOptions {
     /// Divides the logits; 0 takes the most likely token.
@@ -25,6 +26,13 @@ pub struct SamplerOptions {
 
 impl Default for SamplerOptions {
     fn default() -> Self {
+        SamplerOptions { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, ..Self::plain() }
+    }
+}
+
+impl SamplerOptions {
+    /// Sampling from the model's own distribution: temperature 1, no filter, no penalty, seed 0.
+    pub fn plain() -> Self {
         SamplerOptions {
             temperature: 1.0,
             top_k: 0,
@@ -269,14 +277,14 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_first_of_the_best() {
-        let mut sampler = sampler(SamplerOptions { temperature: 0.0, ..Default::default() });
+        let mut sampler = sampler(SamplerOptions { temperature: 0.0, ..SamplerOptions::plain() });
         assert_eq!(sampler.sample(&[1.0, 3.0, 3.0, -1.0]), 1);
     }
 
     #[test]
     fn draws_follow_the_distribution() {
         let logits = [0.5f32, 0.25, 0.125, 0.125].map(f32::ln);
-        let counts = counts(SamplerOptions::default(), &logits);
+        let counts = counts(SamplerOptions::plain(), &logits);
         for (count, expected) in counts.into_iter().zip([5000, 2500, 1250, 1250]) {
             assert!(count.abs_diff(expected) < 200, "{counts:?}");
         }
@@ -285,11 +293,11 @@ mod tests {
     #[test]
     fn filters_keep_what_they_say() {
         let logits = [0.5f32, 0.25, 0.15, 0.1].map(f32::ln);
-        let default = SamplerOptions::default();
-        assert_eq!(counts(SamplerOptions { top_k: 2, ..default.clone() }, &logits)[2..], [0, 0]);
-        assert_eq!(counts(SamplerOptions { top_p: 0.7, ..default.clone() }, &logits)[2..], [0, 0]);
-        assert_eq!(counts(SamplerOptions { min_p: 0.25, ..default.clone() }, &logits)[3], 0);
-        assert_eq!(counts(SamplerOptions { top_p: 0.01, ..default }, &logits)[0], 10_000);
+        let plain = SamplerOptions::plain();
+        assert_eq!(counts(SamplerOptions { top_k: 2, ..plain.clone() }, &logits)[2..], [0, 0]);
+        assert_eq!(counts(SamplerOptions { top_p: 0.7, ..plain.clone() }, &logits)[2..], [0, 0]);
+        assert_eq!(counts(SamplerOptions { min_p: 0.25, ..plain.clone() }, &logits)[3], 0);
+        assert_eq!(counts(SamplerOptions { top_p: 0.01, ..plain }, &logits)[0], 10_000);
     }
 
     #[test]
@@ -298,7 +306,7 @@ mod tests {
             temperature: 0.0,
             repetition_penalty: 2.0,
             repetition_window: 2,
-            ..Default::default()
+            ..SamplerOptions::plain()
         };
         let mut sampler = sampler(options);
         let logits = [4.0, 3.0, 2.5, -1.0];
@@ -316,14 +324,14 @@ mod tests {
         let logits = [4.0, 3.0, 2.5, -1.0];
         let greedy = |bias: &[(u32, f32)]| {
             let options =
-                SamplerOptions { temperature: 0.0, logit_bias: bias.to_vec(), ..Default::default() };
+                SamplerOptions { temperature: 0.0, logit_bias: bias.to_vec(), ..SamplerOptions::plain() };
             sampler(options).sample(&logits)
         };
         assert_eq!(greedy(&[(0, -2.0)]), 1);
         assert_eq!(greedy(&[(3, 3.0), (3, 3.0)]), 3);
         let bias = [(0, f32::NEG_INFINITY), (2, f32::NEG_INFINITY)];
         assert_eq!(greedy(&bias), 1);
-        let options = SamplerOptions { logit_bias: bias.to_vec(), ..Default::default() };
+        let options = SamplerOptions { logit_bias: bias.to_vec(), ..SamplerOptions::plain() };
         let counts = counts(options, &logits);
         assert!(counts[0] == 0 && counts[1] > 0 && counts[2] == 0 && counts[3] > 0, "{counts:?}");
     }
@@ -439,17 +447,17 @@ mod tests {
     #[test]
     fn options_out_of_range_are_refused() {
         for options in [
-            SamplerOptions { temperature: -1.0, ..Default::default() },
-            SamplerOptions { temperature: f32::NAN, ..Default::default() },
-            SamplerOptions { top_p: 0.0, ..Default::default() },
-            SamplerOptions { min_p: 2.0, ..Default::default() },
-            SamplerOptions { repetition_penalty: 0.0, ..Default::default() },
-            SamplerOptions { logit_bias: vec![(4, 0.0)], ..Default::default() },
-            SamplerOptions { logit_bias: vec![(0, f32::NAN)], ..Default::default() },
-            SamplerOptions { logit_bias: vec![(0, f32::INFINITY)], ..Default::default() },
+            SamplerOptions { temperature: -1.0, ..SamplerOptions::plain() },
+            SamplerOptions { temperature: f32::NAN, ..SamplerOptions::plain() },
+            SamplerOptions { top_p: 0.0, ..SamplerOptions::plain() },
+            SamplerOptions { min_p: 2.0, ..SamplerOptions::plain() },
+            SamplerOptions { repetition_penalty: 0.0, ..SamplerOptions::plain() },
+            SamplerOptions { logit_bias: vec![(4, 0.0)], ..SamplerOptions::plain() },
+            SamplerOptions { logit_bias: vec![(0, f32::NAN)], ..SamplerOptions::plain() },
+            SamplerOptions { logit_bias: vec![(0, f32::INFINITY)], ..SamplerOptions::plain() },
             SamplerOptions {
                 logit_bias: (0..4).map(|token| (token, f32::NEG_INFINITY)).collect(),
-                ..Default::default()
+                ..SamplerOptions::plain()
             },
         ] {
             assert!(Sampler::new(options, 4).is_err());

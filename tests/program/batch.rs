@@ -58,7 +58,7 @@ fn request(random: &mut Random, model: &Model, text: bool) -> Request {
             top_k: [0, 40][random.below(2) as usize],
             repetition_penalty: [1.0, 1.2][random.below(2) as usize],
             seed: random.below(1000),
-            ..Default::default()
+            ..SamplerOptions::plain()
         },
         generate: GenerateOptions {
             max_tokens: random.below(40) as usize,
@@ -215,7 +215,7 @@ fn copies_of_a_start_are_independent() {
     let mut batch = runtime.batch(None, BatchOptions::default()).unwrap();
     let start = batch.begin(&prompt, 30).unwrap();
     let request = |seed, prompt| Request {
-        sampler: SamplerOptions { seed, repetition_penalty: 1.3, ..Default::default() },
+        sampler: SamplerOptions { seed, repetition_penalty: 1.3, ..SamplerOptions::plain() },
         ..plain(prompt, 30)
     };
     for seed in 0..5 {
@@ -257,7 +257,7 @@ fn impossible_requests_are_refused_at_once() {
             (plain(vec![5, 260], 1), "260"),
             (
                 Request {
-                    sampler: SamplerOptions { temperature: -1.0, ..Default::default() },
+                    sampler: SamplerOptions { temperature: -1.0, ..SamplerOptions::plain() },
                     ..plain(vec![5], 1)
                 },
                 "temperature",

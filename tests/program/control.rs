@@ -17,7 +17,7 @@ fn generator(options: &SessionOptions) -> Generator {
 }
 
 fn greedy(generator: &mut Generator, logit_bias: Vec<(u32, f32)>) {
-    let options = SamplerOptions { temperature: 0.0, logit_bias, ..Default::default() };
+    let options = SamplerOptions { temperature: 0.0, logit_bias, ..SamplerOptions::plain() };
     generator.set_sampler(options).unwrap();
 }
 

@@ -12,7 +12,7 @@ fn whole_text(tokens: &[u32]) -> SessionOptions {
 
 fn greedy(runtime: &Runtime, prompt: &[u32], new: usize) -> Vec<u32> {
     let mut session = runtime.session(&SessionOptions::default()).unwrap();
-    let options = SamplerOptions { temperature: 0.0, ..Default::default() };
+    let options = SamplerOptions { temperature: 0.0, ..SamplerOptions::plain() };
     let mut sampler = Sampler::new(options, runtime.model().config().vocabulary).unwrap();
     session.append(prompt).unwrap();
     let mut tokens = Vec::new();

@@ -64,7 +64,7 @@ fn a_loaded_text_continues_with_its_sampler() {
     let options = SessionOptions { cache_blocks: Some(9), sink_blocks: 2, ..Default::default() };
     let mut generator = runtime.generator(&options).unwrap();
     let sampling =
-        SamplerOptions { repetition_penalty: 1.2, repetition_window: 16, seed: 5, ..Default::default() };
+        SamplerOptions { repetition_penalty: 1.2, repetition_window: 16, seed: 5, ..SamplerOptions::plain() };
     generator.set_sampler(sampling).unwrap();
     generator.append(&[300, 301, 302, 303, 304]).unwrap();
     let empty = runtime.generator(&options).unwrap();
@@ -98,7 +98,7 @@ fn saved(folder: &Path) -> (Runtime, Vec<u8>) {
         repetition_penalty: 1.2,
         repetition_window: 3,
         logit_bias: vec![(9, -2.5)],
-        ..Default::default()
+        ..SamplerOptions::plain()
     };
     let mut sampler = Sampler::new(sampling, runtime.model().config().vocabulary).unwrap();
     (1..6).for_each(|token| sampler.accept(token));
@@ -270,7 +270,7 @@ fn an_interrupted_append_counts_for_the_repetition_penalty() {
             temperature: 0.0,
             repetition_penalty: 1e6,
             repetition_window: 4096,
-            ..Default::default()
+            ..SamplerOptions::plain()
         };
         generator.set_sampler(options).unwrap();
         generator
@@ -340,7 +340,7 @@ fn generators_in_one_pass_get_the_tokens_of_separate_ones() {
     let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 1).unwrap();
     let start = |seed: u32| {
         let mut generator = runtime.generator(&SessionOptions::default()).unwrap();
-        generator.set_sampler(SamplerOptions { seed: seed.into(), ..Default::default() }).unwrap();
+        generator.set_sampler(SamplerOptions { seed: seed.into(), ..SamplerOptions::plain() }).unwrap();
         generator.append(&[300 + seed, 301, 302, 303, 304][..=seed as usize % 5]).unwrap();
         generator
     };
@@ -369,7 +369,7 @@ fn generation_ends_at_lengths_stops_and_callers() {
     let tokenizer = Tokenizer::of_model(runtime.model()).unwrap();
     let start = |stops: &[&str]| {
         let mut generator = runtime.generator(&SessionOptions::default()).unwrap();
-        generator.set_sampler(SamplerOptions { temperature: 0.0, ..Default::default() }).unwrap();
+        generator.set_sampler(SamplerOptions { temperature: 0.0, ..SamplerOptions::plain() }).unwrap();
         generator.set_stops(stops.iter().map(|stop| stop.to_string()).collect());
         generator.append(&tokenizer.encode("The old house").unwrap()).unwrap();
         generator

@@ -99,7 +99,7 @@ fn text_may_depart_from_a_guess_anywhere() {
 
 /// How texts are sampled in the tests below: greedily, and in every way that a sampler knows.
 fn samplings() -> Vec<SamplerOptions> {
-    let default = SamplerOptions::default();
+    let default = SamplerOptions::plain();
     let greedy = SamplerOptions { temperature: 0.0, ..default.clone() };
     vec![
         SamplerOptions { repetition_penalty: 1.3, repetition_window: 5, ..greedy.clone() },
@@ -177,7 +177,7 @@ fn speculation_modes_generate_the_same_tokens() {
 #[test]
 fn an_end_inside_a_guess_leaves_no_trace() {
     let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 2).unwrap();
-    let greedy = SamplerOptions { temperature: 0.0, ..Default::default() };
+    let greedy = SamplerOptions { temperature: 0.0, ..SamplerOptions::plain() };
     let prompt: Vec<u32> = (300..312).cycle().take(80).collect();
     let run = |mode: Speculate, max_tokens: usize| {
         let mut generator = generator(&runtime, &greedy, mode);
@@ -205,7 +205,7 @@ fn an_end_inside_a_guess_leaves_no_trace() {
 #[test]
 fn repeated_text_takes_one_pass_per_block() {
     let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 2).unwrap();
-    let forced = SamplerOptions { logit_bias: vec![(300, 1e6)], ..Default::default() };
+    let forced = SamplerOptions { logit_bias: vec![(300, 1e6)], ..SamplerOptions::plain() };
     let mut generator = generator(&runtime, &forced, Speculate::On);
     generator.append(&[300; 8]).unwrap();
     (0..64).for_each(|_| assert_eq!(generator.next_token().unwrap(), 300));
@@ -219,7 +219,7 @@ fn repeated_text_takes_one_pass_per_block() {
 fn speculating_generators_can_share_a_pass() {
     let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 2).unwrap();
     let start = |seed: u64, mode: Speculate| {
-        let sampling = SamplerOptions { seed, temperature: 0.5, ..Default::default() };
+        let sampling = SamplerOptions { seed, temperature: 0.5, ..SamplerOptions::plain() };
         let mut generator = generator(&runtime, &sampling, mode);
         generator.append(&[300, 301, 302, 303, 300, 301, 302, 303, 300][..6 + seed as usize]).unwrap();
         generator
