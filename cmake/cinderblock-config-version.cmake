@@ -1,4 +1,4 @@
-# While the first number is 0, the second one tells what fits together.
+# While the major version is 0, the minor version decides on compatibility.
 set(PACKAGE_VERSION "0.1.0")
 if(PACKAGE_FIND_VERSION VERSION_GREATER PACKAGE_VERSION)
     set(PACKAGE_VERSION_COMPATIBLE FALSE)

@@ -1,6 +1,6 @@
 /*
- * Several texts at once, which share every pass over the weights: batch MODEL. The third one is saved and loaded in
- * the middle, inside a block, and nobody notices.
+ * Several texts at once, which share every pass over the weights: batch MODEL. Halfway, inside a block, the third one is
+ * saved and loaded, and the fourth one is replaced by a copy, without any effect on the texts.
  */
 #include <cinderblock.h>
 #include <stdio.h>
@@ -25,8 +25,23 @@ static int reload(const cinder_model *model, cinder_session **session, cinder_er
     return failed;
 }
 
+static int replace(cinder_session **session, cinder_error **error) {
+    cinder_session *copy = NULL;
+    if (cinder_session_copy(*session, &copy, error) != CINDER_OK) {
+        return 1;
+    }
+    cinder_session_free(*session);
+    *session = copy;
+    return 0;
+}
+
 int main(int count, char **arguments) {
-    const char *beginnings[TEXTS] = {"The old house", "It was a dark night", "My dear friend,", "When the sea"};
+    const char *beginnings[TEXTS] = {
+        "The old house stood at the end of the lane.",
+        "It was a dark night, and the rain had not stopped since noon.",
+        "My dear friend, I write to you from a small town by the sea.",
+        "When the ship came into the harbour, the whole town was waiting.",
+    };
     cinder_session *sessions[TEXTS] = {NULL};
     uint32_t tokens[TEXTS], texts[TEXTS][TOKENS];
     char text[TOKENS * 64];
@@ -40,7 +55,7 @@ int main(int count, char **arguments) {
     }
     for (int step = 0; step < TOKENS && !failed; step++) {
         failed = cinder_batch_decode(sessions, TEXTS, tokens, &error) != CINDER_OK
-            || (step == TOKENS / 2 && reload(model, &sessions[2], &error));
+            || (step == TOKENS / 2 && (reload(model, &sessions[2], &error) || replace(&sessions[3], &error)));
         for (int i = 0; i < TEXTS; i++) {
             texts[i][step] = tokens[i];
         }

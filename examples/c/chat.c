@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* What the signal handler needs: cancelling only sets a flag, so it may be called there. */
+/* For the signal handler, which may cancel: that only sets a flag. */
 static cinder_session *volatile answering;
 
 static void stop(int signal_number) {
@@ -46,8 +46,6 @@ int main(int count, char **arguments) {
     cinder_session *session = NULL;
     cinder_sampler_options sampler;
     cinder_sampler_options_init(&sampler, sizeof sampler);
-    sampler.temperature = 0.8f;
-    sampler.top_k = 40;
     sampler.repetition_penalty = 1.1f;
     const char *stops[] = {"\n\n"};
     char line[4096];

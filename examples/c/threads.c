@@ -1,5 +1,5 @@
 /*
- * Two sessions of one model on two threads: threads MODEL. With one thread a session, neither waits for the other.
+ * Two sessions of one model on two threads: threads MODEL. With one thread for each session, neither waits for the other.
  * The main thread frees the model first and cancels the second session in the middle of its endless text.
  */
 #include <cinderblock.h>
@@ -47,8 +47,8 @@ static void *write_text(void *data) {
 
 int main(int count, char **arguments) {
     struct writer writers[2] = {
-        {NULL, "The old house", 40, 0, CINDER_OK, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER},
-        {NULL, "It was a dark night", UINT64_MAX, 0, CINDER_OK, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER},
+        {NULL, "The old house stood at the end of the lane.", 40, 0, CINDER_OK, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER},
+        {NULL, "It was a dark night, and the rain had not stopped since noon.", UINT64_MAX, 0, CINDER_OK, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER},
     };
     pthread_t threads[2];
     cinder_model_options options;

@@ -9,12 +9,9 @@ int main(int count, char **arguments) {
         }
         const cinderblock::Model model(arguments[1]);
         cinderblock::Session session(model);
-        auto sampler = cinderblock::sampler_options();
-        sampler.temperature = 0;
-        session.sampler(sampler);
-        session.append("The old house");
-        // It continues in a second session, exactly as it would have in the first.
-        auto copy = cinderblock::Session::load(model, session.save());
+        session.append("The old house stood at the end of the lane, and nobody had lived in it for years.");
+        // A copy continues exactly as the original would.
+        auto copy = session.copy();
         auto options = cinderblock::generate_options();
         options.max_tokens = 40;
         std::string text, other;

@@ -1,4 +1,4 @@
-"""Continues a text from Python, without anything to install but the shared library: story.py LIBRARY MODEL."""
+"""Continues a text from Python, with nothing to install but the shared library: story.py LIBRARY MODEL."""
 
 import ctypes
 import sys
@@ -6,7 +6,6 @@ from ctypes import POINTER, byref, c_char_p, c_int32, c_size_t, c_void_p
 
 library = ctypes.CDLL(sys.argv[1])
 PIECE = ctypes.CFUNCTYPE(c_int32, POINTER(ctypes.c_char), c_size_t, c_void_p)
-error = c_void_p()
 
 for name, arguments in {
     "cinder_model_open": [c_char_p, c_void_p, POINTER(c_void_p)],
@@ -24,27 +23,54 @@ for name in ("cinder_error_message", "cinder_error_free", "cinder_session_free",
 
 
 def call(function, *arguments):
-    """Calls a function of the library; a failure becomes an exception."""
+    """Calls a function of the library. A failure becomes an exception."""
+    error = c_void_p()
     if function(*arguments, byref(error)):
         message = library.cinder_error_message(error).decode()
         library.cinder_error_free(error)
         raise RuntimeError(message)
 
 
-@PIECE
-def show(text, size, _):
-    print(text[:size].decode(), end="", flush=True)
-    return 0
+def generate(session, each):
+    """Passes generated text to `each` in pieces, until it returns False.
+
+    ctypes would print an exception of a callback and drop it. It is kept here until the library has returned.
+    """
+    raised = []
+
+    @PIECE
+    def piece(text, size, _):
+        try:
+            return each(text[:size].decode()) is False
+        except BaseException as exception:
+            raised.append(exception)
+            return 1
+
+    call(library.cinder_session_generate, session, None, piece, None, None)
+    if raised:
+        raise raised[0]
+
+
+def show(text):
+    print(text, end="", flush=True)
+
+
+def refuse(text):
+    raise ValueError("enough")
 
 
 model, session = c_void_p(), c_void_p()
 try:
     call(library.cinder_model_open, sys.argv[2].encode(), None, byref(model))
     call(library.cinder_session_create, model, None, byref(session))
-    text = "The old house".encode()
+    text = "The old house stood at the end of the lane, and nobody had lived in it for years.".encode()
     call(library.cinder_session_append_text, session, text, len(text))
-    call(library.cinder_session_generate, session, None, show, None, None)
+    generate(session, show)
     print()
+    try:
+        generate(session, refuse)
+    except ValueError as exception:
+        print(exception)
     try:
         call(library.cinder_model_open, b"no such file", None, byref(c_void_p()))
     except RuntimeError as refusal:

@@ -1,24 +1,24 @@
-//! Where Rust ends: no panic, and no word on standard error, leaves a call.
+//! The end of Rust: no panic leaves a call, and none prints to standard error.
 
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
 use std::sync::{Once, OnceLock};
 
-use super::error::{CINDER_OK, Failure, cinder_error, cinder_status};
+use super::failure::{CINDER_OK, Failure, cinder_error, cinder_status};
 use crate::error::{Error, ErrorKind};
 
 thread_local! {
-    /// Calls that this thread is inside of. Without a destructor, so that it does not keep the library loaded.
+    /// Depth of nested calls on this thread. It has no destructor, so that it does not keep the library loaded.
     static INSIDE: Cell<usize> = const { Cell::new(0) };
 }
 
 type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
 
-/// The hook that was there before. Outside the closure, which then needs no memory that unloading would lose.
+/// The previous hook. Outside the closure, which then needs no memory that unloading would leak.
 static PREVIOUS: OnceLock<Hook> = OnceLock::new();
 
-/// Makes panics inside calls, and in the threads that work for them, silent; others go where they went before.
+/// Silences panics inside calls and in the worker threads; other panics still reach the previous hook.
 fn silence() {
     static SILENCE: Once = Once::new();
     SILENCE.call_once(|| {
@@ -43,7 +43,7 @@ fn guarded<T>(body: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
     result
 }
 
-/// Runs the body of a function; a failure becomes a status and, if `error` is not null, an object in `*error`.
+/// Runs the body of a function. A failure becomes a status and, unless `error` is null, an object in `*error`.
 pub(super) fn call(
     error: *mut *mut cinder_error,
     body: impl FnOnce() -> Result<(), Failure>,
@@ -55,13 +55,13 @@ pub(super) fn call(
     };
     if !error.is_null() {
         let object = Box::into_raw(Box::new(cinder_error::new(&failure)));
-        // SAFETY: not null, so it is valid for a pointer, as the header asks.
+        // SAFETY: not null, so valid for writing a pointer, as the header requires.
         unsafe { error.write(object) };
     }
     failure.status
 }
 
-/// Runs the body of a function that has no status; gives `otherwise` if it panics.
+/// Runs the body of a function that returns no status; returns `otherwise` if it panics.
 pub(super) fn quietly<T>(otherwise: T, body: impl FnOnce() -> T) -> T {
     guarded(body).unwrap_or_else(|payload| {
         drop(defect(payload));
@@ -75,7 +75,7 @@ fn defect(payload: Box<dyn Any + Send>) -> Error {
         Err(payload) => match payload.downcast::<&'static str>() {
             Ok(text) => text.to_string(),
             Err(payload) => {
-                // Nobody knows what dropping it would do.
+                // Its destructor may panic again.
                 std::mem::forget(payload);
                 "unknown".to_string()
             }
@@ -86,8 +86,8 @@ fn defect(payload: Box<dyn Any + Send>) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::failure::CINDER_INTERNAL;
     use super::*;
-    use crate::capi::error::CINDER_INTERNAL;
 
     #[test]
     fn a_panic_becomes_a_status_with_its_text() {
@@ -96,10 +96,7 @@ mod tests {
         assert_eq!(status, CINDER_INTERNAL);
         // SAFETY: `call` has stored a new object.
         let error = unsafe { Box::from_raw(error) };
-        // SAFETY: as above; the text lives as long as the object.
-        let text =
-            unsafe { std::ffi::CStr::from_ptr(super::super::error::cinder_error_message(&raw const *error)) };
-        assert_eq!(text.to_str().unwrap(), "a defect in this library: seven");
+        assert_eq!(error.message.to_str(), Ok("a defect in this library: seven"));
         assert_eq!(quietly(3, || std::panic::panic_any(5u8)), 3);
         assert_eq!(INSIDE.get(), 0);
     }

@@ -1,43 +1,44 @@
-//! Opening a model, and facts about it.
+//! Opening a model, and its properties.
 
 use std::ffi::{CString, c_char, c_void};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use super::boundary::{call, quietly};
-use super::error::{self, Failure, cinder_error, cinder_status};
+use super::failure::{Failure, c_string, cinder_error, cinder_status};
 use super::options::{
     self, CINDER_LOG_INFO, cinder_log_fn, cinder_memory_estimate, cinder_model_info, cinder_model_options,
     cinder_session_options,
 };
 use super::pointer;
+use super::size_prefixed::{self, SizePrefixed};
 use crate::MemoryEstimate;
 use crate::error::{Error, ErrorKind};
-use crate::{Model, Runtime, Team, Tokenizer};
+use crate::{Model, OpenOptions, Runtime, Team, Tokenizer};
 
-/// A model that is ready to run. Any number of threads may use it at the same time. Its sessions keep what they need
-/// of it, so the order in which they are freed does not matter.
+/// An open model. Any number of threads may use it at the same time. Its sessions keep the parts they need alive, so
+/// models and sessions may be freed in any order.
 pub struct cinder_model(pub(super) Arc<Shared>);
 
-/// What a model's handle and its sessions have in common.
+/// The part of a model that its handle and its sessions share.
 pub(super) struct Shared {
     pub(super) model: Arc<Model>,
     name: CString,
     isa: CString,
     threads: usize,
-    /// The threads, while a session needs them, and the process that they belong to.
+    /// The threads, while a session needs them, and the process they belong to.
     team: Mutex<(u32, Weak<Team>)>,
     tokenizer: OnceLock<Result<Tokenizer, (ErrorKind, String)>>,
     log: Log,
 }
 
-/// The host's log.
+/// The log callback of the caller.
 pub(super) struct Log {
     function: cinder_log_fn,
     data: *mut c_void,
 }
 
-// SAFETY: the header asks that the function may be called by every thread that uses the model.
+// SAFETY: the header requires that every thread that uses the model may call the function.
 unsafe impl Send for Log {}
 // SAFETY: as above.
 unsafe impl Sync for Log {}
@@ -45,8 +46,8 @@ unsafe impl Sync for Log {}
 impl Log {
     pub(super) fn line(&self, level: i32, line: &str) {
         if let Some(function) = self.function {
-            let line = error::text(line.replace(['\n', '\r'], " ").as_bytes());
-            // SAFETY: the host's function, with the host's data and a string that lives during the call.
+            let line = c_string(line.replace(['\n', '\r'], " ").as_bytes());
+            // SAFETY: the caller's function, with the caller's data and a string that is valid during the call.
             unsafe { function(level, line.as_ptr(), self.data) };
         }
     }
@@ -58,10 +59,10 @@ impl Shared {
         Ok(Runtime::with_team(Arc::clone(&self.model), self.team()?))
     }
 
-    /// The threads of a session: one team for all, or none where the caller's thread is enough.
+    /// The threads for a session: one team for all sessions, or the calling thread alone.
     pub(super) fn team(&self) -> Result<Arc<Team>, Failure> {
         if self.threads == 1 {
-            // Such a team is no thread at all, and sessions with one each do not wait for each other.
+            // A team of one starts no thread, and sessions with a team each do not wait for each other.
             return Ok(Arc::new(Team::new(1)?));
         }
         let mut team = self.team.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,7 +83,7 @@ impl Shared {
         self.log.line(level, line);
     }
 
-    /// The tokenizer, read when it is first needed.
+    /// The tokenizer, parsed on first use.
     pub(super) fn tokenizer(&self) -> Result<&Tokenizer, Failure> {
         let read =
             || Tokenizer::of_model(&self.model).map_err(|error| (error.kind(), error.detail().to_string()));
@@ -93,10 +94,10 @@ impl Shared {
     }
 }
 
-/// The model behind a handle.
+/// The model of a handle.
 ///
 /// # Safety
-/// Null, or a model that lives as long as the result.
+/// Null, or a model that outlives the result.
 pub(super) unsafe fn shared<'a>(model: *const cinder_model) -> Result<&'a Arc<Shared>, Failure> {
     // SAFETY: the caller's promise.
     let model = unsafe { pointer::shared(model) };
@@ -106,22 +107,23 @@ pub(super) unsafe fn shared<'a>(model: *const cinder_model) -> Result<&'a Arc<Sh
 /// Opens a model with `open` and stores its handle.
 ///
 /// # Safety
-/// The pointers are null or valid, as the header asks.
+/// The pointers are null or valid, as the header requires.
 unsafe fn open_with(
     options: *const cinder_model_options,
     model: *mut *mut cinder_model,
     error: *mut *mut cinder_error,
-    open: impl FnOnce() -> Result<Model, Failure>,
+    open: impl FnOnce(OpenOptions) -> Result<Model, Failure>,
 ) -> cinder_status {
     call(error, || {
-        // SAFETY: null or valid, as the header asks.
+        // SAFETY: null or valid, as the header requires.
         let (place, options) =
-            unsafe { (pointer::place(model, "model")?, options::read(options, "options")?) };
+            unsafe { (pointer::place(model, "model")?, size_prefixed::read(options, "options")?) };
         if options.threads > MAX_THREADS {
             let detail = format!("found {}, expected at most {MAX_THREADS}", options.threads);
             return Err(Failure::argument("threads", detail));
         }
-        let model = open()?;
+        options::reserved(options.reserved)?;
+        let model = open(OpenOptions { map: options.in_memory == 0 })?;
         check(&model, &options)?;
         let threads = if options.threads == 0 {
             crate::threads::Processors::detect().threads()
@@ -132,8 +134,8 @@ unsafe fn open_with(
         let (name, isa) = (&model.config().name, model.kernels().isa().name());
         log.line(CINDER_LOG_INFO, &format!("model {name:?}: {} bytes, {isa} kernels", model.file_bytes()));
         let shared = Shared {
-            name: error::text(name.as_bytes()),
-            isa: error::text(isa.as_bytes()),
+            name: c_string(name.as_bytes()),
+            isa: c_string(isa.as_bytes()),
             model: Arc::new(model),
             threads,
             team: Mutex::new((0, Weak::new())),
@@ -145,13 +147,13 @@ unsafe fn open_with(
     })
 }
 
-/// More than any machine has.
+/// More threads than any machine has.
 const MAX_THREADS: u32 = 1024;
 
-/// Calls the host's progress function, and verifies the weights if that is asked for.
+/// Reports progress, and verifies the weights if that is requested.
 fn check(model: &Model, options: &cinder_model_options) -> Result<(), Failure> {
     let progress = |done, total| match options.progress {
-        // SAFETY: the host's function with the host's data.
+        // SAFETY: the caller's function with the caller's data.
         Some(function) if unsafe { function(done, total, options.progress_data) } != 0 => {
             ControlFlow::Break(())
         }
@@ -167,15 +169,15 @@ fn check(model: &Model, options: &cinder_model_options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Opens a model file. The file is mapped, so this takes a few milliseconds; it must not be truncated or written to
-/// while the model lives. Replace it by renaming a new file over it.
+/// Opens a model file. The file is mapped, which takes a few milliseconds. It must not be truncated or overwritten while
+/// the model or one of its sessions exists: replace it by renaming a new file over it, or set in_memory in the options.
 ///
-/// @param path The file; UTF-8 on Windows, the system's bytes elsewhere.
+/// @param path Path of the file: UTF-8 on Windows, any bytes elsewhere.
 /// @param options Null for the defaults.
-/// @param model Gets the model on success, to be freed with cinder_model_free.
-/// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
-/// @return CINDER_OK; CINDER_IO, CINDER_FORMAT or CINDER_UNSUPPORTED for the file; CINDER_INTERRUPTED if progress
-/// asked for it; CINDER_ARGUMENT. Any thread.
+/// @param model Receives the model on success; free it with cinder_model_free.
+/// @param error Null, or receives an error on failure; free it with cinder_error_free.
+/// @return CINDER_OK; CINDER_IO, CINDER_FORMAT or CINDER_UNSUPPORTED for the file; CINDER_INTERRUPTED by progress;
+/// CINDER_RESOURCE if memory cannot be allocated; CINDER_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_model_open(
     path: *const c_char,
@@ -183,20 +185,22 @@ pub unsafe extern "C" fn cinder_model_open(
     model: *mut *mut cinder_model,
     error: *mut *mut cinder_error,
 ) -> cinder_status {
-    // SAFETY: null or valid, as the header asks.
-    unsafe { open_with(options, model, error, || Ok(Model::open(pointer::path(path, "path")?)?)) }
+    // SAFETY: null or valid, as the header requires.
+    unsafe {
+        open_with(options, model, error, |how| Ok(Model::open_with(pointer::path(path, "path")?, how)?))
+    }
 }
 
-/// Opens a model that is an open file or a part of one, such as an asset in an archive. The file is mapped; the
-/// descriptor may be closed afterwards and its position is left alone. POSIX systems only.
+/// Opens a model in an open file or in part of one, such as an archive. The file is mapped. The descriptor may be closed
+/// afterwards, and its position does not change. POSIX systems only.
 ///
-/// @param descriptor A descriptor of a regular file that can be read.
+/// @param descriptor A readable regular file.
 /// @param offset First byte of the model; a multiple of 64.
-/// @param length Bytes of the model; 0 is up to the end of the file.
+/// @param length Bytes of the model; 0 for all bytes up to the end of the file.
 /// @param options Null for the defaults.
-/// @param model Gets the model on success, to be freed with cinder_model_free.
-/// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
-/// @return As cinder_model_open. Any thread.
+/// @param model Receives the model on success; free it with cinder_model_free.
+/// @param error Null, or receives an error on failure; free it with cinder_error_free.
+/// @return As cinder_model_open; CINDER_UNSUPPORTED on other systems. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_model_open_fd(
     descriptor: i32,
@@ -206,42 +210,47 @@ pub unsafe extern "C" fn cinder_model_open_fd(
     model: *mut *mut cinder_model,
     error: *mut *mut cinder_error,
 ) -> cinder_status {
-    // SAFETY: null or valid, as the header asks.
-    unsafe { open_with(options, model, error, || open_descriptor(descriptor, offset, length)) }
+    // SAFETY: null or valid, as the header requires.
+    unsafe { open_with(options, model, error, |how| open_descriptor(descriptor, offset, length, how)) }
 }
 
 #[cfg(unix)]
-fn open_descriptor(descriptor: i32, offset: u64, length: u64) -> Result<Model, Failure> {
+fn open_descriptor(descriptor: i32, offset: u64, length: u64, how: OpenOptions) -> Result<Model, Failure> {
     use std::os::fd::BorrowedFd;
     if descriptor < 0 {
         return Err(Failure::argument("descriptor", format!("found {descriptor}, expected an open file")));
     }
-    // SAFETY: not -1; it is only duplicated, and the system refuses a number that is no open file.
+    // SAFETY: not -1; it is only duplicated, and the system refuses a number that is not an open file.
     let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
     let io = |error: std::io::Error| Error::io_text(&error).about("descriptor");
     let file = std::fs::File::from(borrowed.try_clone_to_owned().map_err(io)?);
     let end = if length == 0 {
         file.metadata().map_err(io)?.len()
     } else {
-        let overflow = || Failure::argument("length", format!("found {length} bytes behind offset {offset}"));
+        let overflow = || {
+            Failure::argument(
+                "length",
+                format!("found {length} bytes after offset {offset}, expected less than 2^64"),
+            )
+        };
         offset.checked_add(length).ok_or_else(overflow)?
     };
-    Ok(Model::open_file(&file, Some(offset..end))?)
+    Ok(Model::open_file_with(&file, Some(offset..end), how)?)
 }
 
 #[cfg(not(unix))]
-fn open_descriptor(_: i32, _: u64, _: u64) -> Result<Model, Failure> {
-    Err(Error::unsupported("file descriptors are a matter of POSIX systems: open a path").into())
+fn open_descriptor(_: i32, _: u64, _: u64, _: OpenOptions) -> Result<Model, Failure> {
+    Err(Error::unsupported("descriptor: found a system other than POSIX, expected a path").into())
 }
 
-/// Opens a model from the bytes of a file, which are copied.
+/// Opens a model from the bytes of a file in memory, which are copied.
 ///
 /// @param data The bytes; they may be freed afterwards.
-/// @param size How many.
+/// @param size Number of bytes.
 /// @param options Null for the defaults.
-/// @param model Gets the model on success, to be freed with cinder_model_free.
-/// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
-/// @return As cinder_model_open; CINDER_RESOURCE if there is no memory for the copy. Any thread.
+/// @param model Receives the model on success; free it with cinder_model_free.
+/// @param error Null, or receives an error on failure; free it with cinder_error_free.
+/// @return As cinder_model_open. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_model_open_memory(
     data: *const c_void,
@@ -250,29 +259,29 @@ pub unsafe extern "C" fn cinder_model_open_memory(
     model: *mut *mut cinder_model,
     error: *mut *mut cinder_error,
 ) -> cinder_status {
-    // SAFETY: null or valid, as the header asks.
+    // SAFETY: null or valid, as the header requires.
     unsafe {
-        open_with(options, model, error, || {
+        open_with(options, model, error, |_| {
             Ok(Model::from_bytes(pointer::values(data.cast(), size, "data")?)?)
         })
     }
 }
 
-/// Frees a model. Its sessions go on.
+/// Frees a model. Its sessions stay usable.
 ///
-/// @param model May be null. No other call may be using this handle.
+/// @param model May be null. No other call may be using the handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_model_free(model: *mut cinder_model) {
     quietly((), || {
-        // SAFETY: null, or made by `open_with` and not freed, as the header asks.
+        // SAFETY: null, or created by `open_with` and not freed, as the header requires.
         drop(unsafe { pointer::owned(model) });
     });
 }
 
-/// Facts about a model.
+/// Reads the properties of a model.
 ///
-/// @param info Gets them; set its size before.
-/// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
+/// @param info Receives the properties; set its size before the call.
+/// @param error Null, or receives an error on failure; free it with cinder_error_free.
 /// @return CINDER_OK or CINDER_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_model_get_info(
@@ -281,11 +290,10 @@ pub unsafe extern "C" fn cinder_model_get_info(
     error: *mut *mut cinder_error,
 ) -> cinder_status {
     call(error, || {
-        // SAFETY: null or valid, as the header asks.
+        // SAFETY: null or valid, as the header requires.
         let shared = unsafe { shared(model) }?;
         let (model, config) = (&shared.model, shared.model.config());
         let facts = cinder_model_info {
-            size: size_of::<cinder_model_info>(),
             file_bytes: model.file_bytes() as u64,
             fingerprint: model.fingerprint(),
             trained_blocks: config.trained_blocks as u64,
@@ -297,42 +305,43 @@ pub unsafe extern "C" fn cinder_model_get_info(
             block_hidden: config.block_decoder.hidden as u32,
             token_layers: config.token_decoder.layers as u32,
             token_hidden: config.token_decoder.hidden as u32,
+            ..cinder_model_info::initial()
         };
-        // SAFETY: null or valid for its size, as the header asks.
-        unsafe { options::write(info, &facts, "info") }
+        // SAFETY: null or valid for its size, as the header requires.
+        unsafe { size_prefixed::write(info, &facts, "info") }
     })
 }
 
-/// The name that the model's file gives it, UTF-8.
+/// The name of the model in its file, UTF-8.
 ///
 /// @param model May be null.
-/// @return Lives as long as the handle; "" for null. Any thread.
+/// @return Valid until the handle is freed; "" for null. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_model_name(model: *const cinder_model) -> *const c_char {
     quietly(c"".as_ptr(), || {
-        // SAFETY: null or valid, as the header asks.
+        // SAFETY: null or valid, as the header requires.
         unsafe { pointer::shared(model) }.map_or(c"".as_ptr(), |model| model.0.name.as_ptr())
     })
 }
 
-/// The instruction set whose kernels run the model, such as "avx2".
+/// The instruction set of the kernels that run the model, such as "avx2".
 ///
 /// @param model May be null.
-/// @return Lives as long as the handle; "" for null. Any thread.
+/// @return Valid until the handle is freed; "" for null. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_model_isa(model: *const cinder_model) -> *const c_char {
     quietly(c"".as_ptr(), || {
-        // SAFETY: null or valid, as the header asks.
+        // SAFETY: null or valid, as the header requires.
         unsafe { pointer::shared(model) }.map_or(c"".as_ptr(), |model| model.0.isa.as_ptr())
     })
 }
 
-/// What a session would need of memory, before anything is allocated.
+/// Computes the memory that a session needs, without allocating any.
 ///
 /// @param options Null for the defaults.
-/// @param estimate Gets it; set its size before.
-/// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
-/// @return CINDER_OK or CINDER_ARGUMENT. Any thread.
+/// @param estimate Receives the estimate; set its size before the call.
+/// @param error Null, or receives an error on failure; free it with cinder_error_free.
+/// @return CINDER_OK; CINDER_RESOURCE if it is more than an address space; CINDER_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_model_estimate(
     model: *const cinder_model,
@@ -341,10 +350,19 @@ pub unsafe extern "C" fn cinder_model_estimate(
     error: *mut *mut cinder_error,
 ) -> cinder_status {
     call(error, || {
-        // SAFETY: null or valid, as the header asks.
-        let (shared, options) = unsafe { (shared(model)?, options::read(options, "options")?) };
-        let found = MemoryEstimate::new(&shared.model, &options.options()?);
-        // SAFETY: null or valid for its size, as the header asks.
-        unsafe { options::write(estimate, &(&found).into(), "estimate") }
+        // SAFETY: null or valid, as the header requires.
+        let (shared, options) = unsafe { (shared(model)?, size_prefixed::read(options, "options")?) };
+        let options = options.options()?;
+        options.cache_shape(&shared.model)?;
+        let found = MemoryEstimate::new(&shared.model, &options);
+        if [found.cache, found.scratch, found.total()].iter().any(|bytes| *bytes >= usize::MAX as u64) {
+            let detail = format!(
+                "session: found a cache of {} blocks, expected one that fits in memory",
+                found.cache_blocks
+            );
+            return Err(Error::new(ErrorKind::Resource, detail).into());
+        }
+        // SAFETY: null or valid for its size, as the header requires.
+        unsafe { size_prefixed::write(estimate, &(&found).into(), "estimate") }
     })
 }

@@ -1,21 +1,20 @@
-//! What C hands over: pointers that are null or valid. Every function here says what "valid" must mean.
+//! Pointers from C, which are null or valid. Each function here states its meaning of "valid".
 
 use std::ffi::{CStr, c_char};
 use std::path::Path;
 
-use super::error::{CINDER_BUFFER, Failure};
-use crate::error::Error;
+use super::failure::{CINDER_BUFFER, Failure};
 
 /// A handle for reading.
 ///
 /// # Safety
-/// Null, or valid for reads while the result lives.
+/// Null, or valid for reads during the lifetime of the result.
 pub(super) unsafe fn shared<'a, T>(pointer: *const T) -> Option<&'a T> {
     // SAFETY: the caller's promise.
     unsafe { pointer.as_ref() }
 }
 
-/// A handle that comes back to be freed.
+/// A handle that is returned to be freed.
 ///
 /// # Safety
 /// Null, or from `Box::into_raw` and not freed.
@@ -27,7 +26,7 @@ pub(super) unsafe fn owned<T>(pointer: *mut T) -> Option<Box<T>> {
 /// A place for a result.
 ///
 /// # Safety
-/// Null, or valid for a write, while the result lives.
+/// Null, or valid for a write during the lifetime of the result.
 pub(super) unsafe fn place<'a, T>(pointer: *mut T, name: &'static str) -> Result<Place<'a, T>, Failure> {
     if pointer.is_null() {
         return Err(Failure::argument(name, "found null, expected a place for the result"));
@@ -35,7 +34,7 @@ pub(super) unsafe fn place<'a, T>(pointer: *mut T, name: &'static str) -> Result
     Ok(Place(pointer, std::marker::PhantomData))
 }
 
-/// Memory that C gave for one result and that may be uninitialized.
+/// Memory of the caller for one result. It may be uninitialized.
 pub(super) struct Place<'a, T>(*mut T, std::marker::PhantomData<&'a mut T>);
 
 impl<T> Place<'_, T> {
@@ -45,10 +44,10 @@ impl<T> Place<'_, T> {
     }
 }
 
-/// Values for reading; null is fine for none.
+/// Values for reading; null is accepted for none.
 ///
 /// # Safety
-/// Null, or valid for reads of `count` values while the result lives.
+/// Null, or valid for reads of `count` values during the lifetime of the result.
 pub(super) unsafe fn values<'a, T>(
     pointer: *const T,
     count: usize,
@@ -61,16 +60,14 @@ pub(super) unsafe fn values<'a, T>(
         return Err(Failure::argument(name, format!("found null, expected {count} values")));
     }
     if count > isize::MAX as usize / size_of::<T>().max(1) {
-        return Err(Failure::argument(
-            name,
-            format!("found {count} values, expected fewer than memory holds"),
-        ));
+        let detail = format!("found {count} values, expected no more than memory can hold");
+        return Err(Failure::argument(name, detail));
     }
     // SAFETY: not null, the caller's promise, and no object is longer than `isize::MAX` bytes.
     Ok(unsafe { std::slice::from_raw_parts(pointer, count) })
 }
 
-/// Copies values into a buffer of C, if it holds them all; stores in `needed` how many there are in either case.
+/// Copies values to a buffer of the caller if it holds all of them; writes their number to `needed` in either case.
 ///
 /// # Safety
 /// `buffer` is null or valid for writes of `capacity` values.
@@ -83,26 +80,26 @@ pub(super) unsafe fn copy_out<T: Copy>(
     if let Some(needed) = needed {
         needed.set(values.len());
     }
-    room(values.len() as u64, capacity)?;
+    check_capacity(values.len() as u64, capacity)?;
     if values.is_empty() {
         return Ok(());
     }
     if buffer.is_null() {
         return Err(Failure::argument("buffer", format!("found null, expected {} values", values.len())));
     }
-    // SAFETY: not null, and valid for `capacity` values, which are at least as many; memory that C may write is
-    // not memory that Rust reads.
+    // SAFETY: not null, and valid for `capacity` values, which are at least as many. Memory that C may write is not
+    // memory that Rust reads, so the two do not overlap.
     unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), buffer, values.len()) };
     Ok(())
 }
 
 /// Refuses a capacity that is too small.
-pub(super) fn room(needed: u64, capacity: usize) -> Result<(), Failure> {
+pub(super) fn check_capacity(needed: u64, capacity: usize) -> Result<(), Failure> {
     if needed <= capacity as u64 {
         return Ok(());
     }
-    let detail = format!("buffer: found room for {capacity}, expected {needed}");
-    Err(Failure { status: CINDER_BUFFER, error: Error::argument(detail).about("buffer") })
+    let detail = format!("found a capacity of {capacity}, expected {needed}");
+    Err(Failure::with_status(CINDER_BUFFER, "buffer", &detail))
 }
 
 /// Text of a given length.
@@ -117,17 +114,14 @@ pub(super) unsafe fn utf8<'a>(
     // SAFETY: the caller's promise.
     let bytes = unsafe { values(pointer.cast::<u8>(), size, name) }?;
     std::str::from_utf8(bytes).map_err(|error| {
-        Failure::argument(
-            name,
-            format!("found a byte at {} that is not UTF-8, expected UTF-8", error.valid_up_to()),
-        )
+        Failure::argument(name, format!("found an invalid byte at {}, expected UTF-8", error.valid_up_to()))
     })
 }
 
 /// Text that ends with a null.
 ///
 /// # Safety
-/// Null, or a string that ends with a null and lives as long as the result.
+/// Null, or a null-terminated string that outlives the result.
 pub(super) unsafe fn string<'a>(pointer: *const c_char, name: &'static str) -> Result<&'a CStr, Failure> {
     if pointer.is_null() {
         return Err(Failure::argument(name, "found null, expected a string"));
@@ -150,6 +144,8 @@ pub(super) unsafe fn path<'a>(pointer: *const c_char, name: &'static str) -> Res
     }
     #[cfg(not(unix))]
     {
-        text.to_str().map(Path::new).map_err(|_| Failure::argument(name, "found bytes, expected UTF-8"))
+        text.to_str()
+            .map(Path::new)
+            .map_err(|_| Failure::argument(name, "found invalid bytes, expected UTF-8"))
     }
 }

@@ -3,12 +3,18 @@
 use std::ffi::c_char;
 
 use super::boundary::call;
-use super::error::{Failure, cinder_error, cinder_status};
+use super::failure::{Failure, cinder_error, cinder_status};
 use super::model::{self, Shared, cinder_model};
 use super::pointer;
+use crate::Interrupt;
 
-pub(super) fn encode(shared: &Shared, text: &str) -> Result<Vec<u32>, Failure> {
+fn encode(shared: &Shared, text: &str) -> Result<Vec<u32>, Failure> {
     if text.is_empty() { Ok(Vec::new()) } else { Ok(shared.tokenizer()?.encode(text)?) }
+}
+
+/// As [`encode`], stopping on request.
+pub(super) fn encode_until(shared: &Shared, text: &str, interrupt: &Interrupt) -> Result<Vec<u32>, Failure> {
+    if text.is_empty() { Ok(Vec::new()) } else { Ok(shared.tokenizer()?.encode_until(text, interrupt)?) }
 }
 
 fn decode(shared: &Shared, tokens: &[u32]) -> Result<String, Failure> {
@@ -16,16 +22,17 @@ fn decode(shared: &Shared, tokens: &[u32]) -> Result<String, Failure> {
     Ok(shared.tokenizer()?.decode(tokens)?)
 }
 
-/// The tokens of a text, without special tokens.
+/// Converts text to tokens, without adding special tokens.
 ///
 /// @param text UTF-8; need not end with a null.
 /// @param size Bytes of text.
-/// @param tokens Gets them; may be null if capacity is 0.
-/// @param capacity Tokens that there is room for.
-/// @param count Gets the number of tokens, also with CINDER_BUFFER; size bytes never make more than size tokens.
-/// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
-/// @return CINDER_OK; CINDER_BUFFER if there is no room for all; CINDER_UNSUPPORTED if the model carries no tokenizer
-/// or this build has none; CINDER_ARGUMENT; CINDER_FORMAT if the tokenizer is damaged. Any thread.
+/// @param tokens Receives the token ids; may be null if capacity is 0.
+/// @param capacity Number of ids that fit in tokens. With most tokenizers, size ids are enough; one that rewrites the text
+/// before it is split may need more.
+/// @param count Receives the number of tokens, also with CINDER_BUFFER.
+/// @param error Null, or receives an error on failure; free it with cinder_error_free.
+/// @return CINDER_OK; CINDER_BUFFER if the buffer is too small; CINDER_UNSUPPORTED if the model or this build has no
+/// tokenizer; CINDER_FORMAT if the tokenizer is damaged; CINDER_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_tokenize(
     model: *const cinder_model,
@@ -37,25 +44,25 @@ pub unsafe extern "C" fn cinder_tokenize(
     error: *mut *mut cinder_error,
 ) -> cinder_status {
     call(error, || {
-        // SAFETY: null or valid, as the header asks.
+        // SAFETY: null or valid, as the header requires.
         let (shared, text, needed) = unsafe {
             (model::shared(model)?, pointer::utf8(text, size, "text")?, pointer::place(count, "count")?)
         };
         let found = encode(shared, text)?;
-        // SAFETY: null or valid for `capacity` tokens, as the header asks.
+        // SAFETY: null or valid for `capacity` tokens, as the header requires.
         unsafe { pointer::copy_out(&found, tokens, capacity, Some(needed)) }
     })
 }
 
-/// The text of tokens, without special tokens. Bytes that are not UTF-8 become U+FFFD, so pieces of a text should be
-/// decoded together, or generated with cinder_session_generate, which never splits a character.
+/// Converts tokens to text, without special tokens. Bytes that are not UTF-8 become U+FFFD, so decode the tokens of a
+/// text together, or use cinder_session_generate, which never splits a character.
 ///
-/// @param tokens Ids, less than the vocabulary.
-/// @param count How many.
-/// @param text Gets UTF-8 without a null at the end; may be null if capacity is 0.
-/// @param capacity Bytes that there is room for.
-/// @param size Gets the number of bytes, also with CINDER_BUFFER.
-/// @param error Null, or gets an error on failure, to be freed with cinder_error_free.
+/// @param tokens Token ids, less than the vocabulary.
+/// @param count Number of tokens.
+/// @param text Receives UTF-8 without a terminating null; may be null if capacity is 0.
+/// @param capacity Number of bytes that fit in text.
+/// @param size Receives the number of bytes, also with CINDER_BUFFER.
+/// @param error Null, or receives an error on failure; free it with cinder_error_free.
 /// @return As cinder_tokenize. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_detokenize(
@@ -68,12 +75,12 @@ pub unsafe extern "C" fn cinder_detokenize(
     error: *mut *mut cinder_error,
 ) -> cinder_status {
     call(error, || {
-        // SAFETY: null or valid, as the header asks.
+        // SAFETY: null or valid, as the header requires.
         let (shared, tokens, needed) = unsafe {
             (model::shared(model)?, pointer::values(tokens, count, "tokens")?, pointer::place(size, "size")?)
         };
         let found = decode(shared, tokens)?;
-        // SAFETY: null or valid for `capacity` bytes, as the header asks.
+        // SAFETY: null or valid for `capacity` bytes, as the header requires.
         unsafe { pointer::copy_out(found.as_bytes(), text.cast(), capacity, Some(needed)) }
     })
 }

@@ -13,7 +13,7 @@ use super::step::{Writer, step};
 use super::tokenizer::{Passed, Tokenizer};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::model::Model;
+use crate::model::{BATCH, Model};
 use crate::session::{Engine, KnownLogits, Runtime, Sequence, Session, SessionOptions};
 
 /// A session with its sampler and its stop strings.
@@ -121,6 +121,11 @@ impl Generator {
         self.stops = stops;
     }
 
+    /// The stop strings.
+    pub fn stops(&self) -> &[String] {
+        &self.stops
+    }
+
     /// Whole blocks so far.
     pub fn blocks(&self) -> u64 {
         self.session.blocks()
@@ -205,6 +210,32 @@ impl Generator {
             // Sampled by the caller.
             [token] => self.speculation.accept(*token),
             _ => self.speculation.extend(tokens),
+        }
+        Ok(())
+    }
+
+    /// As [`Generator::append`], calling `progress` with the tokens added so far and their total: first with 0, last with
+    /// all, and after every pass over the weights.
+    ///
+    /// # Errors
+    /// As [`Generator::append`], and the error of `progress`; then the tokens reported so far have been added.
+    pub fn append_with_progress(
+        &mut self,
+        tokens: &[u32],
+        mut progress: impl FnMut(u64, u64) -> Result<()>,
+    ) -> Result<()> {
+        self.model().check_tokens(tokens)?;
+        let total = tokens.len() as u64;
+        progress(0, total)?;
+        let block = self.model().config().block_length;
+        // The tokens beyond whole blocks come first, because they decide on the padding of a first text.
+        let mut part = tokens.len() % block + (BATCH - 1) * block;
+        let mut rest = tokens;
+        while !rest.is_empty() {
+            let (next, later) = rest.split_at(part.min(rest.len()));
+            self.append(next)?;
+            (rest, part) = (later, BATCH * block);
+            progress(total - rest.len() as u64, total)?;
         }
         Ok(())
     }

@@ -132,7 +132,10 @@ impl Sequence {
     pub fn recent(&self, max: usize) -> Vec<u32> {
         let (geometry, length) = (self.cache.geometry(), self.open.length());
         let blocks = (max.div_ceil(length) as u64).min(self.blocks());
-        let known = (self.blocks() - blocks).max(geometry.window_start(self.blocks()).min(self.blocks()));
+        // Pinned blocks are known as well, but once others have left, they are not the last ones.
+        let window = geometry.window_start(self.blocks()).min(self.blocks());
+        let window = if window <= self.cache.shape().sinks as u64 { 0 } else { window };
+        let known = (self.blocks() - blocks).max(window);
         let closed = (known..self.blocks()).flat_map(|position| self.log.tokens(geometry.slot(position)));
         let mut all: Vec<u32> = closed.chain(self.open.tokens()).copied().collect();
         if known == 0 {

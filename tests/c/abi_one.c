@@ -15,7 +15,8 @@ FROZEN(CINDER_OK == 0 && CINDER_IO == 1 && CINDER_FORMAT == 2 && CINDER_UNSUPPOR
 FROZEN(CINDER_ARGUMENT == 4 && CINDER_RESOURCE == 5 && CINDER_NUMERIC == 6 && CINDER_INTERNAL == 7);
 FROZEN(CINDER_INTERRUPTED == 8 && CINDER_MISUSE == 9 && CINDER_POISONED == 10 && CINDER_BUFFER == 11);
 #if UINTPTR_MAX == 0xffffffffffffffffu
-FROZEN(sizeof(cinder_model_options) >= 48 && offsetof(cinder_model_options, log_data) == 40);
+FROZEN(sizeof(cinder_model_options) >= 56 && offsetof(cinder_model_options, log_data) == 40);
+FROZEN(offsetof(cinder_model_options, in_memory) == 48);
 FROZEN(sizeof(cinder_session_options) >= 32 && offsetof(cinder_session_options, cache_type) == 24);
 FROZEN(sizeof(cinder_sampler_options) >= 40 && offsetof(cinder_sampler_options, repetition_window) == 36);
 FROZEN(sizeof(cinder_generate_options) >= 24 && offsetof(cinder_generate_options, ignore_end) == 16);

@@ -54,7 +54,8 @@ fn the_same_seed_gives_the_same_text_with_any_number_of_threads() {
         let runtime = Runtime::new(Arc::clone(&model), threads).unwrap();
         let options = SessionOptions { cache_type: Some(cache_type), ..Default::default() };
         let mut session = runtime.session(&options).unwrap();
-        let options = SamplerOptions { temperature: 0.9, top_k: 50, top_p: 0.95, seed, ..SamplerOptions::plain() };
+        let options =
+            SamplerOptions { temperature: 0.9, top_k: 50, top_p: 0.95, seed, ..SamplerOptions::plain() };
         let mut sampler = Sampler::new(options, model.config().vocabulary).unwrap();
         session.append(&[300, 301, 302, 303, 304]).unwrap();
         let mut tokens = Vec::new();

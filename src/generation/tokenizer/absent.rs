@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 
 pub struct Backend(Infallible);
 
@@ -16,6 +17,10 @@ impl Backend {
     }
 
     pub fn encode(&self, _: &str) -> Result<Vec<u32>> {
+        match self.0 {}
+    }
+
+    pub fn encode_until(&self, _: &str, _: &Interrupt) -> Result<Vec<u32>> {
         match self.0 {}
     }
 

@@ -1,9 +1,13 @@
 //! The tokenizers crate.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use tokenizers::{Model, OffsetType, PreTokenizer};
+
 use super::decoder::{self, Stage};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::interrupt::Interrupt;
 
 pub struct Backend {
     tokenizer: tokenizers::Tokenizer,
@@ -41,6 +45,33 @@ impl Backend {
 
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         Ok(guard(|| self.tokenizer.encode_fast(text, false))?.get_ids().to_vec())
+    }
+
+    /// As `encode`, step by step, so that it can stop between two words.
+    pub fn encode_until(&self, text: &str, interrupt: &Interrupt) -> Result<Vec<u32>> {
+        let mut words = guard(|| {
+            let added = self.tokenizer.get_added_vocabulary();
+            let mut words = added.extract_and_normalize(self.tokenizer.get_normalizer(), text);
+            if let Some(pre_tokenizer) = self.tokenizer.get_pre_tokenizer() {
+                pre_tokenizer.pre_tokenize(&mut words)?;
+            }
+            Ok(words)
+        })?;
+        let stopped = Cell::new(false);
+        let ids = guard(|| {
+            words.tokenize(|word| {
+                if interrupt.check().is_err() {
+                    stopped.set(true);
+                    return Err("interrupted".into());
+                }
+                self.tokenizer.get_model().tokenize(word.get())
+            })?;
+            words.into_encoding(None, 0, OffsetType::None)
+        });
+        if stopped.get() {
+            return Err(Error::new(ErrorKind::Interrupted, "interrupted"));
+        }
+        Ok(ids?.get_ids().to_vec())
     }
 
     pub fn token(&self, name: &str) -> Option<u32> {

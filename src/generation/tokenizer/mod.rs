@@ -18,6 +18,7 @@ use self::absent::{Backend, Decoding};
 use self::hugging_face::{Backend, Decoding};
 pub use self::stops::{Passed, StopMatcher};
 use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 use crate::model::Model;
 
 /// A tokenizer. A build without the feature `tokenizer` has the type and no value of it.
@@ -62,6 +63,14 @@ impl Tokenizer {
     /// If the tokenizer cannot represent the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         self.0.encode(text)
+    }
+
+    /// As [`Tokenizer::encode`], for long texts: stops between two words on request.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`]; `Interrupted` on request.
+    pub fn encode_until(&self, text: &str, interrupt: &Interrupt) -> Result<Vec<u32>> {
+        self.0.encode_until(text, interrupt)
     }
 
     /// The text of tokens, without special tokens unless they are to be shown. Bytes that are not UTF-8 become U+FFFD.
