@@ -26,7 +26,7 @@ use write::Source;
 const EXAMPLES: &str = "\
 Examples:
   cinderblock quantize CHECKPOINT_DIR -o model.gguf --type q4
-  cinderblock quantize CHECKPOINT_DIR -o model.gguf --bits 4.6 --calibrate text.txt
+  cinderblock quantize CHECKPOINT_DIR -o q4.gguf --bits 4.6 --calibrate text.txt
   cinderblock quantize CHECKPOINT_DIR -o exact.gguf --type f32 --report
   cinderblock quantize CHECKPOINT_DIR -o small.gguf --tensor-type '*.head.weight=q4'";
 
