@@ -9,19 +9,19 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 
 /// 256 rows of 2048: half a megabyte in q8, which stays in the second-level cache.
 const ROWS: usize = 256;
-const COLUMNS: usize = 2048;
+const WIDTH: usize = 2048;
 
 fn products(criterion: &mut Criterion) {
     let team = Team::new(1).expect("a team of one needs no threads");
     for kernels in Kernels::all() {
         for kind in WeightType::ALL {
-            let bytes = kind.matrix_bytes(ROWS, COLUMNS).expect("small");
+            let bytes = kind.matrix_bytes(ROWS, WIDTH).expect("small");
             // Zero bytes are valid weights of every type, and take as long as any others.
             let data = vec![0u64; bytes / 8];
-            let weights = Weights::new(kind, ROWS, COLUMNS, bytemuck::cast_slice(&data)).expect("sized");
+            let weights = Weights::new(kind, ROWS, WIDTH, bytemuck::cast_slice(&data)).expect("sized");
             let mut group = criterion.benchmark_group(format!("{}/{kind}", kernels.isa()));
             for batch in [1, 2, 4, 8, 16, 32, 128] {
-                let mut input = Activations::new(COLUMNS, true);
+                let mut input = Activations::new(WIDTH, true);
                 team.region(|region| {
                     input.fill(Pass::new(region, kernels), batch, |column, output| {
                         output
@@ -31,7 +31,7 @@ fn products(criterion: &mut Criterion) {
                     });
                 });
                 let mut output = vec![0.0; ROWS * batch];
-                group.throughput(Throughput::Elements((ROWS * COLUMNS * batch) as u64));
+                group.throughput(Throughput::Elements((ROWS * WIDTH * batch) as u64));
                 group.bench_function(BenchmarkId::from_parameter(batch), |bencher| {
                     bencher.iter(|| {
                         team.region(|region| {

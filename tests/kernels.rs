@@ -5,10 +5,9 @@
 use std::io::Write;
 
 use cinderblock::Team;
-use cinderblock::cache::{Run, Visible};
 use cinderblock::kernels::{
-    Activations, Attention, Epilogue, Isa, Kernels, KeyValue, Pass, Product, QUERIES, Term, multiply,
-    score_floats,
+    Activations, Attention, Epilogue, Isa, Kernels, KeyValue, Pass, Product, QUERIES, Run, Term, Visible,
+    multiply, score_floats,
 };
 use cinderblock::quant::{
     GROUP, PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, Rounded, SPAN, WeightType, Weights, multiplier_limit,
@@ -37,10 +36,10 @@ impl Random {
     }
 }
 
-fn pack(kind: WeightType, values: &[f32], columns: usize) -> Vec<u8> {
+fn pack(kind: WeightType, values: &[f32], width: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     if kind.is_quantized() {
-        values.chunks(PANEL_ROWS * columns).for_each(|rows| pack_panel(kind, rows, columns, &mut bytes));
+        values.chunks(PANEL_ROWS * width).for_each(|rows| pack_panel(kind, rows, width, &mut bytes));
     } else {
         pack_floats(kind, values, &mut bytes);
     }
@@ -110,31 +109,31 @@ fn integer_sums_are_exact() {
     let team = Team::new(1).unwrap();
     for kernels in Kernels::all() {
         for kind in QUANTIZED {
-            for (rows, columns) in SHAPES {
+            for (rows, width) in SHAPES {
                 let mut random = Random(1);
                 let mut packed = Vec::new();
                 for first in (0..rows).step_by(PANEL_ROWS) {
                     let groups: Vec<Rounded> = (first..rows.min(first + PANEL_ROWS))
-                        .flat_map(|_| (0..columns).step_by(GROUP))
-                        .map(|at| integer_group(kind, &mut random, GROUP.min(columns - at)))
+                        .flat_map(|_| (0..width).step_by(GROUP))
+                        .map(|at| integer_group(kind, &mut random, GROUP.min(width - at)))
                         .collect();
-                    pack_groups(kind, &groups, columns, &mut packed);
+                    pack_groups(kind, &groups, width, &mut packed);
                 }
                 let count = 1 + random.below(150) as usize;
                 let mut input: Vec<f32> =
-                    (0..count * columns).map(|_| random.below(255) as f32 - 127.0).collect();
+                    (0..count * width).map(|_| random.below(255) as f32 - 127.0).collect();
                 // The extreme value of each span fixes its scale at 1.
-                for column in input.chunks_mut(columns) {
+                for column in input.chunks_mut(width) {
                     column.chunks_mut(SPAN).for_each(|span| span[0] = 127.0);
                 }
-                let view = Weights::new(kind, rows, columns, &packed).unwrap();
-                let mut row = vec![0.0; columns];
-                let result = product(kernels, &team, view, &activations(kernels, &team, &input, columns));
+                let view = Weights::new(kind, rows, width, &packed).unwrap();
+                let mut row = vec![0.0; width];
+                let result = product(kernels, &team, view, &activations(kernels, &team, &input, width));
                 for r in 0..rows {
                     view.row(r, &mut row);
-                    for (column, output) in input.chunks(columns).zip(result.chunks(rows)) {
+                    for (column, output) in input.chunks(width).zip(result.chunks(rows)) {
                         let sum: f32 = row.iter().zip(column).map(|(w, x)| w * x).sum();
-                        assert_eq!(output[r], sum, "{} {kind} {rows}x{columns}", kernels.isa());
+                        assert_eq!(output[r], sum, "{} {kind} {rows}x{width}", kernels.isa());
                     }
                 }
             }
@@ -147,14 +146,14 @@ fn integer_sums_are_exact() {
 #[test]
 fn extreme_bytes_do_not_saturate() {
     let team = Team::new(1).unwrap();
-    let columns = 256;
+    let width = 256;
     let panels = |fill: u8| {
-        let mut q8 = vec![fill; WeightType::Q8.panel_bytes(columns)];
+        let mut q8 = vec![fill; WeightType::Q8.panel_bytes(width)];
         for record in q8.chunks_mut(Q8_RECORD) {
             record[..64].as_chunks_mut::<2>().0.fill(half::f16::ONE.to_le_bytes());
         }
         let q4 = (0..=15).map(move |zero| {
-            let mut q4 = vec![fill; WeightType::Q4.panel_bytes(columns)];
+            let mut q4 = vec![fill; WeightType::Q4.panel_bytes(width)];
             let (scales, records) = q4.split_at_mut(Q4_SCALES);
             scales.as_chunks_mut::<4>().0.fill(1f32.to_le_bytes());
             for record in records.chunks_mut(Q4_RECORD) {
@@ -168,10 +167,10 @@ fn extreme_bytes_do_not_saturate() {
         for (kind, panel) in [0x00, 0xff, 0x80, 0x7f, 0x0f, 0xf0].into_iter().flat_map(panels) {
             // Enough columns for the widest tile and for what is left of it.
             for (sign, count) in [(1.0, 1), (-1.0, 1), (1.0, 15), (-1.0, 15), (1.0, 23), (-1.0, 23)] {
-                let input = vec![127.0 * sign; count * columns];
-                let view = Weights::new(kind, 16, columns, &panel).unwrap();
-                let result = product(kernels, &team, view, &activations(kernels, &team, &input, columns));
-                let sum: i32 = (0..columns).map(|k| panel_weight(kind, &panel, 3, k) * 127).sum();
+                let input = vec![127.0 * sign; count * width];
+                let view = Weights::new(kind, 16, width, &panel).unwrap();
+                let result = product(kernels, &team, view, &activations(kernels, &team, &input, width));
+                let sum: i32 = (0..width).map(|k| panel_weight(kind, &panel, 3, k) * 127).sum();
                 assert!(
                     result.iter().all(|&output| output == sum as f32 * sign),
                     "{} {kind}: {result:?}, {sum}",
@@ -188,17 +187,17 @@ fn extreme_bytes_do_not_saturate() {
 fn results_do_not_depend_on_batch_or_threads() {
     let teams = [1, 2, 3, 8].map(|threads| Team::new(threads).unwrap());
     for kind in WeightType::ALL {
-        for (rows, columns) in [(50, 96), (333, 70), (16, 1000)] {
+        for (rows, width) in [(50, 96), (333, 70), (16, 1000)] {
             let mut fused: Option<Vec<f32>> = None;
             for kernels in Kernels::all() {
                 let mut random = Random(2);
-                let packed = pack(kind, &random.floats(rows * columns), columns);
-                let view = Weights::new(kind, rows, columns, &packed).unwrap();
-                let input = random.floats(150 * columns);
+                let packed = pack(kind, &random.floats(rows * width), width);
+                let view = Weights::new(kind, rows, width, &packed).unwrap();
+                let input = random.floats(150 * width);
                 let alone: Vec<f32> = input
-                    .chunks(columns)
+                    .chunks(width)
                     .flat_map(|column| {
-                        product(kernels, &teams[0], view, &activations(kernels, &teams[0], column, columns))
+                        product(kernels, &teams[0], view, &activations(kernels, &teams[0], column, width))
                     })
                     .collect();
                 if kind.is_quantized() && kernels.isa() != Isa::Scalar {
@@ -206,7 +205,7 @@ fn results_do_not_depend_on_batch_or_threads() {
                 }
                 for batch in (1..=33).chain([40, 64, 79, 127, 128, 129, 150]) {
                     let team = &teams[batch % teams.len()];
-                    let input = activations(kernels, team, &input[..batch * columns], columns);
+                    let input = activations(kernels, team, &input[..batch * width], width);
                     let together = product(kernels, team, view, &input);
                     assert!(together == alone[..batch * rows], "{} {kind} batch {batch}", kernels.isa());
                 }
@@ -220,18 +219,18 @@ fn float_products_are_close_to_exact_ones() {
     let team = Team::new(1).unwrap();
     for kernels in Kernels::all() {
         for kind in WeightType::ALL {
-            for (rows, columns) in SHAPES {
+            for (rows, width) in SHAPES {
                 let mut random = Random(3);
-                let values = random.floats(rows * columns);
-                let packed = pack(kind, &values, columns);
-                let view = Weights::new(kind, rows, columns, &packed).unwrap();
-                let input = random.floats(7 * columns);
-                let result = product(kernels, &team, view, &activations(kernels, &team, &input, columns));
-                let tolerance = if kind.is_quantized() { 8e-3 } else { 1e-6 } * columns as f64;
-                let mut row = vec![0.0; columns];
+                let values = random.floats(rows * width);
+                let packed = pack(kind, &values, width);
+                let view = Weights::new(kind, rows, width, &packed).unwrap();
+                let input = random.floats(7 * width);
+                let result = product(kernels, &team, view, &activations(kernels, &team, &input, width));
+                let tolerance = if kind.is_quantized() { 8e-3 } else { 1e-6 } * width as f64;
+                let mut row = vec![0.0; width];
                 for r in 0..rows {
                     view.row(r, &mut row);
-                    for (column, output) in input.chunks(columns).zip(result.chunks(rows)) {
+                    for (column, output) in input.chunks(width).zip(result.chunks(rows)) {
                         let sum: f64 =
                             row.iter().zip(column).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
                         assert!((f64::from(output[r]) - sum).abs() < tolerance, "{} {kind}", kernels.isa());
@@ -251,20 +250,19 @@ fn quantized_activations_are_the_same_everywhere() {
         input[width / 2] = if width == 33 { 0.0 } else { -3.0 };
         let of = |kernels: &'static Kernels| {
             let quantized = activations(kernels, &team, &input, width);
-            let blocks = (0..count.div_ceil(16)).map(|index| {
-                let block = quantized.block(index);
-                let spans = (0..block.columns).flat_map(|c| (0..block.spans).map(move |s| (c, s)));
+            let tiles = (0..count.div_ceil(16)).map(|index| {
+                let tile = quantized.column_tile(index);
+                let spans = (0..tile.columns).flat_map(|c| (0..tile.spans).map(move |s| (c, s)));
                 let spans = spans.map(|(c, s)| {
-                    let values: Vec<i8> = (s * SPAN..(s + 1) * SPAN).map(|k| block.value(c, k)).collect();
+                    let values: Vec<i8> = (s * SPAN..(s + 1) * SPAN).map(|k| tile.value(c, k)).collect();
                     let groups = SPAN / GROUP;
-                    let starts =
-                        (0..groups).map(|g| block.group_starts[(s * groups + g) * block.columns + c]);
-                    let at = s * block.columns + c;
-                    (values, block.scales[at], block.span_starts[at], starts.collect::<Vec<i32>>())
+                    let starts = (0..groups).map(|g| tile.group_starts[(s * groups + g) * tile.columns + c]);
+                    let at = s * tile.columns + c;
+                    (values, tile.scales[at], tile.span_starts[at], starts.collect::<Vec<i32>>())
                 });
                 spans.collect::<Vec<_>>()
             });
-            blocks.collect::<Vec<_>>().concat()
+            tiles.collect::<Vec<_>>().concat()
         };
         let scalar = of(Kernels::for_isa(Isa::Scalar).unwrap());
         let spans = width.div_ceil(SPAN);
@@ -433,13 +431,13 @@ fn attention_is_softmax_with_and_without_sharing() {
 fn kernels_stay_inside_their_panel() {
     let team = Team::new(1).unwrap();
     for kind in WeightType::ALL {
-        for (rows, columns) in SHAPES {
+        for (rows, width) in SHAPES {
             let mut random = Random(7);
-            let packed = pack(kind, &random.floats(rows * columns), columns);
+            let packed = pack(kind, &random.floats(rows * width), width);
             let guarded = Guarded::new(&packed);
-            let view = Weights::new(kind, rows, columns, guarded.bytes()).unwrap();
+            let view = Weights::new(kind, rows, width, guarded.bytes()).unwrap();
             for kernels in Kernels::all() {
-                let input = activations(kernels, &team, &random.floats(5 * columns), columns);
+                let input = activations(kernels, &team, &random.floats(5 * width), width);
                 assert!(product(kernels, &team, view, &input).iter().all(|value| value.is_finite()));
             }
         }

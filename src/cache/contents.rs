@@ -1,7 +1,9 @@
-//! What a cache remembers, in an order that does not depend on where the slots are: for saving and loading.
+//! The positions that a cache remembers, in an order that does not depend on where the slots are: for saving and
+//! loading.
 //!
 //! Position after position, oldest first; in each, layer after layer; in each, head after head, the key's
-//! `[width]` and then the value's `[width]` and the scales of both if the type has any, little-endian. Only positions that a later query can see count.
+//! `[width]` and then the value's `[width]` and the scales of both if the type has any, little-endian. Only positions
+//! that a later query can see count.
 
 use bytemuck::{Pod, bytes_of, cast_slice, pod_read_unaligned};
 
@@ -9,7 +11,7 @@ use super::{Cache, CacheShape, CacheType, Entries, Geometry, Storage};
 use crate::kernels::{KeyValue, LANES};
 
 impl Cache {
-    /// How many positions a cache of `shape` remembers for later queries after `length` of them.
+    /// Number of positions that a cache of `shape` remembers for later queries after `length` of them.
     pub(crate) fn remembered(shape: &CacheShape, length: u64) -> u64 {
         // The next query is at `length` and is itself one of its window.
         let window = shape.window as u64 - 1;

@@ -4,16 +4,18 @@
 //! A position below `sinks` keeps its slot for ever; later positions share a ring, so the oldest leaves when
 //! a new one comes. Keys are stored rotated at their absolute position and never rewritten. The ring has a few
 //! slots more than the window, so that several positions can be stored before the first of them is attended
-//! from. Keys lie in blocks of 16 slots, `[slots / 16, width, 16]`, so that the scores of 16 positions are one
-//! register; values are rows, `[slots, width]`. In int8, each key and each value of a head has a scale of its own; those of
-//! 16 slots lie together, `[slots / 16, key | value, 16]`.
+//! from. Keys lie in slot groups of 16, `[slots / 16, width, 16]`, so that the scores of 16 positions are one
+//! register; values are rows, `[slots, width]`. In int8, each key and each value of a head has a scale of its own;
+//! those of a slot group lie together, `[slots / 16, key | value, 16]`.
+
+#![forbid(unsafe_code)]
 
 mod contents;
 
 use std::ops::Range;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::kernels::{KeyValue, LANES};
+use crate::kernels::{LANES, Run, Stored, Visible};
 
 /// Positions that can always be stored together.
 const SLACK: usize = 32;
@@ -21,9 +23,9 @@ const SLACK: usize = 32;
 /// The type in which keys and values are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheType {
-    /// Single precision: exact, for comparisons.
+    /// f32: exact, for comparisons.
     F32,
-    /// Half precision.
+    /// f16.
     F16,
     /// Integers of 8 bits, and an f32 scale for the key and one for the value of each head and position.
     Q8,
@@ -70,7 +72,7 @@ pub struct CacheShape {
 }
 
 impl CacheShape {
-    /// Slots that the later positions share. Whole blocks, so that a position's lane never changes.
+    /// Slots that the later positions share. Whole slot groups, so that a position's lane never changes.
     fn ring(&self) -> Option<usize> {
         let slack = if self.rolls { SLACK } else { 0 };
         self.window.checked_add(slack)?.checked_next_multiple_of(LANES)
@@ -116,7 +118,7 @@ pub(crate) enum Storage {
     Q8(Entries<i8>),
 }
 
-/// What is kept of all layers.
+/// Keys and values of all layers.
 #[derive(Clone)]
 pub(crate) struct Entries<E> {
     /// `[layers, heads, slots / 16, width, 16]`
@@ -127,25 +129,7 @@ pub(crate) struct Entries<E> {
     pub(crate) scales: Vec<f32>,
 }
 
-/// Consecutive positions in consecutive slots.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Run {
-    /// Where they are.
-    pub slots: Range<usize>,
-    /// The first of them.
-    pub position: u64,
-}
-
-/// What queries at consecutive positions see between them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Visible {
-    /// Slots of pinned positions: all queries see them.
-    pub sinks: Range<usize>,
-    /// The windows, in two runs where the ring wraps.
-    pub window: [Run; 2],
-}
-
-fn entry_bytes<E: KeyValue>(width: usize) -> usize {
+fn entry_bytes<E: Stored>(width: usize) -> usize {
     2 * width * size_of::<E>() + E::SCALES * size_of::<f32>()
 }
 
@@ -155,7 +139,7 @@ fn allocate<E: Clone + Default>(elements: usize) -> Option<Vec<E>> {
     Some(vec![E::default(); elements])
 }
 
-impl<E: KeyValue> Entries<E> {
+impl<E: Stored> Entries<E> {
     fn new(count: usize, width: usize) -> Option<Self> {
         let elements = count.checked_mul(width)?;
         let scales = allocate(count.checked_mul(E::SCALES)?)?;
@@ -167,7 +151,7 @@ impl Cache {
     /// An empty cache. Its memory is reserved now and becomes resident as it fills.
     ///
     /// # Errors
-    /// If the memory is not to be had.
+    /// If the memory cannot be allocated.
     pub fn new(kind: CacheType, shape: CacheShape) -> Result<Self> {
         let bytes = shape.bytes(kind).filter(|&bytes| isize::try_from(bytes).is_ok());
         let storage = bytes.and(shape.entries()).and_then(|count| {
@@ -217,7 +201,7 @@ impl Cache {
         self.geometry.length += positions as u64;
     }
 
-    /// Counts the slots of the next positions as overwritten, though the positions have not come to be.
+    /// Counts the slots of the next positions as overwritten, although the pass was interrupted.
     pub(crate) fn mark_overwritten(&mut self, positions: usize) {
         let geometry = &mut self.geometry;
         let end = geometry.length + positions as u64;
@@ -233,7 +217,7 @@ impl Cache {
         }
     }
 
-    /// How many positions can be stored next before a query at the first of them has looked.
+    /// Number of positions that can be stored next before a query at the first of them has looked.
     pub(crate) fn room(&self) -> usize {
         self.geometry.room()
     }
@@ -253,7 +237,7 @@ impl Geometry {
         self.length
     }
 
-    /// How many positions can be stored next before a query at the first of them has looked.
+    /// Number of positions that can be stored next before a query at the first of them has looked.
     pub(crate) fn room(&self) -> usize {
         let unused = ((self.shape.sinks + self.ring) as u64).saturating_sub(self.length);
         (self.ring - self.shape.window + 1).max(usize::try_from(unused).unwrap_or(usize::MAX))
@@ -300,7 +284,7 @@ impl Geometry {
         position.min((self.shape.sinks + self.shape.window - 1) as u64)
     }
 
-    /// What queries at `first..=last` see between them, each up to its own position. All of it is stored.
+    /// The slots that queries at `first..=last` see between them, each up to its own position; all are stored.
     pub(crate) fn visible(&self, first: u64, last: u64) -> Visible {
         let sinks = self.shape.sinks;
         let start = self.window_start(first);

@@ -1,26 +1,20 @@
 //! The input of a product: columns of floats, and the same columns as int8 for quantized weights.
 //!
-//! Quantized columns are kept in blocks of 16, interleaved by fours: `[quad][column][4]`. What a kernel
-//! broadcasts for one line of weights is then contiguous over the columns that share it. The last block is
+//! Quantized columns are kept in tiles of 16, interleaved by fours: `[quad][column][4]`. The bytes that a kernel
+//! broadcasts for one line of weights are then contiguous over the columns that share it. The last tile is
 //! as wide as it has columns, so that a single column is a plain row. AMX loads 32 consecutive inputs of each of 16
 //! columns, so for it they are kept as plain rows besides.
 
 use std::ops::Range;
 
-use super::{Kernels, Pass};
+use super::operands::{
+    ColumnTile, ColumnWriter, INPUT_COLUMNS, INPUT_TILES, PanelInput, QUAD, SPAN_GROUPS, TILE_COLUMNS,
+};
+use super::pass::Pass;
+use super::table::Kernels;
 use crate::quant::{GROUP, SPAN};
 use crate::threads::Pieces;
 
-/// Columns of a block.
-pub const BLOCK_COLUMNS: usize = 16;
-/// Most blocks that meet a panel at a time.
-const TILE_BLOCKS: usize = 8;
-/// Most columns that meet a panel at a time.
-pub const TILE_COLUMNS: usize = TILE_BLOCKS * BLOCK_COLUMNS;
-/// Consecutive inputs of a column that lie together.
-const QUAD: usize = 4;
-/// Groups of a span, which shares a scale.
-pub(super) const SPAN_GROUPS: usize = SPAN / GROUP;
 /// Spans that one chunk of work quantizes.
 const PIECE_SPANS: usize = 8;
 
@@ -40,108 +34,6 @@ pub struct Activations {
     scales: Vec<f32>,
     span_starts: Vec<i32>,
     group_starts: Vec<i32>,
-}
-
-/// One block of quantized columns.
-#[derive(Clone, Copy)]
-pub struct QuantizedBlock<'a> {
-    /// Number of columns, 1 to 16.
-    pub columns: usize,
-    /// Spans of 128 in a column; a span has 4 groups of 32.
-    pub spans: usize,
-    /// `[spans * 32, columns, 4]`, each in -127..=127, zero beyond the width.
-    pub values: &'a [i8],
-    /// `[16, spans * 128]`: the values of each column, then anything; empty unless the kernels asked for it.
-    pub rows: &'a [i8],
-    /// `[spans, columns]`.
-    pub scales: &'a [f32],
-    /// `[spans, columns]`: -128 times the sum of a span, which makes sums over weights with 128 added exact.
-    pub span_starts: &'a [i32],
-    /// `[spans * 4, columns]`: -128 times the sum of a group.
-    pub group_starts: &'a [i32],
-}
-
-/// The columns that meet a panel at a time.
-pub struct InputTile<'a> {
-    /// Floats of a column.
-    pub(super) width: usize,
-    /// Number of columns.
-    pub(super) columns: usize,
-    /// `[columns, width]`.
-    pub(super) floats: &'a [f32],
-    blocks: [QuantizedBlock<'a>; TILE_BLOCKS],
-}
-
-impl<'a> InputTile<'a> {
-    /// The same columns quantized, in blocks.
-    pub(super) fn blocks(&self) -> &[QuantizedBlock<'a>] {
-        &self.blocks[..self.columns.div_ceil(BLOCK_COLUMNS)]
-    }
-}
-
-impl QuantizedBlock<'_> {
-    /// No columns.
-    pub const EMPTY: Self = QuantizedBlock {
-        columns: 0,
-        spans: 0,
-        values: &[],
-        rows: &[],
-        scales: &[],
-        span_starts: &[],
-        group_starts: &[],
-    };
-
-    /// Value `k` of a column.
-    pub fn value(&self, column: usize, k: usize) -> i8 {
-        self.values[(k / QUAD * self.columns + column) * QUAD + k % QUAD]
-    }
-}
-
-/// Where the quantizer puts one column of a block.
-pub(super) struct ColumnWriter {
-    values: *mut i8,
-    /// Null if there are no plain rows.
-    row: *mut i8,
-    scales: *mut f32,
-    span_starts: *mut i32,
-    group_starts: *mut i32,
-    spans: usize,
-    /// Columns of the block: the distance between quads, between groups, and between spans.
-    stride: usize,
-}
-
-impl ColumnWriter {
-    /// Spans that are still to be written.
-    pub(super) fn spans(&self) -> usize {
-        self.spans
-    }
-
-    /// Writes the next span, with the sum of each of its groups.
-    #[inline(always)]
-    pub(super) fn put(&mut self, values: &[i8; SPAN], scale: f32, sums: [i32; SPAN_GROUPS]) {
-        assert!(self.spans > 0);
-        self.spans -= 1;
-        // SAFETY: the span exists, and `Target::write` made the writer for one column of a block that
-        // has room for `spans` of them at this stride. Past the last one the pointers are not used.
-        unsafe {
-            for bytes in values.as_chunks::<QUAD>().0 {
-                self.values.cast::<[i8; QUAD]>().write_unaligned(*bytes);
-                self.values = self.values.wrapping_add(self.stride * QUAD);
-            }
-            if !self.row.is_null() {
-                self.row.cast::<[i8; SPAN]>().write(*values);
-                self.row = self.row.wrapping_add(SPAN);
-            }
-            self.scales.write(scale);
-            self.scales = self.scales.wrapping_add(self.stride);
-            self.span_starts.write(-128 * sums.iter().sum::<i32>());
-            self.span_starts = self.span_starts.wrapping_add(self.stride);
-            for sum in sums {
-                self.group_starts.write(-128 * sum);
-                self.group_starts = self.group_starts.wrapping_add(self.stride);
-            }
-        }
-    }
 }
 
 impl Activations {
@@ -172,47 +64,47 @@ impl Activations {
         self.columns
     }
 
-    /// Bytes that `columns` columns of `width` need.
+    /// Bytes that `columns` columns of `width` need, `usize::MAX` if they are more.
     pub fn bytes(width: usize, columns: usize, quantized: bool) -> usize {
         let padded = width.next_multiple_of(SPAN);
         let quantized = if quantized { padded + padded / SPAN * 8 + padded / GROUP * 4 } else { 0 };
         columns.saturating_mul(width * 4 + quantized)
     }
 
-    /// The columns from `first` on, a multiple of [`BLOCK_COLUMNS`]: the rest of them or [`TILE_COLUMNS`].
+    /// The columns from `first` on, a multiple of [`TILE_COLUMNS`]: the rest of them or [`INPUT_COLUMNS`].
     ///
     /// # Panics
     /// If there are none.
-    pub fn tile(&self, first: usize) -> InputTile<'_> {
-        assert!(first < self.columns && first.is_multiple_of(BLOCK_COLUMNS));
-        let columns = TILE_COLUMNS.min(self.columns - first);
-        let mut blocks = [QuantizedBlock::EMPTY; TILE_BLOCKS];
+    pub(super) fn panel_input(&self, first: usize) -> PanelInput<'_> {
+        assert!(first < self.columns && first.is_multiple_of(TILE_COLUMNS));
+        let columns = INPUT_COLUMNS.min(self.columns - first);
+        let mut tiles = [ColumnTile::EMPTY; INPUT_TILES];
         if self.quantized {
-            for (at, block) in blocks[..columns.div_ceil(BLOCK_COLUMNS)].iter_mut().enumerate() {
-                *block = self.block(first / BLOCK_COLUMNS + at);
+            for (at, tile) in tiles[..columns.div_ceil(TILE_COLUMNS)].iter_mut().enumerate() {
+                *tile = self.column_tile(first / TILE_COLUMNS + at);
             }
         }
         let floats = &self.floats[first * self.width..][..columns * self.width];
-        InputTile { width: self.width, columns, floats, blocks }
+        PanelInput { width: self.width, columns, floats, tiles }
     }
 
-    /// Block `index` of the quantized columns.
+    /// Tile `index` of the quantized columns.
     ///
     /// # Panics
-    /// If the block does not exist, or the columns were not to be quantized.
-    pub fn block(&self, index: usize) -> QuantizedBlock<'_> {
-        let first = index * BLOCK_COLUMNS;
+    /// If the tile does not exist, or the columns were not to be quantized.
+    pub fn column_tile(&self, index: usize) -> ColumnTile<'_> {
+        let first = index * TILE_COLUMNS;
         assert!(self.quantized && first < self.columns);
-        let columns = BLOCK_COLUMNS.min(self.columns - first);
+        let columns = TILE_COLUMNS.min(self.columns - first);
         let spans = self.padded / SPAN;
         let of_spans = first * spans..(first + columns) * spans;
         let of_groups = of_spans.start * SPAN_GROUPS..of_spans.end * SPAN_GROUPS;
-        QuantizedBlock {
+        ColumnTile {
             columns,
             spans,
             values: &self.values[first * self.padded..][..columns * self.padded],
             rows: if self.has_rows {
-                &self.rows[first * self.padded..][..BLOCK_COLUMNS * self.padded]
+                &self.rows[first * self.padded..][..TILE_COLUMNS * self.padded]
             } else {
                 &[]
             },
@@ -271,7 +163,7 @@ impl Activations {
         if self.quantized {
             grow(&mut self.values, columns * padded);
             if self.has_rows {
-                grow(&mut self.rows, columns.next_multiple_of(BLOCK_COLUMNS) * padded);
+                grow(&mut self.rows, columns.next_multiple_of(TILE_COLUMNS) * padded);
             }
             grow(&mut self.scales, columns * spans);
             grow(&mut self.span_starts, columns * spans);
@@ -299,14 +191,14 @@ struct Target<'a> {
     columns: usize,
     quantized: bool,
     floats: Pieces<'a, f32>,
-    /// `[columns, spans * 128]`, in blocks.
+    /// `[columns, spans * 128]`, in tiles.
     values: *mut i8,
     /// `[columns, spans * 128]`, plain; or null.
     rows: *mut i8,
-    /// `[columns, spans]`, in blocks.
+    /// `[columns, spans]`, in tiles.
     scales: *mut f32,
     span_starts: *mut i32,
-    /// `[columns, spans * 4]`, in blocks.
+    /// `[columns, spans * 4]`, in tiles.
     group_starts: *mut i32,
 }
 
@@ -340,12 +232,12 @@ impl Target<'_> {
         if !self.quantized {
             return;
         }
-        let block = column - column % BLOCK_COLUMNS;
-        let stride = BLOCK_COLUMNS.min(self.columns - block);
-        let lane = column - block;
+        let first = column - column % TILE_COLUMNS;
+        let stride = TILE_COLUMNS.min(self.columns - first);
+        let lane = column - first;
         // The first span and the first group of this column.
-        let [span, group] = [1, SPAN_GROUPS].map(|n| n * (block * self.spans + spans.start * stride) + lane);
-        // SAFETY: `target` grew the buffers to `columns` columns. A block of columns begins where plain rows
+        let [span, group] = [1, SPAN_GROUPS].map(|n| n * (first * self.spans + spans.start * stride) + lane);
+        // SAFETY: `target` grew the buffers to `columns` columns. A tile begins where plain rows
         // would; this column's quads, groups and spans begin at its lane, and no other column has that lane.
         let mut writer = unsafe {
             ColumnWriter {

@@ -1,20 +1,21 @@
-//! Instruction sets: their names, their features, and whether this machine has them.
+//! Instruction sets: their names, their features, and how a feature is detected.
 //!
 //! Each feature list exists once, here: detection and `target_feature` both come from it.
 
 use std::fmt;
 
-use crate::error::{Error, Result};
-
 /// The instruction sets that have kernels, slowest first within an architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Isa {
-    /// What every processor of the architecture has.
+    /// Plain Rust, for any processor.
     Scalar,
     /// x86: AVX2, FMA and F16C (Haswell 2013, Zen 2017).
     Avx2,
-    /// x86: AVX-VNNI, 256 bits wide (Alder Lake 2021, Zen 5 2024), or the same instruction of AVX-512.
+    /// x86: VNNI, 256 bits wide, in the encoding of AVX-512 (Ice Lake 2019, Zen 4 2022): for comparison with the
+    /// other encoding, since these processors have the full width too.
+    Avx512Vnni256,
+    /// x86: VNNI, 256 bits wide, in the encoding of AVX-VNNI (Alder Lake 2021, Zen 5 2024).
     AvxVnni,
     /// x86: AVX-512 with byte and word instructions (Skylake-X 2017).
     Avx512Bw,
@@ -22,7 +23,7 @@ pub enum Isa {
     Avx512Vnni,
     /// x86: AMX for int8 (Sapphire Rapids 2023), beside AVX-512 with VNNI.
     Amx,
-    /// ARM: what every AArch64 has (Cortex-A72, Raspberry Pi 4).
+    /// ARM: NEON as every AArch64 has it (Cortex-A72, Raspberry Pi 4).
     Neon,
     /// ARM: int8 dot products (Cortex-A76, Raspberry Pi 5).
     NeonDotprod,
@@ -33,6 +34,9 @@ pub enum Isa {
 /// Passes an instruction set's feature list, as one literal, to a macro.
 macro_rules! with_features {
     (avx2, $then:ident!($($args:tt)*)) => { $then!("avx2,fma,f16c"; $($args)*); };
+    (avx512vnni_256, $then:ident!($($args:tt)*)) => {
+        $then!("avx2,fma,f16c,avx512f,avx512vl,avx512vnni"; $($args)*);
+    };
     (avxvnni, $then:ident!($($args:tt)*)) => { $then!("avx2,fma,f16c,avxvnni"; $($args)*); };
     (avx512bw, $then:ident!($($args:tt)*)) => {
         $then!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq"; $($args)*);
@@ -62,9 +66,10 @@ macro_rules! features {
 
 impl Isa {
     /// Every instruction set, slowest first.
-    pub const ALL: [Isa; 9] = [
+    pub const ALL: [Isa; 10] = [
         Isa::Scalar,
         Isa::Avx2,
+        Isa::Avx512Vnni256,
         Isa::AvxVnni,
         Isa::Avx512Bw,
         Isa::Avx512Vnni,
@@ -79,6 +84,7 @@ impl Isa {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::Avx512Vnni256 => "avx512vnni_256",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Bw => "avx512bw",
             Isa::Avx512Vnni => "avx512vnni",
@@ -99,6 +105,7 @@ impl Isa {
         match self {
             Isa::Scalar => "",
             Isa::Avx2 => features!(avx2),
+            Isa::Avx512Vnni256 => features!(avx512vnni_256),
             Isa::AvxVnni => features!(avxvnni),
             Isa::Avx512Bw => features!(avx512bw),
             Isa::Avx512Vnni => features!(avx512vnni),
@@ -109,82 +116,37 @@ impl Isa {
         }
     }
 
+    /// The same, one by one.
+    pub(super) fn list(self) -> impl Iterator<Item = &'static str> {
+        self.features().split(',').filter(|feature| !feature.is_empty())
+    }
+
     /// Whether kernels for it are part of this build.
     pub fn is_built(self) -> bool {
         match self {
             Isa::Scalar => true,
-            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Bw | Isa::Avx512Vnni | Isa::Amx => {
-                cfg!(target_arch = "x86_64")
-            }
             Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => cfg!(target_arch = "aarch64"),
+            _ => cfg!(target_arch = "x86_64"),
         }
-    }
-
-    /// The features that this machine, or its operating system, lacks; `None` if it is not part of this build.
-    pub fn missing_features(self) -> Option<Vec<&'static str>> {
-        self.is_built().then(|| {
-            let features = self.features().split(',').filter(|feature| !feature.is_empty());
-            features.filter(|feature| !has_feature(feature)).collect()
-        })
-    }
-
-    /// The features that any instruction set asks for and that this machine has.
-    pub fn detected_features() -> Vec<&'static str> {
-        let mut found = Vec::new();
-        for isa in Self::ALL.into_iter().filter(|isa| isa.is_built()) {
-            for feature in isa.features().split(',') {
-                if has_feature(feature) && !found.contains(&feature) {
-                    found.push(feature);
-                }
-            }
-        }
-        found
     }
 
     /// Whether its kernels read quantized columns as plain rows, too.
     pub(super) fn takes_rows(self) -> bool {
         self == Isa::Amx
     }
+}
 
-    /// Whether this machine can run it.
-    pub fn is_available(self) -> bool {
-        self.missing_features().is_some_and(|missing| missing.is_empty())
-    }
-
-    /// The instruction set to use: the best one there is, or the one that the environment variable
-    /// `CINDERBLOCK_ISA` names.
-    ///
-    /// # Errors
-    /// If the variable names one that does not exist or that this machine cannot run.
-    pub fn choose() -> Result<Isa> {
-        let Some(name) = std::env::var_os("CINDERBLOCK_ISA").filter(|name| !name.is_empty()) else {
-            let best = Self::ALL.into_iter().rev().find(|isa| isa.is_available());
-            return Ok(best.unwrap_or(Isa::Scalar));
-        };
-        let name = name.to_string_lossy();
-        let isa = Self::from_name(&name).ok_or_else(|| {
-            let names = Self::ALL.map(Isa::name).join(", ");
-            Error::argument(format!("CINDERBLOCK_ISA: found {name:?}, expected one of {names}"))
-        })?;
-        match isa.missing_features() {
-            Some(missing) if missing.is_empty() => Ok(isa),
-            Some(missing) => Err(Error::argument(format!(
-                "CINDERBLOCK_ISA={name}: this processor lacks {}",
-                missing.join(", ")
-            ))),
-            None => Err(Error::argument(format!(
-                "CINDERBLOCK_ISA={name}: not an instruction set of this architecture"
-            ))),
-        }
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-fn has_feature(name: &str) -> bool {
+pub(super) fn has_feature(name: &str) -> bool {
     match name {
         "avx2" => is_x86_feature_detected!("avx2"),
-        // The same instruction in two encodings; `x86_64::avx_vnni` takes the one that exists.
-        "avxvnni" => is_x86_feature_detected!("avxvnni") || has_avx512_vnni_at_256_bits(),
+        "avxvnni" => is_x86_feature_detected!("avxvnni"),
         "fma" => is_x86_feature_detected!("fma"),
         "f16c" => is_x86_feature_detected!("f16c"),
         "avx512f" => is_x86_feature_detected!("avx512f"),
@@ -192,19 +154,14 @@ fn has_feature(name: &str) -> bool {
         "avx512vl" => is_x86_feature_detected!("avx512vl"),
         "avx512dq" => is_x86_feature_detected!("avx512dq"),
         "avx512vnni" => is_x86_feature_detected!("avx512vnni"),
-        "amx-tile" => super::x86_64::amx_tile(),
-        "amx-int8" => super::x86_64::amx_int8(),
+        "amx-tile" => amx::has_tiles(),
+        "amx-int8" => amx::has_int8(),
         _ => false,
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-fn has_avx512_vnni_at_256_bits() -> bool {
-    is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl")
-}
-
 #[cfg(target_arch = "aarch64")]
-fn has_feature(name: &str) -> bool {
+pub(super) fn has_feature(name: &str) -> bool {
     use std::arch::is_aarch64_feature_detected;
     match name {
         "neon" => is_aarch64_feature_detected!("neon"),
@@ -215,13 +172,75 @@ fn has_feature(name: &str) -> bool {
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn has_feature(_name: &str) -> bool {
+pub(super) fn has_feature(_name: &str) -> bool {
     false
 }
 
-impl fmt::Display for Isa {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+/// AMX, which the standard library does not detect, and for which Linux must be asked.
+#[cfg(target_arch = "x86_64")]
+mod amx {
+    use std::arch::asm;
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    use std::sync::OnceLock;
+
+    /// Whether this process has tile registers. Asks for them the first time.
+    pub(super) fn has_tiles() -> bool {
+        static ANSWER: OnceLock<bool> = OnceLock::new();
+        *ANSWER.get_or_init(|| described().0 && permitted())
+    }
+
+    /// Whether they multiply int8.
+    pub(super) fn has_int8() -> bool {
+        has_tiles() && described().1
+    }
+
+    /// AMX as the processor describes it: registers, and their int8 products.
+    fn described() -> (bool, bool) {
+        if !is_x86_feature_detected!("avx512f") || __cpuid(0).eax < 0x1d {
+            return (false, false);
+        }
+        let features = __cpuid_count(7, 0).edx;
+        let palette = __cpuid_count(0x1d, 1);
+        // 8 registers of 16 rows of 64 bytes.
+        let shaped = palette.ebx == 8 << 16 | 64 && palette.ecx & 0xffff == 16;
+        (features >> 24 & 1 == 1 && shaped && saves_tiles(), features >> 25 & 1 == 1)
+    }
+
+    /// Whether the operating system saves the configuration and the data of tiles (bits 17 and 18 of XCR0).
+    fn saves_tiles() -> bool {
+        let low: u32;
+        // SAFETY: AVX-512 was detected, so the operating system has enabled XGETBV.
+        unsafe {
+            asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") _, options(nomem, nostack, preserves_flags))
+        };
+        low >> 17 & 3 == 3
+    }
+
+    /// Asks the kernel for the tile data, which it gives to a process that asks.
+    #[cfg(target_os = "linux")]
+    fn permitted() -> bool {
+        const ARCH_PRCTL: usize = 158;
+        const REQUEST_PERMISSION: usize = 0x1023;
+        const TILE_DATA: usize = 18;
+        let result: isize;
+        // SAFETY: the call takes two numbers and touches no memory of ours; the kernel may change rcx and r11.
+        unsafe {
+            asm!(
+                "syscall",
+                inlateout("rax") ARCH_PRCTL => result,
+                in("rdi") REQUEST_PERMISSION,
+                in("rsi") TILE_DATA,
+                out("rcx") _,
+                out("r11") _,
+                options(nostack),
+            );
+        }
+        result == 0
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn permitted() -> bool {
+        false
     }
 }
 
@@ -230,8 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scalar_is_always_there_and_names_round_trip() {
-        assert!(Isa::Scalar.is_available());
+    fn names_round_trip() {
         for isa in Isa::ALL {
             assert_eq!(Isa::from_name(isa.name()), Some(isa));
         }

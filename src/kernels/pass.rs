@@ -1,6 +1,6 @@
 //! Where a pass over the weights runs: the threads that share it and the kernels that they use.
 
-use super::Kernels;
+use super::table::Kernels;
 use crate::threads::Region;
 
 /// The threads and the kernels of a pass.

@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use super::{Activations, BLOCK_COLUMNS, Kernels, Pass, TILE_COLUMNS};
+use super::activations::Activations;
+use super::operands::{INPUT_COLUMNS, TILE_COLUMNS};
+use super::pass::Pass;
+use super::table::Kernels;
 use crate::quant::{PANEL_ROWS, Weights};
 use crate::threads::{Strip, Strips};
 
@@ -20,7 +23,7 @@ pub struct Term<'a> {
     pub input: &'a Activations,
 }
 
-/// What happens to a product before it is stored.
+/// The last step before a product is stored.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Epilogue {
     /// Nothing.
@@ -75,7 +78,7 @@ impl<'a> Job<'a> {
         for term in terms {
             assert!(term.weights.rows() == rows && term.input.columns() == columns);
             assert!(term.bias.is_empty() || term.bias.len() == rows);
-            panel_bytes += term.weights.kind().panel_bytes(term.weights.columns());
+            panel_bytes += term.weights.kind().panel_bytes(term.weights.width());
         }
         assert_eq!(output.len(), rows * columns);
         let panels_per_chunk = (CHUNK_BYTES / panel_bytes).max(1);
@@ -87,11 +90,11 @@ impl<'a> Job<'a> {
         let first = chunk * self.panels_per_chunk;
         let panels = first..self.terms[0].weights.panels().min(first + self.panels_per_chunk);
         // Most products have few columns, and clearing a large tile would take longer than their chunks.
-        if self.columns <= BLOCK_COLUMNS {
-            self.multiply_columns(panels, 0, &mut [[0.0; PANEL_ROWS]; BLOCK_COLUMNS], output);
+        if self.columns <= TILE_COLUMNS {
+            self.multiply_columns(panels, 0, &mut [[0.0; PANEL_ROWS]; TILE_COLUMNS], output);
         } else {
-            let mut tile = [[0.0; PANEL_ROWS]; TILE_COLUMNS];
-            for column in (0..self.columns).step_by(TILE_COLUMNS) {
+            let mut tile = [[0.0; PANEL_ROWS]; INPUT_COLUMNS];
+            for column in (0..self.columns).step_by(INPUT_COLUMNS) {
                 self.multiply_columns(panels.clone(), column, &mut tile, output);
             }
         }
@@ -106,7 +109,7 @@ impl<'a> Job<'a> {
         output: &mut Strip<'_, f32>,
     ) {
         for term in self.terms {
-            let input = term.input.tile(first);
+            let input = term.input.panel_input(first);
             let tile = &mut tile[..input.columns];
             for (at, panel) in panels.clone().enumerate() {
                 self.kernels.multiply_panel(term.weights, panel, &input, tile);

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::Isa;
+use super::isa::Isa;
 
 /// A computation over arrays of floats, which the compiler turns into vector registers.
 ///
@@ -21,7 +21,7 @@ pub fn vectorize<V: Vectorized>(work: V) -> V::Output {
     match *CHOSEN.get_or_init(|| Isa::choose().unwrap_or(Isa::Scalar)) {
         // SAFETY, for both: an instruction set that was chosen is available, and so are those it contains.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::run(work) },
+        Isa::Avx2 | Isa::Avx512Vnni256 | Isa::AvxVnni => unsafe { avx2::run(work) },
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Bw | Isa::Avx512Vnni | Isa::Amx => unsafe { avx512::run(work) },
         #[cfg(target_arch = "aarch64")]

@@ -1,5 +1,7 @@
 //! Attention of one layer: stores the keys and values of new columns, and attends from the caches.
 
+#![forbid(unsafe_code)]
+
 use super::config::StackConfig;
 use super::segment::{Kept, Segment};
 use crate::cache::{Entries, Geometry, Storage};
@@ -21,7 +23,7 @@ pub(super) struct Angles {
     sink: Vec<(f32, f32)>,
 }
 
-/// What a thread needs while it works on a head.
+/// Scratch of a thread while it works on a head.
 pub(super) struct HeadScratch {
     /// `[queries, width]`, as are the next two.
     queries: Vec<f32>,

@@ -1,5 +1,7 @@
 //! The embedder and the block decoder: blocks of tokens to context embeddings.
 
+#![forbid(unsafe_code)]
+
 use super::Model;
 use super::attention::head_width;
 use super::config::{Config, Projection};
@@ -40,7 +42,8 @@ impl BlockDecoder {
         CacheShape { layers: stack.layers, heads: stack.heads, width, sinks, window, rolls: true }
     }
 
-    /// Bytes of the buffers once a long text has passed that sees `blocks` blocks, and so many sequences together.
+    /// Bytes of the buffers once a long text has passed that sees `blocks` blocks, and `sequences` sequences
+    /// together, `usize::MAX` if they are more.
     pub(crate) fn bytes(config: &Config, sequences: usize, blocks: usize) -> usize {
         let (stack, columns) = (&config.block_decoder, BATCH.max(sequences));
         let contexts = sequences.saturating_mul(4 * stack.hidden);

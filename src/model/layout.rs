@@ -28,22 +28,22 @@ pub struct TensorSpec {
     /// Outputs, or entries of a table; 1 for a vector.
     pub rows: usize,
     /// Inputs, or the length of a vector.
-    pub columns: usize,
+    pub width: usize,
 }
 
 impl TensorSpec {
     /// Number of weights, without padding; `None` when that overflows.
     pub fn weights(&self) -> Option<usize> {
-        self.rows.checked_mul(self.columns)
+        self.rows.checked_mul(self.width)
     }
 
     /// How the container describes the tensor when it is stored as `kind`.
     pub fn describe(&self, kind: WeightType) -> NewTensor {
-        let matrix = vec![self.columns, self.rows];
+        let matrix = vec![self.width, self.rows];
         let (element, dimensions) = match kind {
-            _ if self.role == Role::Vector => (ElementType::F32, vec![self.columns]),
+            _ if self.role == Role::Vector => (ElementType::F32, vec![self.width]),
             WeightType::Q4 | WeightType::Q8 => {
-                (ElementType::I8, vec![kind.panel_bytes(self.columns), self.rows.div_ceil(PANEL_ROWS)])
+                (ElementType::I8, vec![kind.panel_bytes(self.width), self.rows.div_ceil(PANEL_ROWS)])
             }
             WeightType::Bf16 => (ElementType::Bf16, matrix),
             WeightType::F16 => (ElementType::F16, matrix),
@@ -71,12 +71,12 @@ pub(super) mod names {
 struct List(Vec<TensorSpec>);
 
 impl List {
-    fn push(&mut self, name: String, role: Role, rows: usize, columns: usize) {
-        self.0.push(TensorSpec { name, role, rows, columns });
+    fn push(&mut self, name: String, role: Role, rows: usize, width: usize) {
+        self.0.push(TensorSpec { name, role, rows, width });
     }
 
-    fn linear(&mut self, name: &str, rows: usize, columns: usize) {
-        self.push(format!("{name}.weight"), Role::Matrix, rows, columns);
+    fn linear(&mut self, name: &str, rows: usize, width: usize) {
+        self.push(format!("{name}.weight"), Role::Matrix, rows, width);
         self.push(format!("{name}.bias"), Role::Vector, 1, rows);
     }
 

@@ -1,5 +1,7 @@
 //! The columns of one pass, segment by segment: a segment is the part that belongs to one sequence.
 
+#![forbid(unsafe_code)]
+
 use crate::cache::Cache;
 
 /// Consecutive columns that belong to one sequence, and follow what its cache holds.
@@ -7,7 +9,7 @@ pub struct Segment<'c> {
     pub(super) columns: usize,
     /// Index of its first column among those of all segments.
     pub(super) first: usize,
-    /// How many of its last columns are wanted: what comes out of the last layer.
+    /// Number of its last columns that are wanted: the output of the last layer.
     pub(super) wanted: usize,
     pub(super) cache: &'c mut Cache,
 }

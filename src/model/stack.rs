@@ -1,6 +1,8 @@
 //! One GPT-NeoX stack over columns of a residual stream: parallel residual, fused QKV, partial rotary
 //! embedding, exact GELU. Both decoders are stacks; they differ in what their caches are.
 
+#![forbid(unsafe_code)]
+
 use super::attention::{Angles, AttentionScratch, HeadScratch, LayerAttention, head_width};
 use super::config::StackConfig;
 use super::segment::{Kept, Segment, keep_wanted, kept_columns};
@@ -51,14 +53,15 @@ impl Scratch {
         }
     }
 
-    /// Bytes of the buffers once `columns` columns that see `positions` positions have passed.
+    /// Bytes of the buffers once `columns` columns that see `positions` positions have passed, `usize::MAX` if they are
+    /// more.
     pub(super) fn bytes(config: &StackConfig, columns: usize, positions: usize) -> usize {
-        let activations = Activations::bytes(config.hidden, columns, true)
+        let head = HeadScratch::bytes(head_width(config.head_dim()), positions);
+        Activations::bytes(config.hidden, columns, true)
             .saturating_mul(3)
             .saturating_add(Activations::bytes(config.feed_forward, columns, true))
-            .saturating_add(columns.saturating_mul(12 * config.hidden));
-        let head = HeadScratch::bytes(head_width(config.head_dim()), positions);
-        activations.saturating_add(config.heads.saturating_mul(head))
+            .saturating_add(columns.saturating_mul(12 * config.hidden))
+            .saturating_add(head.saturating_mul(config.heads))
     }
 
     /// Grows for a pass of `columns` columns, numbers those of the segments, and sets their angles.
@@ -193,7 +196,7 @@ impl Scratch {
         });
     }
 
-    /// The first product of each branch: queries, keys and values, and the upward half of the feed-forward part.
+    /// The first product of each branch: queries, keys and values, and the upward projection of the feed-forward part.
     fn first_products(&mut self, pass: Pass<'_>, layer: &Layer) {
         let qkv = [layer.qkv.term(&self.attention_input)];
         let up = [layer.up.term(&self.feed_forward_input)];

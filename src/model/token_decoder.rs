@@ -1,5 +1,7 @@
 //! The token decoder: a context embedding and the tokens of one block to logits of the next token.
 
+#![forbid(unsafe_code)]
+
 use super::Model;
 use super::attention::head_width;
 use super::config::{Config, PAD_TOKEN, Strategy};
@@ -80,7 +82,7 @@ impl TokenDecoder {
         self.x.clear();
     }
 
-    /// Adds the columns of one block from position `first` to the one that predicts the token behind `tokens`,
+    /// Adds the columns of one block from position `first` to the one that predicts the token after `tokens`,
     /// and returns how many they are. `expanded` is `[expansion, hidden]`.
     pub(crate) fn push(&mut self, model: &Model, expanded: &[f32], tokens: &[u32], first: usize) -> usize {
         let (config, hidden) = (&model.config, model.config.token_decoder.hidden);
@@ -104,7 +106,7 @@ impl TokenDecoder {
         last - first
     }
 
-    /// Runs the columns that were added, those of the segments one after the other, and writes the logits behind
+    /// Runs the columns that were added, those of the segments one after the other, and writes the logits after
     /// column `column(row)` to row `row` of `logits` (`[rows, vocabulary]`).
     ///
     /// # Errors

@@ -16,14 +16,14 @@ use crate::quant::{WeightType, Weights};
 pub struct Matrix {
     kind: WeightType,
     rows: usize,
-    columns: usize,
+    width: usize,
     bytes: Bytes,
 }
 
 impl Matrix {
     /// The matrix as the kernels take it.
     pub fn view(&self) -> Weights<'_> {
-        Weights::new(self.kind, self.rows, self.columns, &self.bytes).expect("size checked when opened")
+        Weights::new(self.kind, self.rows, self.width, &self.bytes).expect("size checked when opened")
     }
 
     /// Type of the weights.
@@ -100,7 +100,7 @@ impl Loader<'_> {
         let (info, kind) =
             *self.found.get(name).ok_or_else(|| Error::format(format!("tensor {name:?} is missing")))?;
         let kind = if spec.role == Role::Vector { WeightType::F32 } else { kind };
-        if kind.matrix_bytes(spec.rows, spec.columns).is_none() {
+        if kind.matrix_bytes(spec.rows, spec.width).is_none() {
             return Err(Error::format(format!("tensor {name:?}: its shape overflows")));
         }
         let expected = spec.describe(kind);
@@ -122,7 +122,7 @@ impl Loader<'_> {
 
     fn matrix(&self, name: &str) -> Result<Matrix> {
         let (kind, spec, bytes) = self.take(&format!("{name}.weight"))?;
-        Ok(Matrix { kind, rows: spec.rows, columns: spec.columns, bytes })
+        Ok(Matrix { kind, rows: spec.rows, width: spec.width, bytes })
     }
 
     fn vector(&self, name: &str) -> Result<Vector> {

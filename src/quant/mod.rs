@@ -1,13 +1,14 @@
 //! How weights lie in memory: plain rows of floats, or quantized panels in the order in which the kernels
 //! read them. The code here is scalar and plain; it is the oracle of the kernels.
 
+#![forbid(unsafe_code)]
+
+mod pack;
 mod panel;
 mod round;
 
-pub use panel::{
-    GROUP, PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, SPAN, pack_groups, pack_panel, panel_scale,
-    panel_weight,
-};
+pub use pack::{pack_groups, pack_panel};
+pub use panel::{GROUP, PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, SPAN, panel_scale, panel_weight};
 pub use round::{
     Rounded, ZERO_LEVELS, likely_zero, multiplier_limit, reaching_scale, round_q8, round_row, row_scale,
 };
@@ -17,16 +18,16 @@ use half::{bf16, f16};
 /// The types a weight matrix can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WeightType {
-    /// Panels of 4-bit integers with a multiplier and a zero level per 32 columns and a scale a row: 4.27 bits a
-    /// weight with 2048 columns.
+    /// Panels of 4-bit integers with a multiplier and a zero level per 32 inputs and a scale a row: 4.27 bits a
+    /// weight with a width of 2048.
     Q4,
-    /// Panels of 8-bit integers with an f16 scale per 32 columns: 8.5 bits a weight.
+    /// Panels of 8-bit integers with an f16 scale per 32 inputs: 8.5 bits a weight.
     Q8,
-    /// Rows of upper halves of singles.
+    /// Rows of bfloat16: the upper 16 bits of an f32.
     Bf16,
-    /// Rows of half-precision floats.
+    /// Rows of f16.
     F16,
-    /// Rows of single-precision floats.
+    /// Rows of f32.
     F32,
 }
 
@@ -55,28 +56,28 @@ impl WeightType {
         if self == WeightType::F32 { 4 } else { 2 }
     }
 
-    /// Bytes of 16 rows of `columns` weights, `usize::MAX` if they are more. The last panel of a float matrix holds
+    /// Bytes of 16 rows of `width` weights, `usize::MAX` if they are more. The last panel of a float matrix holds
     /// only the rows there are.
-    pub fn panel_bytes(self, columns: usize) -> usize {
+    pub fn panel_bytes(self, width: usize) -> usize {
         let bytes = if self.is_quantized() {
-            panel::quantized_panel_bytes(self, columns)
+            panel::quantized_panel_bytes(self, width)
         } else {
-            columns.checked_mul(PANEL_ROWS * self.float_bytes())
+            width.checked_mul(PANEL_ROWS * self.float_bytes())
         };
         bytes.unwrap_or(usize::MAX)
     }
 
-    /// Columns of a quantized panel with what fills up its last record.
-    pub(crate) fn stored_columns(self, panel: &[u8]) -> usize {
-        panel::stored_columns(self, panel)
+    /// Width of a quantized panel with the padding of its last record.
+    pub(crate) fn stored_width(self, panel: &[u8]) -> usize {
+        panel::stored_width(self, panel)
     }
 
-    /// Bytes of a matrix of `rows` x `columns`; `None` when that overflows.
-    pub fn matrix_bytes(self, rows: usize, columns: usize) -> Option<usize> {
+    /// Bytes of a matrix `[rows, width]`; `None` when that overflows.
+    pub fn matrix_bytes(self, rows: usize, width: usize) -> Option<usize> {
         if self.is_quantized() {
-            return rows.div_ceil(PANEL_ROWS).checked_mul(panel::quantized_panel_bytes(self, columns)?);
+            return rows.div_ceil(PANEL_ROWS).checked_mul(panel::quantized_panel_bytes(self, width)?);
         }
-        rows.checked_mul(columns)?.checked_mul(self.float_bytes())
+        rows.checked_mul(width)?.checked_mul(self.float_bytes())
     }
 }
 
@@ -86,24 +87,19 @@ impl std::fmt::Display for WeightType {
     }
 }
 
-/// A weight matrix `[rows, columns]`: row `r` holds the weights of output `r`.
+/// A weight matrix `[rows, width]`: row `r` holds the weights of output `r`.
 #[derive(Clone, Copy)]
 pub struct Weights<'a> {
     kind: WeightType,
     rows: usize,
-    columns: usize,
+    width: usize,
     data: &'a [u8],
 }
 
 impl<'a> Weights<'a> {
     /// A view of `data` as a matrix; `None` unless its length is exactly that of the shape.
-    pub fn new(kind: WeightType, rows: usize, columns: usize, data: &'a [u8]) -> Option<Self> {
-        (kind.matrix_bytes(rows, columns) == Some(data.len())).then_some(Weights {
-            kind,
-            rows,
-            columns,
-            data,
-        })
+    pub fn new(kind: WeightType, rows: usize, width: usize, data: &'a [u8]) -> Option<Self> {
+        (kind.matrix_bytes(rows, width) == Some(data.len())).then_some(Weights { kind, rows, width, data })
     }
 
     /// Type of the weights.
@@ -117,8 +113,8 @@ impl<'a> Weights<'a> {
     }
 
     /// Number of inputs.
-    pub fn columns(&self) -> usize {
-        self.columns
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// All bytes.
@@ -133,24 +129,24 @@ impl<'a> Weights<'a> {
 
     /// The bytes of panel `index`.
     pub fn panel(&self, index: usize) -> &'a [u8] {
-        let bytes = self.kind.panel_bytes(self.columns);
+        let bytes = self.kind.panel_bytes(self.width);
         let start = index * bytes;
         &self.data[start..self.data.len().min(start + bytes)]
     }
 
-    /// Writes row `row` into `output` (`[columns]`) as floats.
+    /// Writes row `row` into `output` (`[width]`) as floats.
     ///
     /// # Panics
     /// If the row does not exist or `output` has another length.
     pub fn row(&self, row: usize, output: &mut [f32]) {
-        assert!(row < self.rows && output.len() == self.columns);
+        assert!(row < self.rows && output.len() == self.width);
         if self.kind.is_quantized() {
             let panel = self.panel(row / PANEL_ROWS);
             return panel::unpack_row(self.kind, panel, row % PANEL_ROWS, output);
         }
-        let width = self.kind.float_bytes();
-        let bytes = &self.data[row * self.columns * width..][..self.columns * width];
-        for (value, bytes) in output.iter_mut().zip(bytes.chunks_exact(width)) {
+        let size = self.kind.float_bytes();
+        let bytes = &self.data[row * self.width * size..][..self.width * size];
+        for (value, bytes) in output.iter_mut().zip(bytes.chunks_exact(size)) {
             *value = match self.kind {
                 WeightType::F32 => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
                 WeightType::F16 => f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),

@@ -1,6 +1,6 @@
 //! Rows of floats to integers and scales.
 //!
-//! In q8 every group of up to 32 columns has a scale of its own. In q4 a row has one scale; a group multiplies it by a
+//! In q8 every group of up to 32 inputs has a scale of its own. In q4 a row has one scale; a group multiplies it by a
 //! small integer, and says which of the 16 levels stands for 0.
 
 use half::f16;
@@ -25,7 +25,7 @@ impl Rounded {
     /// A group of zeros.
     pub const ZERO: Rounded = Rounded { scale: 0.0, multiplier: 0, zero: 8, weights: [0; GROUP] };
 
-    /// What weight `index` stands for.
+    /// The value of weight `index`.
     pub fn value(&self, index: usize) -> f32 {
         self.scale * f32::from(i16::from(self.multiplier) * i16::from(self.weights[index]))
     }
@@ -68,7 +68,7 @@ pub fn row_scale(scale: f32) -> f32 {
     f32::from_bits(scale.min(f32::MAX / 128.0).to_bits() & !0xfff)
 }
 
-/// The scale with which the widest group of a row gets about [`WIDEST`]: an upper limit of what is worth trying.
+/// The scale with which the widest group of a row gets about [`WIDEST`]: an upper limit of the scales worth trying.
 fn widest_scale(row: &[f32]) -> f32 {
     let scale = |group: &[f32]| {
         let (below, above) = reach(group);
@@ -179,7 +179,7 @@ mod tests {
             searched += error(&row, &round_row_q4(&row));
             for group in row.chunks(GROUP) {
                 let extreme =
-                    group.iter().fold(0.0, |most: f32, v| if v.abs() > most.abs() { *v } else { most });
+                    group.iter().fold(0.0, |max: f32, v| if v.abs() > max.abs() { *v } else { max });
                 let step = extreme / -8.0;
                 plain += group.iter().map(|v| (v - step * nearest(v / step, -8.0, 7.0)).powi(2)).sum::<f32>();
             }
@@ -187,7 +187,7 @@ mod tests {
         assert!(searched < 0.9 * plain, "{searched} against {plain}");
     }
 
-    /// The few candidates that are tried find nearly what trying all of them finds.
+    /// The few candidates that are tried find nearly the best of all.
     #[test]
     fn the_search_misses_little() {
         let (mut found, mut possible) = (0.0, 0.0);

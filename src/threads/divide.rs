@@ -11,7 +11,7 @@ use std::ops::Range;
 /// # Safety
 /// `parts` never changes, parts with different indices do not overlap, and a part may be made and used on any thread.
 pub(crate) unsafe trait Divide: Sync + Sized {
-    /// What the chunk of a job gets.
+    /// The share of one chunk of a job.
     type Part;
 
     /// Number of parts.

@@ -1,6 +1,6 @@
 //! The protocol of a team: how a job is published, taken chunk by chunk, finished, and waited for.
 //!
-//! The leader is the thread that calls: it publishes a job, everyone takes chunks of it, and the leader goes on when
+//! The leader is the thread that calls: it publishes a job, everyone takes chunks of it, and the leader continues when
 //! every chunk is *finished*. It never waits for a thread that took none, so a thread that the scheduler keeps away
 //! delays nobody. Waiting spins briefly, then yields, then parks: more threads than cores slow down gently, and an
 //! idle team costs nothing. Nothing is allocated after the team has been made.

@@ -1,23 +1,23 @@
 //! The processors that this process may use: how many, which are fast, and their caches.
 //!
-//! Everything is read from the kernel's text files; where there are none (macOS, Windows, a sandbox), what the
-//! standard library knows has to do.
+//! Everything is read from the kernel's text files. Where there are none (macOS, Windows, a sandbox), the answer is
+//! that of the standard library.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// What was found.
+/// The processors, as far as they are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Processors {
     /// The processor's own name; empty if unknown.
     pub name: String,
-    /// How many the affinity mask allows, fast or not.
+    /// Processors that the affinity mask allows, fast or not.
     pub allowed: usize,
-    /// How many of those are performance cores; all of them where cores do not differ.
+    /// The performance cores among them; all of them where cores do not differ.
     pub performance: usize,
-    /// How many the affinity mask and the cgroup quota leave to this process.
+    /// Processors that the affinity mask and the cgroup quota leave to this process.
     pub available: usize,
     /// Caches of the first processor, by level: name and bytes.
     pub caches: Vec<(String, u64)>,
@@ -74,13 +74,13 @@ fn performance_cores(root: &Path, processors: &BTreeSet<usize>) -> BTreeSet<usiz
     };
     let capacities: Vec<(usize, u64)> =
         processors.iter().filter_map(|&processor| Some((processor, capacity(&processor)?))).collect();
-    let most = capacities.iter().map(|&(_, capacity)| capacity).max().unwrap_or(0);
-    if most == 0 || capacities.len() < processors.len() {
+    let max = capacities.iter().map(|&(_, capacity)| capacity).max().unwrap_or(0);
+    if max == 0 || capacities.len() < processors.len() {
         return processors.clone();
     }
     capacities
         .into_iter()
-        .filter(|&(_, capacity)| capacity > most / 2)
+        .filter(|&(_, capacity)| capacity > max / 2)
         .map(|(processor, _)| processor)
         .collect()
 }

@@ -51,7 +51,7 @@ thread_local! {
 /// ```
 pub struct Region<'t> {
     jobs: &'t Jobs,
-    /// What makes it neither `Send` nor `Sync`.
+    /// Makes it neither `Send` nor `Sync`.
     thread: PhantomData<*const ()>,
 }
 

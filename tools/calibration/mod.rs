@@ -134,7 +134,7 @@ impl<'a> Calibrator<'a> {
         let Some((spec, kind)) = self.specs.get(name) else { return Ok(None) };
         let (mut raw, mut floats) = (Vec::new(), Vec::new());
         self.checkpoint.read_rows(spec, 0, spec.rows, &mut raw, &mut floats)?;
-        Ok(Some((Matrix::new(spec.rows, spec.columns, floats), *kind)))
+        Ok(Some((Matrix::new(spec.rows, spec.width, floats), *kind)))
     }
 
     /// Reads a matrix of the model.

@@ -94,12 +94,12 @@ impl Checkpoint {
         let name = source_name(&spec.name);
         let entry = self.tensors.get(&name)?;
         let expected = match (spec.role, self.axes(spec)) {
-            (Role::Vector, _) => vec![spec.columns],
-            (_, Axes::Plain) => vec![spec.rows, spec.columns],
-            (_, Axes::OneTap) => vec![spec.rows, spec.columns, 1],
+            (Role::Vector, _) => vec![spec.width],
+            (_, Axes::Plain) => vec![spec.rows, spec.width],
+            (_, Axes::OneTap) => vec![spec.rows, spec.width, 1],
             (_, Axes::Taps) => {
                 let taps = self.config.block_length;
-                vec![spec.rows, spec.columns / taps, taps]
+                vec![spec.rows, spec.width / taps, taps]
             }
         };
         if entry.shape != expected {
@@ -122,7 +122,7 @@ impl Checkpoint {
         bytes: &mut Vec<u8>,
         output: &mut Vec<f32>,
     ) -> Result<()> {
-        let columns = spec.columns;
+        let columns = spec.width;
         self.tensors.read(&source_name(&spec.name), first * columns, rows * columns, bytes, output)?;
         if self.axes(spec) == Axes::Taps {
             // A Conv1d kernel is [out, in, tap]; the concatenated block is [tap, in].

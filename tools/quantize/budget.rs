@@ -21,7 +21,7 @@ pub fn bits(specs: &[TensorSpec], types: &[WeightType]) -> u64 {
 
 /// Weights of all tensors.
 pub fn weights(specs: &[TensorSpec]) -> u64 {
-    specs.iter().map(|spec| (spec.rows * spec.columns) as u64).sum()
+    specs.iter().map(|spec| (spec.rows * spec.width) as u64).sum()
 }
 
 /// All that can be in q4, where no rule says otherwise; but narrow matrices, which q4 would pad to more than q8, in q8.

@@ -302,7 +302,7 @@ fn report(
             let mut row = json!({
                 "name": spec.name,
                 "type": kind.name(),
-                "weights": spec.rows * spec.columns,
+                "weights": spec.rows * spec.width,
                 "bytes": bytes,
                 "share": 8.0 * bytes as f64 / total as f64,
                 "weight_error": error,
@@ -330,7 +330,7 @@ impl Summary {
     fn new(specs: &[TensorSpec], types: &[WeightType], bytes: u64, unused: usize) -> Summary {
         let rows = WeightType::ALL.into_iter().filter_map(|kind| {
             let of_kind = || specs.iter().zip(types).filter(move |(_, k)| **k == kind).map(|(spec, _)| spec);
-            let weights = of_kind().map(|spec| spec.rows * spec.columns).sum();
+            let weights = of_kind().map(|spec| spec.rows * spec.width).sum();
             let stored = of_kind().map(|spec| spec.describe(kind).bytes()).sum();
             (weights > 0).then(|| (kind, of_kind().count(), weights, stored))
         });

@@ -64,7 +64,7 @@ impl Source<'_> {
             match ready {
                 Some(bytes) if !measure => {
                     write(bytes)?;
-                    done(spec.rows * spec.columns);
+                    done(spec.rows * spec.width);
                     errors.push(0.0);
                 }
                 _ => errors.push(self.tensor(spec, *kind, ready, measure, &mut write, &mut done)?),
@@ -85,7 +85,7 @@ impl Source<'_> {
         write: &mut dyn FnMut(&[u8]) -> Result<()>,
         done: &mut dyn FnMut(usize),
     ) -> Result<f64> {
-        let panels = (CHUNK_BYTES / (4 * spec.columns * PANEL_ROWS)).max(1);
+        let panels = (CHUNK_BYTES / (4 * spec.width * PANEL_ROWS)).max(1);
         let kind = if spec.role == Role::Vector { WeightType::F32 } else { kind };
         let (mut raw, mut floats, mut packed) = (Vec::new(), Vec::new(), Vec::new());
         let (mut error, mut energy) = (0.0, 0.0);
@@ -95,13 +95,13 @@ impl Source<'_> {
             self.checkpoint.read_rows(spec, first, rows, &mut raw, &mut floats)?;
             packed.clear();
             if let Some(ready) = ready {
-                let start = first / PANEL_ROWS * kind.panel_bytes(spec.columns);
-                let bytes = kind.matrix_bytes(rows, spec.columns).unwrap_or_default();
+                let start = first / PANEL_ROWS * kind.panel_bytes(spec.width);
+                let bytes = kind.matrix_bytes(rows, spec.width).unwrap_or_default();
                 packed.extend_from_slice(&ready[start..start + bytes]);
             } else if kind.is_quantized() {
-                let panels = floats.par_chunks(PANEL_ROWS * spec.columns).map(|rows| {
-                    let mut packed = Vec::with_capacity(kind.panel_bytes(spec.columns));
-                    pack_panel(kind, rows, spec.columns, &mut packed);
+                let panels = floats.par_chunks(PANEL_ROWS * spec.width).map(|rows| {
+                    let mut packed = Vec::with_capacity(kind.panel_bytes(spec.width));
+                    pack_panel(kind, rows, spec.width, &mut packed);
                     packed
                 });
                 panels.collect::<Vec<_>>().iter().for_each(|panel| packed.extend_from_slice(panel));
@@ -109,9 +109,9 @@ impl Source<'_> {
                 pack_floats(kind, &floats, &mut packed);
             }
             write(&packed)?;
-            if let Some(weights) = Weights::new(kind, rows, spec.columns, &packed).filter(|_| measure) {
-                let mut row = vec![0.0; spec.columns];
-                for (at, exact) in floats.chunks_exact(spec.columns).enumerate() {
+            if let Some(weights) = Weights::new(kind, rows, spec.width, &packed).filter(|_| measure) {
+                let mut row = vec![0.0; spec.width];
+                for (at, exact) in floats.chunks_exact(spec.width).enumerate() {
                     weights.row(at, &mut row);
                     for (value, exact) in row.iter().zip(exact) {
                         error += f64::from(value - exact).powi(2);
@@ -119,7 +119,7 @@ impl Source<'_> {
                     }
                 }
             }
-            done(rows * spec.columns);
+            done(rows * spec.width);
         }
         Ok(if energy > 0.0 { error / energy } else { 0.0 })
     }

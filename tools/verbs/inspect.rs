@@ -154,7 +154,7 @@ fn summary(model: &Model, path: Option<&Path>, estimate: &MemoryEstimate) -> Str
 /// Weights without padding, and the bytes that they take.
 fn weight_counts(model: &Model) -> (usize, usize) {
     let specs = cinderblock::model::tensors(model.config());
-    let weights = specs.iter().map(|spec| spec.rows * spec.columns).sum();
+    let weights = specs.iter().map(|spec| spec.rows * spec.width).sum();
     (weights, model.index().tensors().iter().map(|info| info.bytes).sum())
 }
 

@@ -166,14 +166,14 @@ impl Random {
     fn fill(&mut self, spec: &TensorSpec, kind: WeightType, left: usize, chunk: &mut Vec<u8>) {
         chunk.clear();
         // Whole panels, of the types that have them.
-        let panel = if kind.is_quantized() { kind.panel_bytes(spec.columns) } else { 1 };
+        let panel = if kind.is_quantized() { kind.panel_bytes(spec.width) } else { 1 };
         let length = left.min((CHUNK / panel).max(1) * panel);
         if spec.role == Role::Vector {
             // Norms must be near 1, biases may be 0.
             let value: f32 = if spec.name.ends_with("norm.weight") { 1.0 } else { 0.0 };
             return chunk.extend((0..length / 4).flat_map(|_| value.to_le_bytes()));
         }
-        let deviation = 1.0 / (spec.columns as f32).sqrt();
+        let deviation = 1.0 / (spec.width as f32).sqrt();
         if kind.is_quantized() {
             while chunk.len() < length {
                 chunk.extend(self.next().to_le_bytes());

@@ -1,8 +1,8 @@
 //! The kernels for AArch64.
 //!
-//! All tiers share one walk over a panel, here; a tier says how a group of 32 columns is multiplied, and for
+//! All tiers share one walk over a panel, here; a tier says how a group of 32 inputs is multiplied, and for
 //! which tiles. A tile is `N` columns by `R` registers of 4 rows, and has 32 registers: 4 `R` rows of a panel
-//! need `N R` sums, their weights and activations. Wide tiles take a panel in two halves. What outlives a group
+//! need `N R` sums, their weights and activations. Wide tiles take a panel in two f16s. What outlives a group
 //! is touched once a group (in q4 the sums of a span, in q8 the float sums) or once a span (the float sums of
 //! q4), so the part of it that finds no register costs little.
 //!
@@ -17,41 +17,57 @@ mod neon_i8mm;
 
 use std::arch::aarch64::*;
 
-use super::{Isa, Kernels};
+use super::generic::Simd;
+use super::isa::Isa;
+use super::table::Kernels;
 
-pub(super) static NEON: Kernels = Kernels { isa: Isa::Neon, panels: neon::PANELS, float: neon::FLOAT };
-pub(super) static NEON_DOTPROD: Kernels =
-    Kernels { isa: Isa::NeonDotprod, panels: neon_dotprod::PANELS, float: neon_dotprod::FLOAT };
-pub(super) static NEON_I8MM: Kernels =
-    Kernels { isa: Isa::NeonI8mm, panels: neon_i8mm::PANELS, float: neon_i8mm::FLOAT };
+/// The table of an instruction set of this architecture.
+pub(super) fn table(isa: Isa) -> Option<&'static Kernels> {
+    static NEON: Kernels = Kernels { isa: Isa::Neon, panels: neon::PANELS, float: neon::FLOAT };
+    static NEON_DOTPROD: Kernels =
+        Kernels { isa: Isa::NeonDotprod, panels: neon_dotprod::PANELS, float: neon_dotprod::FLOAT };
+    static NEON_I8MM: Kernels =
+        Kernels { isa: Isa::NeonI8mm, panels: neon_i8mm::PANELS, float: neon_i8mm::FLOAT };
+    match isa {
+        Isa::Neon => Some(&NEON),
+        Isa::NeonDotprod => Some(&NEON_DOTPROD),
+        Isa::NeonI8mm => Some(&NEON_I8MM),
+        _ => None,
+    }
+}
 
-/// Half-precision conversion with `fcvtl` and `fcvtn`, which every AArch64 has.
+/// Whether a feature that was detected does what it should.
+pub(super) fn is_trusted(_feature: &str) -> bool {
+    true
+}
+
+/// Conversion of f16 with `fcvtl` and `fcvtn`, which every AArch64 has.
 struct Neon;
 
-impl super::generic::Simd for Neon {
+impl Simd for Neon {
     const FMA: bool = true;
 
     #[inline(always)]
-    fn widen(bits: &[u16; 16]) -> [f32; 16] {
+    fn f16_to_f32(bits: &[u16; 16]) -> [f32; 16] {
         let mut out = [0.0; 16];
         for part in 0..4 {
             // SAFETY: NEON is part of the architecture; the addresses lie inside the two arrays.
             unsafe {
-                let halves = vreinterpret_f16_u16(vld1_u16(bits.as_ptr().add(4 * part)));
-                vst1q_f32(out.as_mut_ptr().add(4 * part), vcvt_f32_f16(halves));
+                let f16s = vreinterpret_f16_u16(vld1_u16(bits.as_ptr().add(4 * part)));
+                vst1q_f32(out.as_mut_ptr().add(4 * part), vcvt_f32_f16(f16s));
             }
         }
         out
     }
 
     #[inline(always)]
-    fn narrow(values: &[f32; 16]) -> [u16; 16] {
+    fn f32_to_f16(values: &[f32; 16]) -> [u16; 16] {
         let mut out = [0; 16];
         for part in 0..4 {
             // SAFETY: as above.
             unsafe {
-                let halves = vcvt_f16_f32(vld1q_f32(values.as_ptr().add(4 * part)));
-                vst1_u16(out.as_mut_ptr().add(4 * part), vreinterpret_u16_f16(halves));
+                let f16s = vcvt_f16_f32(vld1q_f32(values.as_ptr().add(4 * part)));
+                vst1_u16(out.as_mut_ptr().add(4 * part), vreinterpret_u16_f16(f16s));
             }
         }
         out
@@ -66,55 +82,56 @@ impl super::generic::Simd for Neon {
 /// theirs for stored weights. From `PAIRED` columns on, a sum is of two rows and two columns: see [`separate`].
 macro_rules! panel_kernels {
     ($features:literal; $($n:literal x $r:literal),+) => {
-        use crate::kernels::{PanelKernels, QuantizedBlock};
+        use crate::kernels::operands::ColumnTile;
+        use crate::kernels::table::PanelKernels;
         use crate::quant::{PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD};
 
-        pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8, q4_blocks: None };
+        pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8, q4_tiles: None };
 
         #[target_feature(enable = $features)]
-        unsafe fn q4(panel: &[u8], input: QuantizedBlock<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+        unsafe fn q4(panel: &[u8], input: ColumnTile<'_>, output: &mut [[f32; PANEL_ROWS]]) {
             // SAFETY: the caller's promise is passed on.
-            unsafe { multiply::<true>(panel, input, tile) }
+            unsafe { multiply::<true>(panel, input, output) }
         }
 
         #[target_feature(enable = $features)]
-        unsafe fn q8(panel: &[u8], input: QuantizedBlock<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+        unsafe fn q8(panel: &[u8], input: ColumnTile<'_>, output: &mut [[f32; PANEL_ROWS]]) {
             // SAFETY: the caller's promise is passed on.
-            unsafe { multiply::<false>(panel, input, tile) }
+            unsafe { multiply::<false>(panel, input, output) }
         }
 
         /// # Safety
-        /// `panel` has the records of a matrix as wide as `input`; the slices of `input` and `tile` have the lengths of
+        /// `panel` has the records of a matrix as wide as `input`; the slices of `input` and `output` have the lengths of
         /// its spans and columns.
         #[target_feature(enable = $features)]
         unsafe fn multiply<const Q4: bool>(
             panel: &[u8],
-            input: QuantizedBlock<'_>,
-            tile: &mut [[f32; PANEL_ROWS]],
+            input: ColumnTile<'_>,
+            output: &mut [[f32; PANEL_ROWS]],
         ) {
             let mut column = 0;
             $(
                 while input.columns - column >= $n {
                     for first_row in (0..PANEL_ROWS).step_by(4 * $r) {
                         // SAFETY: the columns and rows exist.
-                        unsafe { part::<Q4, $n, $r>(panel, input, column, first_row, tile) };
+                        unsafe { part::<Q4, $n, $r>(panel, input, column, first_row, output) };
                     }
                     column += $n;
                 }
             )+
         }
 
-        /// Rows `first_row..first_row + 4 R` of a panel with columns `column..column + N` of the block.
+        /// Rows `first_row..first_row + 4 R` of a panel with columns `column..column + N` of the tile.
         ///
         /// # Safety
         /// As `multiply`; the rows and columns exist.
         #[target_feature(enable = $features)]
         unsafe fn part<const Q4: bool, const N: usize, const R: usize>(
             panel: &[u8],
-            input: QuantizedBlock<'_>,
+            input: ColumnTile<'_>,
             column: usize,
             first_row: usize,
-            tile: &mut [[f32; PANEL_ROWS]],
+            output: &mut [[f32; PANEL_ROWS]],
         ) {
             // SAFETY: the caller's promise is passed on; the floats are those of rows and columns that exist.
             unsafe {
@@ -125,7 +142,7 @@ macro_rules! panel_kernels {
                 };
                 for n in 0..N {
                     for r in 0..R {
-                        let output = tile.get_unchecked_mut(column + n).as_mut_ptr();
+                        let output = output.get_unchecked_mut(column + n).as_mut_ptr();
                         vst1q_f32(output.add(first_row + 4 * r), floats[n][r]);
                     }
                 }
@@ -137,13 +154,13 @@ macro_rules! panel_kernels {
         #[target_feature(enable = $features)]
         unsafe fn q4_part<const N: usize, const R: usize>(
             panel: &[u8],
-            input: QuantizedBlock<'_>,
+            input: ColumnTile<'_>,
             column: usize,
             first_row: usize,
         ) -> [[float32x4_t; R]; N] {
             let stride = input.columns;
             let mut floats = [[vdupq_n_f32(0.0); R]; N];
-            // SAFETY: every address lies inside the panel's scales and records or inside the block's slices, by the
+            // SAFETY: every address lies inside the panel's scales and records or inside the tile's slices, by the
             // caller's promise; loads are unaligned.
             unsafe {
                 let mut values = input.values.as_ptr().add(4 * column);
@@ -188,7 +205,7 @@ macro_rules! panel_kernels {
         #[target_feature(enable = $features)]
         unsafe fn q8_part<const N: usize, const R: usize>(
             panel: &[u8],
-            input: QuantizedBlock<'_>,
+            input: ColumnTile<'_>,
             column: usize,
             first_row: usize,
         ) -> [[float32x4_t; R]; N] {
@@ -209,8 +226,8 @@ macro_rules! panel_kernels {
                             sums = super::separate(sums);
                         }
                         for r in 0..R {
-                            let halves = vreinterpret_f16_u16(vld1_u16(scales.add(4 * r)));
-                            let weight_scale = vcvt_f32_f16(halves);
+                            let f16s = vreinterpret_f16_u16(vld1_u16(scales.add(4 * r)));
+                            let weight_scale = vcvt_f32_f16(f16s);
                             for n in 0..N {
                                 let scale = vmulq_n_f32(weight_scale, *activation_scales.add(n));
                                 floats[n][r] = vfmaq_f32(floats[n][r], vcvtq_f32_s32(sums[n][r]), scale);
@@ -276,17 +293,17 @@ unsafe fn finish<const N: usize, const R: usize>(
             let m =
                 [vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(m))), vreinterpretq_s32_u32(vmovl_high_u16(m))];
             let zeros = [vget_low_s16(zeros), vget_high_s16(zeros)];
-            for half in 0..2 {
+            for odd in 0..2 {
                 // Of the rows of even sums and of odd ones, which differ if a sum has but two rows.
                 let (m, zeros) = if paired {
-                    let (m, zeros) = (m[half], zeros[half]);
+                    let (m, zeros) = (m[odd], zeros[odd]);
                     ([vzip1q_s32(m, m), vzip2q_s32(m, m)], [vzip1_s16(zeros, zeros), vzip2_s16(zeros, zeros)])
                 } else {
-                    ([m[half]; 2], [zeros[half]; 2])
+                    ([m[odd]; 2], [zeros[odd]; 2])
                 };
                 for n in 0..N {
-                    let sum = &mut sums[n][r + half];
-                    *sum = vmlaq_s32(*sum, levels[n][r + half], m[n % 2]);
+                    let sum = &mut sums[n][r + odd];
+                    *sum = vmlaq_s32(*sum, levels[n][r + odd], m[n % 2]);
                     *sum = vmlal_s16(*sum, zeros[n % 2], minus[n]);
                 }
             }

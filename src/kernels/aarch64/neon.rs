@@ -1,5 +1,5 @@
 //! NEON as every AArch64 has it. `smull` and `smlal` multiply 8 signed bytes into int16: two rows by a quad of
-//! columns, so a register of weights takes two of them.
+//! inputs, so a register of weights takes two of them.
 //!
 //! Nothing saturates or wraps. q4: 8 quads of levels sum to at most 8 x 15 x 127 = 15240 in a lane, and their pairs
 //! to 30480, so a whole group stays in int16. q8: two products are at most 2 x 128 x 127 = 32512; `sadalp` then

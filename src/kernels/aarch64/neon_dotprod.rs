@@ -1,5 +1,5 @@
-//! NEON with `sdot`: a register of weights, 4 rows by 4 columns, times a quad of activations that the
-//! instruction picks from a register by its lane. The columns of a block lie next to each other, so one load
+//! NEON with `sdot`: a register of weights, 4 rows by 4 inputs, times a quad of activations that the
+//! instruction picks from a register by its lane. The columns of a tile lie next to each other, so one load
 //! brings the quads of 4 columns.
 //!
 //! q4 levels fit in signed bytes as they are stored; q8 weights, which would not, are made signed by flipping their

@@ -1,8 +1,8 @@
 //! NEON with the int8 matrix extension, whose instructions take unsigned weights as they are stored.
 //!
 //! Few columns use `usdot` as `sdot` is used without the extension. From 4 columns, `usmmla` multiplies 2 rows
-//! by 8 columns of weights with 8 x 2 activations: `zip1` and `zip2` of two neighbouring lines, taken as 32-bit
-//! quads, are rows {0, 1} and {2, 3} with 8 columns each, and those of two neighbouring quads of activations
+//! by 8 inputs of weights with 8 x 2 activations: `zip1` and `zip2` of two neighbouring lines, taken as 32-bit
+//! quads, are rows {0, 1} and {2, 3} with 8 inputs each, and those of two neighbouring quads of activations
 //! are columns {0, 1} and {2, 3}. A sum holds 2 x 2 results; `uzp1` and `uzp2` of the sums of neighbouring rows
 //! give back one column with 4 rows.
 
@@ -35,7 +35,7 @@ macro_rules! group {
             sum
         }
 
-        /// Adds the products of 2 rows and 2 columns, `[row][column]`, over 8 columns of weights.
+        /// Adds the products of 2 rows and 2 columns, `[row][column]`, over 8 inputs.
         #[target_feature(enable = $features)]
         #[inline]
         fn matrix(mut sum: int32x4_t, weights: uint8x16_t, values: int8x16_t) -> int32x4_t {

@@ -6,9 +6,11 @@
 //! `vpdpbusd` of a column are followed by one multiply-add on the same two ports, which caps the kernel at 97 % of the
 //! peak; in q8 8 are followed by two, which caps it at 80 %.
 
-use super::{F16c, line::panel_kernels, wide::Wide};
+use super::f16c::F16c;
+use super::panel::panel_kernels;
+use super::zmm::Zmm;
 use crate::kernels::generic::float_kernels;
 use crate::kernels::isa::with_features;
 
 with_features!(avx512vnni, float_kernels!(F16c));
-with_features!(avx512vnni, panel_kernels!(Wide<true>));
+with_features!(avx512vnni, panel_kernels!(Zmm<true>));

@@ -1,8 +1,8 @@
-//! Lines of 256 bits: two registers hold a panel line.
+//! Registers of 256 bits: two hold a panel line.
 
 use std::arch::x86_64::*;
 
-use super::line::Line;
+use super::panel::PanelSimd;
 
 /// `maddubs`, which multiplies unsigned by signed bytes and adds pairs with int16 saturation.
 ///
@@ -16,9 +16,9 @@ pub(super) const VEX: u8 = 1;
 pub(super) const EVEX: u8 = 2;
 
 /// AVX2 with one of the instructions above. There are 16 registers.
-pub(super) struct Halves<const DOT: u8>;
+pub(super) struct Ymm<const DOT: u8>;
 
-impl<const DOT: u8> Line for Halves<DOT> {
+impl<const DOT: u8> PanelSimd for Ymm<DOT> {
     type Ints = [__m256i; 2];
     type Floats = [__m256; 2];
     const COLUMNS: usize = if DOT == MADDUBS { 2 } else { 4 };
@@ -26,28 +26,28 @@ impl<const DOT: u8> Line for Halves<DOT> {
     const STAGED_COLUMNS: usize = if DOT == MADDUBS { Self::COLUMNS } else { 2 };
 
     #[inline(always)]
-    unsafe fn zero() -> [__m256; 2] {
+    unsafe fn zero_f32() -> [__m256; 2] {
         // SAFETY: here and below, the caller's promise.
         unsafe { [_mm256_setzero_ps(); 2] }
     }
 
     #[inline(always)]
-    unsafe fn start(value: i32) -> [__m256i; 2] {
+    unsafe fn splat_i32(value: i32) -> [__m256i; 2] {
         // SAFETY: as above.
         unsafe { [_mm256_set1_epi32(value); 2] }
     }
 
     #[inline(always)]
-    unsafe fn bytes(line: *const u8) -> [__m256i; 2] {
+    unsafe fn load_bytes(line: *const u8) -> [__m256i; 2] {
         // SAFETY: as above.
         unsafe { [_mm256_loadu_si256(line.cast()), _mm256_loadu_si256(line.add(32).cast())] }
     }
 
     #[inline(always)]
-    unsafe fn nibbles(line: *const u8) -> ([__m256i; 2], [__m256i; 2]) {
+    unsafe fn load_nibbles(line: *const u8) -> ([__m256i; 2], [__m256i; 2]) {
         // SAFETY: as above.
         unsafe {
-            let (packed, nibble) = (Self::bytes(line), _mm256_set1_epi8(15));
+            let (packed, nibble) = (Self::load_bytes(line), _mm256_set1_epi8(15));
             let low = both(packed, |packed| _mm256_and_si256(packed, nibble));
             let high = both(packed, |packed| _mm256_and_si256(_mm256_srli_epi16::<4>(packed), nibble));
             (low, high)
@@ -55,7 +55,7 @@ impl<const DOT: u8> Line for Halves<DOT> {
     }
 
     #[inline(always)]
-    unsafe fn multipliers(bytes: *const u8, staged: bool) -> ([__m256i; 2], [__m256i; 2]) {
+    unsafe fn load_multipliers(bytes: *const u8, staged: bool) -> ([__m256i; 2], [__m256i; 2]) {
         // SAFETY: as above.
         unsafe {
             let rows = _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.cast()));
@@ -67,7 +67,7 @@ impl<const DOT: u8> Line for Halves<DOT> {
     }
 
     #[inline(always)]
-    unsafe fn weigh(
+    unsafe fn levels_to_weights(
         levels: [__m256i; 2],
         (multipliers, offsets): ([__m256i; 2], [__m256i; 2]),
     ) -> [__m256i; 2] {
@@ -90,7 +90,7 @@ impl<const DOT: u8> Line for Halves<DOT> {
     }
 
     #[inline(always)]
-    unsafe fn finish(
+    unsafe fn apply_multiplier(
         sums: [__m256i; 2],
         group: [__m256i; 2],
         (multipliers, zeros): ([__m256i; 2], [__m256i; 2]),
@@ -113,33 +113,33 @@ impl<const DOT: u8> Line for Halves<DOT> {
                 return Self::dot_q4(sums, weights, values);
             }
             let values = _mm256_set1_epi32(values);
-            let add = |half: usize| {
-                let weights = _mm256_xor_si256(weights[half], _mm256_set1_epi8(-128));
+            let add = |register: usize| {
+                let weights = _mm256_xor_si256(weights[register], _mm256_set1_epi8(-128));
                 let signed = _mm256_sign_epi8(values, weights);
                 let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), signed);
-                _mm256_add_epi32(sums[half], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+                _mm256_add_epi32(sums[register], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
             };
             [add(0), add(1)]
         }
     }
 
     #[inline(always)]
-    unsafe fn scales(halves: *const u8) -> [__m256; 2] {
+    unsafe fn load_f16(f16s: *const u8) -> [__m256; 2] {
         // SAFETY: as above.
         unsafe {
-            let [low, high] = [_mm_loadu_si128(halves.cast()), _mm_loadu_si128(halves.add(16).cast())];
+            let [low, high] = [_mm_loadu_si128(f16s.cast()), _mm_loadu_si128(f16s.add(16).cast())];
             [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
         }
     }
 
     #[inline(always)]
-    unsafe fn floats(floats: *const f32) -> [__m256; 2] {
+    unsafe fn load_f32(floats: *const f32) -> [__m256; 2] {
         // SAFETY: as above.
         unsafe { [_mm256_loadu_ps(floats), _mm256_loadu_ps(floats.add(8))] }
     }
 
     #[inline(always)]
-    unsafe fn scale(floats: [__m256; 2], scales: [__m256; 2]) -> [__m256; 2] {
+    unsafe fn multiply_f32(floats: [__m256; 2], scales: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: as above.
         unsafe { [_mm256_mul_ps(floats[0], scales[0]), _mm256_mul_ps(floats[1], scales[1])] }
     }
@@ -156,13 +156,13 @@ impl<const DOT: u8> Line for Halves<DOT> {
     }
 
     #[inline(always)]
-    unsafe fn splat(value: f32) -> [__m256; 2] {
+    unsafe fn splat_f32(value: f32) -> [__m256; 2] {
         // SAFETY: as above.
         unsafe { [_mm256_set1_ps(value); 2] }
     }
 
     #[inline(always)]
-    unsafe fn store(floats: [__m256; 2], output: *mut f32) {
+    unsafe fn store_f32(floats: [__m256; 2], output: *mut f32) {
         // SAFETY: as above.
         unsafe {
             _mm256_storeu_ps(output, floats[0]);
@@ -176,7 +176,7 @@ fn both(registers: [__m256i; 2], f: impl Fn(__m256i) -> __m256i) -> [__m256i; 2]
     [f(registers[0]), f(registers[1])]
 }
 
-/// [`Line::multipliers`] of the rows that the lanes of `of` name.
+/// [`PanelSimd::load_multipliers`] of the rows that the lanes of `of` name.
 ///
 /// # Safety
 /// AVX2 is available.
@@ -217,7 +217,7 @@ unsafe fn finish<const DOT: u8>(
         } else {
             _mm256_mullo_epi32(group, _mm256_and_si256(multipliers, _mm256_set1_epi32(15)))
         };
-        // The sum of 32 activations fits in int16; the upper half of each lane of `zeros` is 0.
+        // The sum of 32 activations fits in int16; the upper 16 bits of each lane of `zeros` is 0.
         let zeros = _mm256_madd_epi16(zeros, _mm256_set1_epi32(start >> 7));
         _mm256_add_epi32(sums, _mm256_add_epi32(levels, zeros))
     }

@@ -1,17 +1,17 @@
-//! Lines of 512 bits: a register holds a whole panel line.
+//! Registers of 512 bits: one holds a whole panel line.
 
 use std::arch::x86_64::*;
 
-use super::line::Line;
+use super::panel::PanelSimd;
 
 /// AVX-512, with or without `vpdpbusd`.
 ///
 /// Without it `maddubs` saturates at int16. A pair of q4 products is at most 15 x 127 x 2 and cannot; for q8 the
 /// activation takes the weight's sign, as in AVX2: 128 x 127 x 2 = 32512 fits. AVX-512 has no `vpsignb`; a mask
 /// does it.
-pub(super) struct Wide<const VNNI: bool>;
+pub(super) struct Zmm<const VNNI: bool>;
 
-impl<const VNNI: bool> Line for Wide<VNNI> {
+impl<const VNNI: bool> PanelSimd for Zmm<VNNI> {
     type Ints = __m512i;
     type Floats = __m512;
     const COLUMNS: usize = 16;
@@ -19,25 +19,25 @@ impl<const VNNI: bool> Line for Wide<VNNI> {
     const STAGED_COLUMNS: usize = if VNNI { 2 } else { Self::COLUMNS };
 
     #[inline(always)]
-    unsafe fn zero() -> __m512 {
+    unsafe fn zero_f32() -> __m512 {
         // SAFETY: here and below, the caller's promise.
         unsafe { _mm512_setzero_ps() }
     }
 
     #[inline(always)]
-    unsafe fn start(value: i32) -> __m512i {
+    unsafe fn splat_i32(value: i32) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_set1_epi32(value) }
     }
 
     #[inline(always)]
-    unsafe fn bytes(line: *const u8) -> __m512i {
+    unsafe fn load_bytes(line: *const u8) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_loadu_si512(line.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn nibbles(line: *const u8) -> (__m512i, __m512i) {
+    unsafe fn load_nibbles(line: *const u8) -> (__m512i, __m512i) {
         // SAFETY: as above.
         unsafe {
             let (packed, nibble) = (_mm512_loadu_si512(line.cast()), _mm512_set1_epi8(15));
@@ -47,7 +47,7 @@ impl<const VNNI: bool> Line for Wide<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn multipliers(bytes: *const u8, staged: bool) -> (__m512i, __m512i) {
+    unsafe fn load_multipliers(bytes: *const u8, staged: bool) -> (__m512i, __m512i) {
         // SAFETY: as above.
         unsafe {
             let rows = _mm512_broadcast_i32x4(_mm_loadu_si128(bytes.cast()));
@@ -68,13 +68,13 @@ impl<const VNNI: bool> Line for Wide<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn weigh(levels: __m512i, (multipliers, offsets): (__m512i, __m512i)) -> __m512i {
+    unsafe fn levels_to_weights(levels: __m512i, (multipliers, offsets): (__m512i, __m512i)) -> __m512i {
         // SAFETY: as above. A product of two bytes of at most 15 stays in its byte.
         unsafe { _mm512_add_epi8(_mm512_mullo_epi16(levels, multipliers), offsets) }
     }
 
     #[inline(always)]
-    unsafe fn finish(
+    unsafe fn apply_multiplier(
         sums: __m512i,
         group: __m512i,
         (multipliers, zeros): (__m512i, __m512i),
@@ -87,7 +87,7 @@ impl<const VNNI: bool> Line for Wide<VNNI> {
             } else {
                 _mm512_madd_epi16(group, multipliers)
             };
-            // The sum of 32 activations fits in int16; the upper half of each lane of `zeros` is 0.
+            // The sum of 32 activations fits in int16; the upper 16 bits of each lane of `zeros` is 0.
             let zeros = _mm512_madd_epi16(zeros, _mm512_set1_epi32(start >> 7));
             _mm512_add_epi32(sums, _mm512_add_epi32(levels, zeros))
         }
@@ -122,19 +122,19 @@ impl<const VNNI: bool> Line for Wide<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn scales(halves: *const u8) -> __m512 {
+    unsafe fn load_f16(f16s: *const u8) -> __m512 {
         // SAFETY: as above.
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(halves.cast())) }
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(f16s.cast())) }
     }
 
     #[inline(always)]
-    unsafe fn floats(floats: *const f32) -> __m512 {
+    unsafe fn load_f32(floats: *const f32) -> __m512 {
         // SAFETY: as above.
         unsafe { _mm512_loadu_ps(floats) }
     }
 
     #[inline(always)]
-    unsafe fn scale(floats: __m512, scales: __m512) -> __m512 {
+    unsafe fn multiply_f32(floats: __m512, scales: __m512) -> __m512 {
         // SAFETY: as above.
         unsafe { _mm512_mul_ps(floats, scales) }
     }
@@ -146,13 +146,13 @@ impl<const VNNI: bool> Line for Wide<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn splat(value: f32) -> __m512 {
+    unsafe fn splat_f32(value: f32) -> __m512 {
         // SAFETY: as above.
         unsafe { _mm512_set1_ps(value) }
     }
 
     #[inline(always)]
-    unsafe fn store(floats: __m512, output: *mut f32) {
+    unsafe fn store_f32(floats: __m512, output: *mut f32) {
         // SAFETY: as above.
         unsafe { _mm512_storeu_ps(output, floats) }
     }

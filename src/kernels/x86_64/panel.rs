@@ -1,4 +1,4 @@
-//! A panel line of 16 rows x 4 columns, and the loops over a panel that every instruction set shares.
+//! A panel line of 16 rows x 4 inputs, and the loops over a panel that every instruction set shares.
 //!
 //! An instruction set says how it loads a line and multiplies it by four broadcast activations, with int32 sums
 //! that are exact, and how sums become floats. In q4 the multiplier of a group is taken up in one of two ways. With
@@ -7,13 +7,13 @@
 //! where products are added in int16 first, which only levels fit into. Weights that more columns share than registers
 //! hold are unpacked into memory, a span at a time.
 
-/// What the loops need of an instruction set.
+/// The operations of an instruction set that the loops are made of.
 ///
 /// # Safety
 /// Every method may be called only where the instruction set is available. Addresses hold a line of 64 bytes, for
-/// `scales` 16 halves, for `floats` 16 floats, for `multipliers` 16 bytes, for `store` room for 16 floats; none
+/// `load_f16` 16 of them, for `load_f32` 16 floats, for `load_multipliers` 16 bytes, for `store_f32` room for 16 floats; none
 /// needs to be aligned.
-pub(super) trait Line {
+pub(super) trait PanelSimd {
     /// 64 bytes, or 16 sums.
     type Ints: Copy;
     /// Sixteen floats.
@@ -25,36 +25,36 @@ pub(super) trait Line {
     /// Most columns with which the q4 levels of a group are summed before they are multiplied.
     const STAGED_COLUMNS: usize;
 
-    unsafe fn zero() -> Self::Floats;
-    unsafe fn start(value: i32) -> Self::Ints;
-    unsafe fn bytes(line: *const u8) -> Self::Ints;
+    unsafe fn zero_f32() -> Self::Floats;
+    unsafe fn splat_i32(value: i32) -> Self::Ints;
+    unsafe fn load_bytes(line: *const u8) -> Self::Ints;
     /// The low nibbles of a line, and the high ones.
-    unsafe fn nibbles(line: *const u8) -> (Self::Ints, Self::Ints);
+    unsafe fn load_nibbles(line: *const u8) -> (Self::Ints, Self::Ints);
     /// The multiplier m of each row in its int16 lanes; and 128 - m z in its bytes or, if staged, m z in its int32
     /// lane.
-    unsafe fn multipliers(bytes: *const u8, staged: bool) -> (Self::Ints, Self::Ints);
+    unsafe fn load_multipliers(bytes: *const u8, staged: bool) -> (Self::Ints, Self::Ints);
     /// Levels as weights with 128 added.
-    unsafe fn weigh(levels: Self::Ints, multipliers: (Self::Ints, Self::Ints)) -> Self::Ints;
+    unsafe fn levels_to_weights(levels: Self::Ints, multipliers: (Self::Ints, Self::Ints)) -> Self::Ints;
     /// `sums + weights * values`; in int16 if all columns are staged.
     unsafe fn dot_q4(sums: Self::Ints, weights: Self::Ints, values: i32) -> Self::Ints;
     /// Adds the staged sums of a group of levels to `sums`; `start` is -128 times the sum of its activations.
-    unsafe fn finish(
+    unsafe fn apply_multiplier(
         sums: Self::Ints,
         group: Self::Ints,
         multipliers: (Self::Ints, Self::Ints),
         start: i32,
     ) -> Self::Ints;
     unsafe fn dot_q8(sums: Self::Ints, weights: Self::Ints, values: i32) -> Self::Ints;
-    unsafe fn scales(halves: *const u8) -> Self::Floats;
-    unsafe fn floats(floats: *const f32) -> Self::Floats;
-    unsafe fn scale(floats: Self::Floats, scales: Self::Floats) -> Self::Floats;
+    unsafe fn load_f16(f16s: *const u8) -> Self::Floats;
+    unsafe fn load_f32(floats: *const f32) -> Self::Floats;
+    unsafe fn multiply_f32(floats: Self::Floats, scales: Self::Floats) -> Self::Floats;
     /// `sums * scales + floats`
     unsafe fn accumulate(sums: Self::Ints, scales: Self::Floats, floats: Self::Floats) -> Self::Floats;
-    unsafe fn splat(value: f32) -> Self::Floats;
-    unsafe fn store(floats: Self::Floats, output: *mut f32);
+    unsafe fn splat_f32(value: f32) -> Self::Floats;
+    unsafe fn store_f32(floats: Self::Floats, output: *mut f32);
 }
 
-/// Calls the widest kernel that so many columns fill: `for_columns!(columns; N => kernel::<N>())`.
+/// Calls the widest kernel that the columns fill: `for_columns!(columns; N => kernel::<N>())`.
 macro_rules! for_columns {
     ($columns:expr; $width:ident => $call:expr) => {
         for_columns!(@widths $columns; $width => $call; 16 8 7 6 5 4 3 2)
@@ -70,11 +70,12 @@ pub(super) use for_columns;
 
 /// The panel kernels of an instruction set, compiled with its features.
 macro_rules! panel_kernels {
-    ($features:literal; $line:ty) => {
+    ($features:literal; $simd:ty) => {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
-        use crate::kernels::x86_64::line::{Line, for_columns};
-        use crate::kernels::{BLOCK_COLUMNS, PanelKernels, QuantizedBlock};
+        use crate::kernels::x86_64::panel::{PanelSimd, for_columns};
+        use crate::kernels::operands::{ColumnTile, TILE_COLUMNS};
+        use crate::kernels::table::PanelKernels;
         use crate::quant::{PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, SPAN};
 
         /// Lines of weights in a span.
@@ -83,56 +84,56 @@ macro_rules! panel_kernels {
         pub(in crate::kernels::x86_64) const PANELS: PanelKernels = PanelKernels {
             q4,
             q8,
-            q4_blocks: if <$line>::COLUMNS > <$line>::STAGED_COLUMNS {
-                Some((<$line>::COLUMNS, q4_blocks))
+            q4_tiles: if <$simd>::COLUMNS > <$simd>::STAGED_COLUMNS {
+                Some((<$simd>::COLUMNS, q4_tiles))
             } else {
                 None
             },
         };
 
         #[target_feature(enable = $features)]
-        unsafe fn q4(panel: &[u8], input: QuantizedBlock<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+        unsafe fn q4(panel: &[u8], input: ColumnTile<'_>, output: &mut [[f32; PANEL_ROWS]]) {
             // SAFETY: the caller's promise is passed on.
-            unsafe { multiply::<true>(panel, input, tile) }
+            unsafe { multiply::<true>(panel, input, output) }
         }
 
         #[target_feature(enable = $features)]
-        unsafe fn q8(panel: &[u8], input: QuantizedBlock<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+        unsafe fn q8(panel: &[u8], input: ColumnTile<'_>, output: &mut [[f32; PANEL_ROWS]]) {
             // SAFETY: the caller's promise is passed on.
-            unsafe { multiply::<false>(panel, input, tile) }
+            unsafe { multiply::<false>(panel, input, output) }
         }
 
         /// # Safety
-        /// `panel` has the records of a matrix as wide as `input`; the slices of `input` and `tile` have the lengths of
+        /// `panel` has the records of a matrix as wide as `input`; the slices of `input` and `output` have the lengths of
         /// its spans and columns.
         #[target_feature(enable = $features)]
         unsafe fn multiply<const Q4: bool>(
             panel: &[u8],
-            input: QuantizedBlock<'_>,
-            tile: &mut [[f32; PANEL_ROWS]],
+            input: ColumnTile<'_>,
+            output: &mut [[f32; PANEL_ROWS]],
         ) {
             let mut column = 0;
             while column < input.columns {
                 // SAFETY: the columns asked for exist.
                 column += unsafe {
                     for_columns!(
-                        (input.columns - column).min(<$line>::COLUMNS);
-                        N => columns::<Q4, N>(panel, input, column, tile)
+                        (input.columns - column).min(<$simd>::COLUMNS);
+                        N => columns::<Q4, N>(panel, input, column, output)
                     )
                 };
             }
         }
 
-        /// One panel with columns `first..first + N` of the block; returns `N`.
+        /// One panel with columns `first..first + N` of the tile; returns `N`.
         ///
         /// # Safety
         /// As `multiply`; the columns exist.
         #[target_feature(enable = $features)]
         unsafe fn columns<const Q4: bool, const N: usize>(
             panel: &[u8],
-            input: QuantizedBlock<'_>,
+            input: ColumnTile<'_>,
             first: usize,
-            tile: &mut [[f32; PANEL_ROWS]],
+            output: &mut [[f32; PANEL_ROWS]],
         ) -> usize {
             // SAFETY: the caller's promise is passed on; the floats are those of columns that exist.
             unsafe {
@@ -142,7 +143,7 @@ macro_rules! panel_kernels {
                     q8_columns::<N>(panel, input, first)
                 };
                 for n in 0..N {
-                    <$line>::store(floats[n], tile.get_unchecked_mut(first + n).as_mut_ptr());
+                    <$simd>::store_f32(floats[n], output.get_unchecked_mut(first + n).as_mut_ptr());
                 }
             }
             N
@@ -165,14 +166,14 @@ macro_rules! panel_kernels {
         #[target_feature(enable = $features)]
         unsafe fn q4_columns<const N: usize>(
             panel: &[u8],
-            input: QuantizedBlock<'_>,
+            input: ColumnTile<'_>,
             first: usize,
-        ) -> [<$line as Line>::Floats; N] {
-            let (stride, staged) = (input.columns, N <= <$line>::STAGED_COLUMNS);
-            // SAFETY: every address lies inside the panel's records or inside the block's slices, by the
+        ) -> [<$simd as PanelSimd>::Floats; N] {
+            let (stride, staged) = (input.columns, N <= <$simd>::STAGED_COLUMNS);
+            // SAFETY: every address lies inside the panel's records or inside the tile's slices, by the
             // caller's promise; loads are unaligned.
             unsafe {
-                let mut floats = [<$line>::zero(); N];
+                let mut floats = [<$simd>::zero_f32(); N];
                 let mut values = input.values.as_ptr().cast::<i32>().add(first);
                 let mut span_starts = input.span_starts.as_ptr().add(first);
                 let mut group_starts = input.group_starts.as_ptr().add(first);
@@ -181,29 +182,29 @@ macro_rules! panel_kernels {
                     let record = record.as_ptr();
                     prefetch::<N, Q4_RECORD>(record, panel, first);
                     let mut lines = record.add(64);
-                    let mut sums = [<$line>::start(0); N];
+                    let mut sums = [<$simd>::splat_i32(0); N];
                     if !staged {
                         for n in 0..N {
-                            sums[n] = <$line>::start(*span_starts.add(n));
+                            sums[n] = <$simd>::splat_i32(*span_starts.add(n));
                         }
                     }
                     for group in 0..4 {
-                        let multipliers = <$line>::multipliers(record.add(16 * group), staged);
-                        let mut level_sums = [<$line>::start(0); N];
+                        let multipliers = <$simd>::load_multipliers(record.add(16 * group), staged);
+                        let mut level_sums = [<$simd>::splat_i32(0); N];
                         for _ in 0..4 {
-                            let (even, odd) = <$line>::nibbles(lines);
+                            let (even, odd) = <$simd>::load_nibbles(lines);
                             lines = lines.add(64);
                             for levels in [even, odd] {
                                 if staged {
                                     for n in 0..N {
                                         let value = values.add(n).read_unaligned();
-                                        level_sums[n] = <$line>::dot_q4(level_sums[n], levels, value);
+                                        level_sums[n] = <$simd>::dot_q4(level_sums[n], levels, value);
                                     }
                                 } else {
-                                    let weights = <$line>::weigh(levels, multipliers);
+                                    let weights = <$simd>::levels_to_weights(levels, multipliers);
                                     for n in 0..N {
                                         let value = values.add(n).read_unaligned();
-                                        sums[n] = <$line>::dot_q4(sums[n], weights, value);
+                                        sums[n] = <$simd>::dot_q4(sums[n], weights, value);
                                     }
                                 }
                                 values = values.add(stride);
@@ -212,96 +213,96 @@ macro_rules! panel_kernels {
                         if staged {
                             for n in 0..N {
                                 let start = *group_starts.add(n);
-                                sums[n] = <$line>::finish(sums[n], level_sums[n], multipliers, start);
+                                sums[n] = <$simd>::apply_multiplier(sums[n], level_sums[n], multipliers, start);
                             }
                             group_starts = group_starts.add(stride);
                         }
                     }
                     for n in 0..N {
-                        floats[n] = <$line>::accumulate(sums[n], <$line>::splat(*scales.add(n)), floats[n]);
+                        floats[n] = <$simd>::accumulate(sums[n], <$simd>::splat_f32(*scales.add(n)), floats[n]);
                     }
                     span_starts = span_starts.add(stride);
                     scales = scales.add(stride);
                 }
-                let row_scales = <$line>::floats(panel.as_ptr().cast());
-                floats.map(|floats| <$line>::scale(floats, row_scales))
+                let row_scales = <$simd>::load_f32(panel.as_ptr().cast());
+                floats.map(|floats| <$simd>::multiply_f32(floats, row_scales))
             }
         }
 
-        /// All columns of all blocks: a span's weights are unpacked once, then multiplied by every column.
+        /// All columns of all tiles: a span's weights are unpacked once, then multiplied by every column.
         ///
         /// # Safety
-        /// As `multiply`, for each block and its part of the tile.
+        /// As `multiply`, for each tile and its part of the output.
         #[target_feature(enable = $features)]
-        unsafe fn q4_blocks(panel: &[u8], blocks: &[QuantizedBlock<'_>], tile: &mut [[f32; PANEL_ROWS]]) {
+        unsafe fn q4_tiles(panel: &[u8], tiles: &[ColumnTile<'_>], output: &mut [[f32; PANEL_ROWS]]) {
             // SAFETY: as `q4_columns`.
             unsafe {
-                tile.as_flattened_mut().fill(0.0);
-                let mut weights = [<$line>::start(0); SPAN_LINES];
+                output.as_flattened_mut().fill(0.0);
+                let mut weights = [<$simd>::splat_i32(0); SPAN_LINES];
                 let records = panel.get_unchecked(Q4_SCALES..).chunks_exact(Q4_RECORD);
                 for (span, record) in records.enumerate() {
                     let record = record.as_ptr();
-                    prefetch::<BLOCK_COLUMNS, Q4_RECORD>(record, panel, 0);
+                    prefetch::<TILE_COLUMNS, Q4_RECORD>(record, panel, 0);
                     for (group, weights) in weights.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                        let multipliers = <$line>::multipliers(record.add(16 * group), false);
+                        let multipliers = <$simd>::load_multipliers(record.add(16 * group), false);
                         for (line, weights) in weights.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                            let (even, odd) = <$line>::nibbles(record.add(64 * (1 + 4 * group + line)));
-                            *weights = [<$line>::weigh(even, multipliers), <$line>::weigh(odd, multipliers)];
+                            let (even, odd) = <$simd>::load_nibbles(record.add(64 * (1 + 4 * group + line)));
+                            *weights = [<$simd>::levels_to_weights(even, multipliers), <$simd>::levels_to_weights(odd, multipliers)];
                         }
                     }
-                    for (block, tile) in blocks.iter().zip(tile.chunks_mut(BLOCK_COLUMNS)) {
+                    for (tile, output) in tiles.iter().zip(output.chunks_mut(TILE_COLUMNS)) {
                         let mut column = 0;
-                        while column < block.columns {
+                        while column < tile.columns {
                             column += for_columns!(
-                                (block.columns - column).min(<$line>::COLUMNS);
-                                N => span_columns::<N>(&weights, block, span, column, tile)
+                                (tile.columns - column).min(<$simd>::COLUMNS);
+                                N => span_columns::<N>(&weights, tile, span, column, output)
                             );
                         }
                     }
                 }
-                let row_scales = <$line>::floats(panel.as_ptr().cast());
-                for column in tile {
+                let row_scales = <$simd>::load_f32(panel.as_ptr().cast());
+                for column in output {
                     let column = column.as_mut_ptr();
-                    <$line>::store(<$line>::scale(<$line>::floats(column), row_scales), column);
+                    <$simd>::store_f32(<$simd>::multiply_f32(<$simd>::load_f32(column), row_scales), column);
                 }
             }
         }
 
-        /// Adds the products of a span's weights with columns `first..first + N` of a block; returns `N`.
+        /// Adds the products of a span's weights with columns `first..first + N` of a tile; returns `N`.
         ///
         /// # Safety
         /// As `multiply`; the span and the columns exist.
         #[target_feature(enable = $features)]
         unsafe fn span_columns<const N: usize>(
-            weights: &[<$line as Line>::Ints; SPAN_LINES],
-            block: &QuantizedBlock<'_>,
+            weights: &[<$simd as PanelSimd>::Ints; SPAN_LINES],
+            tile: &ColumnTile<'_>,
             span: usize,
             first: usize,
-            tile: &mut [[f32; PANEL_ROWS]],
+            output: &mut [[f32; PANEL_ROWS]],
         ) -> usize {
-            let stride = block.columns;
+            let stride = tile.columns;
             // SAFETY: as `q4_columns`.
             unsafe {
-                let mut values = block.values.as_ptr().cast::<i32>().add(span * SPAN_LINES * stride + first);
-                let starts = block.span_starts.as_ptr().add(span * stride + first);
-                let scales = block.scales.as_ptr().add(span * stride + first);
-                let mut sums = [<$line>::start(0); N];
+                let mut values = tile.values.as_ptr().cast::<i32>().add(span * SPAN_LINES * stride + first);
+                let starts = tile.span_starts.as_ptr().add(span * stride + first);
+                let scales = tile.scales.as_ptr().add(span * stride + first);
+                let mut sums = [<$simd>::splat_i32(0); N];
                 for n in 0..N {
-                    sums[n] = <$line>::start(*starts.add(n));
+                    sums[n] = <$simd>::splat_i32(*starts.add(n));
                 }
                 for weights in weights {
                     for n in 0..N {
                         let value = values.add(n).read_unaligned();
-                        sums[n] = <$line>::dot_q4(sums[n], *weights, value);
+                        sums[n] = <$simd>::dot_q4(sums[n], *weights, value);
                     }
                     values = values.add(stride);
                 }
-                let tile = tile.as_mut_ptr().add(first);
+                let outputs = output.as_mut_ptr().add(first);
                 for n in 0..N {
-                    let output = tile.add(n).cast::<f32>();
-                    let scale = <$line>::splat(*scales.add(n));
-                    let floats = <$line>::accumulate(sums[n], scale, <$line>::floats(output));
-                    <$line>::store(floats, output);
+                    let output = outputs.add(n).cast::<f32>();
+                    let scale = <$simd>::splat_f32(*scales.add(n));
+                    let floats = <$simd>::accumulate(sums[n], scale, <$simd>::load_f32(output));
+                    <$simd>::store_f32(floats, output);
                 }
             }
             N
@@ -312,13 +313,13 @@ macro_rules! panel_kernels {
         #[target_feature(enable = $features)]
         unsafe fn q8_columns<const N: usize>(
             panel: &[u8],
-            input: QuantizedBlock<'_>,
+            input: ColumnTile<'_>,
             first: usize,
-        ) -> [<$line as Line>::Floats; N] {
+        ) -> [<$simd as PanelSimd>::Floats; N] {
             let stride = input.columns;
             // SAFETY: as `q4_columns`.
             unsafe {
-                let mut floats = [<$line>::zero(); N];
+                let mut floats = [<$simd>::zero_f32(); N];
                 let mut values = input.values.as_ptr().cast::<i32>().add(first);
                 let mut starts = input.group_starts.as_ptr().add(first);
                 for (at, record) in panel.chunks_exact(Q8_RECORD).enumerate() {
@@ -327,29 +328,29 @@ macro_rules! panel_kernels {
                     // Two records make a span.
                     let activation_scales = input.scales.as_ptr().add(at / 2 * stride + first);
                     let mut lines = record.add(64);
-                    for half in 0..2 {
+                    for group in 0..2 {
                         // Opaque, or a register for each column's scale would be taken from the sums.
                         let activation_scales = std::hint::black_box(activation_scales);
-                        let scales = <$line>::scales(record.add(half * 32));
-                        let mut sums = [<$line>::start(0); N];
-                        if !<$line>::SIGNED_Q8 {
+                        let scales = <$simd>::load_f16(record.add(group * 32));
+                        let mut sums = [<$simd>::splat_i32(0); N];
+                        if !<$simd>::SIGNED_Q8 {
                             for n in 0..N {
-                                sums[n] = <$line>::start(*starts.add(n));
+                                sums[n] = <$simd>::splat_i32(*starts.add(n));
                             }
                         }
                         for _ in 0..8 {
-                            let weights = <$line>::bytes(lines);
+                            let weights = <$simd>::load_bytes(lines);
                             lines = lines.add(64);
                             for n in 0..N {
                                 let value = values.add(n).read_unaligned();
-                                sums[n] = <$line>::dot_q8(sums[n], weights, value);
+                                sums[n] = <$simd>::dot_q8(sums[n], weights, value);
                             }
                             values = values.add(stride);
                         }
                         for n in 0..N {
-                            let activation = <$line>::splat(*activation_scales.add(n));
-                            let scale = <$line>::scale(scales, activation);
-                            floats[n] = <$line>::accumulate(sums[n], scale, floats[n]);
+                            let activation = <$simd>::splat_f32(*activation_scales.add(n));
+                            let scale = <$simd>::multiply_f32(scales, activation);
+                            floats[n] = <$simd>::accumulate(sums[n], scale, floats[n]);
                         }
                         starts = starts.add(stride);
                     }

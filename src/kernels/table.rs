@@ -1,0 +1,143 @@
+//! The table of functions of one instruction set, and the safe entry point to them: lengths are checked here, once per
+//! call, in every build.
+
+use super::isa::Isa;
+use super::operands::{Attention, ColumnTile, ColumnWriter, PanelInput, TILE_COLUMNS};
+use crate::quant::{PANEL_ROWS, WeightType, Weights};
+
+/// Products of a panel with a tile of quantized columns: `output[column][row]`.
+///
+/// # Safety
+/// The instruction set is available. The panel has the records of a matrix as wide as the tile; the tile's slices and
+/// the output have the lengths of its spans and columns.
+pub(super) type PanelKernel = unsafe fn(&[u8], ColumnTile<'_>, &mut [[f32; PANEL_ROWS]]);
+/// The same with several tiles, one after the other in the output; all but the last have 16 columns.
+pub(super) type TilesKernel = unsafe fn(&[u8], &[ColumnTile<'_>], &mut [[f32; PANEL_ROWS]]);
+/// Float products of up to 16 rows of a width with columns: `output[column][row]`.
+pub(super) type RowsKernel<E> = unsafe fn(&[E], usize, &[f32], &mut [[f32; PANEL_ROWS]]);
+pub(super) type QuantizeKernel = unsafe fn(&[f32], &mut ColumnWriter);
+pub(super) type LayerNormKernel = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
+pub(super) type AttendKernel<E> = unsafe fn(&Attention<'_, E>, &mut [f32], &mut [f32]);
+
+/// Products with quantized weights.
+pub(super) struct PanelKernels {
+    pub(super) q4: PanelKernel,
+    pub(super) q8: PanelKernel,
+    /// For more columns than a number, which share the work of unpacking the weights.
+    pub(super) q4_tiles: Option<(usize, TilesKernel)>,
+}
+
+/// Everything else. Safe but for the instruction set, which must be available.
+pub(super) struct FloatKernels {
+    pub(super) rows_f32: RowsKernel<f32>,
+    pub(super) rows_f16: RowsKernel<u16>,
+    pub(super) rows_bf16: RowsKernel<u16>,
+    pub(super) quantize: QuantizeKernel,
+    pub(super) layer_norm: LayerNormKernel,
+    pub(super) gelu: unsafe fn(&mut [f32]),
+    pub(super) f32_to_f16: unsafe fn(&[f32], &mut [u16]),
+    pub(super) f32_to_q8: unsafe fn(&[f32], f32, &mut [i8]),
+    pub(super) attend_f32: AttendKernel<f32>,
+    pub(super) attend_f16: AttendKernel<u16>,
+    pub(super) attend_q8: AttendKernel<i8>,
+}
+
+/// The kernels of one instruction set. A value exists only where the machine can run them.
+pub struct Kernels {
+    pub(super) isa: Isa,
+    pub(super) panels: PanelKernels,
+    pub(super) float: FloatKernels,
+}
+
+impl Kernels {
+    /// The instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Products of panel `panel` of `weights` with columns: `output[c][r]` = row `16 panel + r` . column `c`. Rows
+    /// beyond the matrix are 0 or left alone.
+    ///
+    /// # Panics
+    /// If the widths differ, the weights are quantized and the columns are not, or the output has not one entry for
+    /// each column.
+    pub(super) fn multiply_panel(
+        &self,
+        weights: Weights<'_>,
+        panel: usize,
+        input: &PanelInput<'_>,
+        output: &mut [[f32; PANEL_ROWS]],
+    ) {
+        let (data, width, kind) = (weights.panel(panel), weights.width(), weights.kind());
+        assert_eq!(width, input.width, "width of the input");
+        assert_eq!(output.len(), input.columns);
+        if kind.is_quantized() {
+            assert_eq!(data.len(), kind.panel_bytes(width));
+            return self.multiply_quantized(kind, data, input.tiles(), output);
+        }
+        let tiles = output.chunks_mut(TILE_COLUMNS).zip(input.floats.chunks(TILE_COLUMNS * width));
+        for (output, input) in tiles {
+            match kind {
+                // SAFETY: the instruction set is available (`for_isa`); the routine is safe code.
+                WeightType::F32 => unsafe {
+                    (self.float.rows_f32)(bytemuck::cast_slice(data), width, input, output)
+                },
+                // SAFETY: as above.
+                WeightType::F16 => unsafe {
+                    (self.float.rows_f16)(bytemuck::cast_slice(data), width, input, output)
+                },
+                // SAFETY: as above.
+                _ => unsafe { (self.float.rows_bf16)(bytemuck::cast_slice(data), width, input, output) },
+            }
+        }
+    }
+
+    /// Products of a panel of quantized weights; the panel and the output fit the tiles.
+    fn multiply_quantized(
+        &self,
+        kind: WeightType,
+        panel: &[u8],
+        tiles: &[ColumnTile<'_>],
+        output: &mut [[f32; PANEL_ROWS]],
+    ) {
+        assert_eq!(tiles.iter().map(|tile| tile.columns).sum::<usize>(), output.len(), "quantized columns");
+        match self.panels.q4_tiles {
+            // SAFETY: the instruction set is available (`for_isa`). The panel has the records of the input's width, as
+            // the caller checked; the tiles' slices have the lengths of their columns and spans
+            // (`Activations::column_tile`), all but the last have 16 columns, and together they fill the output.
+            Some((columns, kernel)) if kind == WeightType::Q4 && output.len() > columns => unsafe {
+                kernel(panel, tiles, output);
+            },
+            _ => {
+                let kernel = if kind == WeightType::Q4 { self.panels.q4 } else { self.panels.q8 };
+                for (tile, output) in tiles.iter().zip(output.chunks_mut(TILE_COLUMNS)) {
+                    // SAFETY: as above.
+                    unsafe { kernel(panel, *tile, output) };
+                }
+            }
+        }
+    }
+
+    /// Quantizes one column.
+    pub(super) fn quantize(&self, input: &[f32], output: &mut ColumnWriter) {
+        // SAFETY: the instruction set is available (`for_isa`); the routine is otherwise safe code.
+        unsafe { (self.float.quantize)(input, output) }
+    }
+
+    /// LayerNorm with bias over one column.
+    ///
+    /// # Panics
+    /// If lengths differ or are 0.
+    pub fn layer_norm(&self, input: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, output: &mut [f32]) {
+        let n = input.len();
+        assert!(weight.len() == n && bias.len() == n && output.len() == n && n > 0);
+        // SAFETY: as `quantize`.
+        unsafe { (self.float.layer_norm)(input, weight, bias, epsilon, output) }
+    }
+
+    /// Exact GELU in place.
+    pub fn gelu(&self, values: &mut [f32]) {
+        // SAFETY: as `quantize`.
+        unsafe { (self.float.gelu)(values) }
+    }
+}
