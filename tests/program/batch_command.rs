@@ -442,11 +442,11 @@ fn a_run_is_resumed_only_as_the_same_run() {
     // Other options and another model.
     let (_cases, case) = quantize(&case("main"), "q4");
     for (more, found) in [
-        (&["--temp", "0"][..], "an answer with other options"),
-        (&["-n", "5"], "an answer with other options"),
-        (&["--cache-blocks", "64"], "an answer with other options"),
-        (&["--score"], "an answer with other options"),
-        (&["-m", case.to_str().unwrap()], "an answer of another model"),
+        (&["--temp", "0"][..], "line 1: found an answer to \"good\" of other options"),
+        (&["-n", "5"], "of other options"),
+        (&["--cache-blocks", "64"], "of other options"),
+        (&["--score"], "of other options"),
+        (&["-m", case.to_str().unwrap()], "line 1: found an answer to \"good\" of another model"),
     ] {
         let refused = ask(more);
         assert!(refused.code == Some(1) && refused.stderr.contains(found), "{refused:?}");

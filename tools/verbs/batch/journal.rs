@@ -297,11 +297,13 @@ fn read(file: &File, path: &Path, run: &RunKey) -> Result<Answers> {
         let Some((key, entry, (model, options))) = answer.and_then(|answer| parse(&answer, index)) else {
             return wrong("something else", "an answer of this program");
         };
-        if model != run.model {
-            return wrong("an answer of another model", "one of this model: name another output");
-        }
-        if options != run.options {
-            return wrong("an answer with other options", "one with these: name another output");
+        for (own, found, expected) in [
+            (model == run.model, "another model", "one of this model: name another output"),
+            (options == run.options, "other options", "one with these: name another output"),
+        ] {
+            if !own {
+                return wrong(&format!("an answer to {key} of {found}"), expected);
+            }
         }
         answers.entries.insert(key, entry);
         answers.lines += 1;

@@ -495,15 +495,17 @@ impl Counts {
             .to_string();
         }
         let memory = peak.map_or(String::new(), |bytes| format!(" | memory {}", output::bytes(bytes)));
+        let together = match self.together {
+            0 => String::new(),
+            count => format!(", up to {count} at a time"),
+        };
         format!(
-            "answered {}, failed {}, skipped {} | prompts {} tokens | generated {} tokens, {rate:.1} tok/s, up to {} at \
-             a time{memory}",
+            "answered {}, failed {}, skipped {} | prompts {} tokens | generated {} tokens, {rate:.1} tok/s{together}{memory}",
             self.answered,
             self.failed + self.skipped_errors,
             self.skipped,
             self.prompt_tokens,
             self.generated_tokens,
-            self.together
         )
     }
 }
