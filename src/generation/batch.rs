@@ -6,13 +6,14 @@
 //! then on. The tokens of a sequence do not depend, to the bit, on the others.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use super::completion::{CONTEXT, Completion, End};
+use super::budget::Budget;
+use super::completion::{CONTEXT, Completion, End, GenerateOptions};
 use super::estimate;
 use super::request::{BatchOptions, Event, Request};
 use super::running::Running;
-use super::sampler::Sampler;
+use super::sampler::{Sampler, SamplerOptions};
 use super::step::step;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, ErrorKind, Result};
@@ -35,10 +36,7 @@ pub struct Batch {
     options: BatchOptions,
     waiting: VecDeque<Waiting>,
     running: Vec<Running>,
-    /// Beginnings that are still shared, and the bytes of each.
-    starts: Vec<(Weak<Sequence>, u64)>,
-    /// Bytes of weights and shared buffers.
-    fixed: u64,
+    budget: Budget,
     next_id: u64,
 }
 
@@ -55,17 +53,21 @@ impl Runtime {
         let blocks = options.session.cache_blocks_for(self.model());
         let buffers = estimate::shared(self.model(), options.sequences, blocks);
         let fixed = (self.model().file_bytes() as u64).saturating_add(buffers);
+        // Log-probabilities of one token, and as many recent tokens as are usual.
+        let scored = GenerateOptions { logprobs: Some(1), ..Default::default() };
+        let penalized = SamplerOptions { repetition_penalty: 2.0, ..Default::default() };
+        let text = Completion::<Arc<Tokenizer>>::bytes(&scored, self.model().config().vocabulary)
+            .saturating_add(Sampler::bytes(&penalized, 0));
         let mut engine = self.engine();
         // The blocks that a text sees cost less than its cache, which is made when it joins.
         engine.reserve(1, 0)?;
         Ok(Batch {
             engine,
             tokenizer,
+            budget: Budget::new(options.memory, fixed, text as u64),
             options,
             waiting: VecDeque::new(),
             running: Vec::new(),
-            starts: Vec::new(),
-            fixed,
             next_id: 0,
         })
     }
@@ -89,10 +91,7 @@ impl Batch {
 
     /// Bytes of weights, caches and buffers as they are counted; never more than [`BatchOptions::memory`].
     pub fn memory(&self) -> u64 {
-        let shared =
-            self.starts.iter().filter(|(start, _)| start.strong_count() > 0).map(|(_, bytes)| *bytes);
-        let running = self.running.iter().map(|running| running.bytes);
-        shared.chain(running).fold(self.fixed, u64::saturating_add)
+        self.budget.used(self.running_bytes())
     }
 
     /// Asks for a text, and gives the number by which [`Batch::advance`] tells about it.
@@ -125,15 +124,7 @@ impl Batch {
         let window = Sampler::bytes(&request.sampler, 0);
         let order = Completion::<Arc<Tokenizer>>::bytes(&request.generate, config.vocabulary);
         let bytes = self.bytes_of(&options).saturating_add(window.saturating_add(order) as u64);
-        let alone = self.fixed.saturating_add(bytes);
-        if let Some(memory) = self.options.memory.filter(|memory| alone > *memory) {
-            return Err(Error::new(
-                ErrorKind::Resource,
-                format!(
-                    "memory: found a limit of {memory} bytes, expected at least {alone} for this text alone"
-                ),
-            ));
-        }
+        self.budget.check_text(bytes)?;
         let id = self.next_id;
         self.next_id += 1;
         self.waiting.push_back(Waiting { id, request, options, bytes });
@@ -150,35 +141,22 @@ impl Batch {
         self.check_length(prompt.len())?;
         let options = self.sized(prompt.len(), max_tokens);
         let bytes = self.bytes_of(&options);
-        if let Some(memory) = self.options.memory.filter(|memory| self.with_start(bytes) > *memory) {
-            let needed = self.with_start(bytes);
-            let detail = format!(
-                "memory: found a limit of {memory} bytes, expected at least {needed} for this beginning"
-            );
-            return Err(Error::new(ErrorKind::Resource, detail));
-        }
+        self.budget.check_start(self.running_bytes(), bytes)?;
         let mut sequence = self.engine.runtime().sequence(&options)?;
         self.engine.append(&mut sequence, prompt)?;
         let sequence = Arc::new(sequence);
-        self.starts.retain(|(start, _)| start.strong_count() > 0);
-        self.starts.push((Arc::downgrade(&sequence), bytes));
+        self.budget.share(&sequence, bytes);
         Ok(sequence)
     }
 
     /// Whether [`Batch::begin`] finds room for a prompt now.
     pub fn has_room(&self, tokens: usize, max_tokens: usize) -> bool {
         let bytes = self.bytes_of(&self.sized(tokens, max_tokens));
-        self.options.memory.is_none_or(|memory| self.with_start(bytes) <= memory)
+        self.budget.check_start(self.running_bytes(), bytes).is_ok()
     }
 
-    /// Bytes with one more beginning, and with room for a text that follows it or another one: without that, the
-    /// beginnings could keep each other's texts out.
-    fn with_start(&self, bytes: u64) -> u64 {
-        let starts =
-            self.starts.iter().filter(|(start, _)| start.strong_count() > 0).map(|(_, bytes)| *bytes);
-        let text = starts.clone().fold(bytes, u64::max);
-        let beside = starts.fold(self.fixed, u64::saturating_add).saturating_add(text);
-        beside.max(self.memory()).saturating_add(bytes)
+    fn running_bytes(&self) -> u64 {
+        self.running.iter().fold(0, |bytes, running| bytes.saturating_add(running.bytes))
     }
 
     fn bytes_of(&self, options: &SessionOptions) -> u64 {
@@ -234,7 +212,7 @@ impl Batch {
         });
         while let Some(first) = self.waiting.front() {
             let used = self.memory().saturating_add(first.bytes);
-            let full = self.options.memory.is_some_and(|memory| used > memory);
+            let full = self.budget.is_exceeded(used);
             // Where nothing runs, it is kept out by beginnings that the caller keeps, and waiting would have no end.
             let never = full && self.running.is_empty();
             if self.running.len() == self.options.sequences || full && !never {

@@ -1,6 +1,7 @@
 //! From logits to text: sampling, tokenizing, speculation, stopping, batches and saved sessions.
 
 pub mod batch;
+mod budget;
 pub(crate) mod completion;
 pub(crate) mod drafter;
 pub(crate) mod estimate;

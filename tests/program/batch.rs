@@ -345,7 +345,9 @@ fn shared_beginnings_stay_within_the_memory() {
         let _start = batch.begin(&prompt, 4).unwrap();
         batch.memory() - free
     };
-    let options = BatchOptions { memory: Some(free + 3 * one), ..Default::default() };
+    // Beside its sequence, a text may have logits in order and a window of recent tokens.
+    let text = 100_000;
+    let options = BatchOptions { memory: Some(free + 3 * one + text), ..Default::default() };
     let mut batch = runtime.batch(None, options).unwrap();
     let starts = [batch.begin(&prompt, 4).unwrap(), batch.begin(&prompt, 4).unwrap()];
     assert!(batch.memory() == free + 2 * one && !batch.has_room(prompt.len(), 4));
@@ -371,7 +373,7 @@ fn shared_beginnings_stay_within_the_memory() {
         most = most.max(batch.memory());
     }
     assert_eq!((failed, ended), (vec![kept_out], vec![follows]));
-    assert!(most <= free + 3 * one);
+    assert!(most <= free + 3 * one + text && text < one / 2, "{most} {free} {one}");
     drop(starts);
     assert!(batch.memory() == free && batch.has_room(prompt.len(), 4));
 }
