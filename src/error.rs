@@ -1,5 +1,6 @@
 //! The one error type. Its text is a single line that names the file, what was found and what was
 //! expected: lower case, no full stop.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! Files that are small enough to be in memory are read with a limit; files are written so that they are there whole or
 //! not at all. Unstable: public for the program, which writes its files as the library does.
+#![forbid(unsafe_code)]
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};

@@ -1,4 +1,5 @@
 //! A request to stop that any thread can make.
+#![forbid(unsafe_code)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

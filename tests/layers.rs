@@ -219,7 +219,7 @@ fn floor(room: &str) -> usize {
 }
 
 #[test]
-#[ignore = "kernels and threads still import higher rooms"]
+#[ignore = "kernels still import the cache"]
 fn no_room_imports_a_higher_one() {
     let source = Source::read();
     let mut wrong = Vec::new();
@@ -342,7 +342,6 @@ fn a_long_function_has_a_reason() {
 }
 
 #[test]
-#[ignore = "the rooms do not forbid it yet"]
 fn unsafe_code_is_forbidden_outside_its_rooms() {
     const FORBIDDEN: &str = "#![forbid(unsafe_code)]";
     let sources = files("src", ".rs");

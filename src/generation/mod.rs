@@ -1,4 +1,5 @@
 //! From logits to text: sampling, tokenizing, speculation, stopping, batches and saved sessions.
+#![forbid(unsafe_code)]
 
 pub mod batch;
 mod budget;

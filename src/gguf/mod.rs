@@ -3,6 +3,7 @@
 //! This module knows the container only: neither kernels nor what the tensors mean. The reader is a pure
 //! function over bytes that validates everything once; after it, no index can be out of bounds. What the
 //! keys and tensors of a model file mean is in `docs/format.md`.
+#![forbid(unsafe_code)]
 
 mod reader;
 mod value;

@@ -1,4 +1,5 @@
 //! The facts about a model, validated once wherever they come from.
+#![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
 

@@ -1,5 +1,6 @@
 //! The header of a model file, key by key: the twin of `docs/format.md`. The quantizer and the synthesizer write it, the
 //! reader reads it.
+#![forbid(unsafe_code)]
 
 use std::io::{self, Seek, Write};
 

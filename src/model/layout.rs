@@ -1,5 +1,6 @@
 //! The tensors of a model, in file order, with their names and shapes: the one list that the reader, the
 //! quantizer and the synthesizer share.
+#![forbid(unsafe_code)]
 
 use super::config::{Config, Projection, StackConfig};
 use crate::gguf::{ElementType, NewTensor};

@@ -1,4 +1,5 @@
 //! Typed views of the tensors in a mapped file.
+#![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 use std::ops::Deref;
