@@ -363,7 +363,6 @@ fn unsafe_code_is_forbidden_outside_its_rooms() {
 
 /// README, docs, header, comments and messages, of which `--help` is made.
 #[test]
-#[ignore = "the prose is being rewritten"]
 fn prose_is_plain() {
     let mut texts = files("docs", ".md");
     for (folder, end) in

@@ -7,7 +7,7 @@ use super::session::{Held, cinder_session};
 use crate::Generator;
 
 /// Samples the next token of each of several sessions of one model and appends it. They share every pass over the
-/// weights, so many sessions take hardly more time than one. Each session gets the token that it would get alone.
+/// weights, several sessions take hardly more time than one. Each session gets the token that it would get alone.
 ///
 /// @param sessions Sessions created with the same cinder_model, none of them empty and none listed twice.
 /// @param count Number of sessions; 0 does nothing.

@@ -94,7 +94,7 @@ impl Batch {
         self.budget.used(self.running_bytes())
     }
 
-    /// Asks for a text, and gives the number by which [`Batch::advance`] tells about it.
+    /// Asks for a text, and gives the number by which [`Batch::advance`] reports on it.
     ///
     /// # Errors
     /// If the prompt is empty and does not follow anything, is longer than the cache or has a token that is not in the
@@ -286,7 +286,7 @@ impl Batch {
         result
     }
 
-    /// One token for each sequence whose open block has so many tokens.
+    /// One token for each sequence whose open block has that number of tokens.
     fn step(&mut self, position: usize, each: &mut impl FnMut(u64, Event)) -> Result<()> {
         for running in self.running.iter_mut().filter(|running| running.writes_at(position)) {
             if running.interrupt.check().is_err() {

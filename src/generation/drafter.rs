@@ -1,4 +1,4 @@
-//! Guesses how a text goes on: as it did behind the last place that ended with the same tokens.
+//! Guesses how a text goes on: as it did after the last place that ended with the same tokens.
 
 /// Tokens that are remembered at least; at most twice as many.
 pub(crate) const REMEMBERED: usize = 1 << 13;
@@ -12,7 +12,7 @@ pub(crate) const LONGEST_MATCH: usize = 16;
 /// The last tokens of a text and where their sequences were seen last. All its memory is allocated when it is made.
 pub(crate) struct Drafter {
     tokens: Vec<u32>,
-    /// For each order and hash, how many tokens the text had behind the last such sequence; 0 is none.
+    /// For each order and hash, how many tokens the text had after the last such sequence; 0 is none.
     index: [Vec<u32>; ORDERS.len()],
     /// Where the text would go on if it repeats itself, and how many tokens before it match its end.
     source: Option<(usize, usize)>,
@@ -84,10 +84,10 @@ impl Drafter {
         self.source.map(|(start, _)| self.tokens[start])
     }
 
-    /// The next tokens as they were behind the last place that ended like this text; no end if there is one, and
+    /// The next tokens as they were after the last place that ended like this text; no end if there is one, and
     /// nothing if there is none.
     pub(crate) fn draft(&self) -> impl Iterator<Item = u32> {
-        // Behind the end of the text, the guess itself goes on.
+        // After the end of the text, the guess itself goes on.
         let source = self.source.into_iter();
         source.flat_map(|(start, _)| self.tokens[start..].iter().cycle().copied())
     }

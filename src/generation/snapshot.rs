@@ -56,7 +56,7 @@ struct Header {
     biased: usize,
 }
 
-/// Bytes of the parts behind the header.
+/// Bytes of the parts after the header.
 struct Parts {
     context: usize,
     open: usize,

@@ -1,5 +1,5 @@
 //! Several tokens a pass without a second model: the rest of the block is guessed from the text so far, and one pass of
-//! the token decoder gives the logits behind every guessed token.
+//! the token decoder gives the logits after every guessed token.
 //!
 //! A token is always sampled from the model's own logits, as it would be without speculation, and these do not depend
 //! on what else is in the pass. A guess only decides whether the logits of the next token are at hand by then, so what
@@ -74,7 +74,7 @@ const FORGETTING: f64 = 1.0 / 256.0;
 /// No pass is taken to be more than this many times slower than those before it: someone else had the processor.
 const SLOWEST: f64 = 1.5;
 
-/// Seconds of passes with so many guesses.
+/// Seconds of passes with that number of guesses.
 #[derive(Default)]
 struct Times {
     seconds: Vec<f64>,
@@ -171,7 +171,7 @@ impl Speculation {
         self.drafter.extend(&[token]);
     }
 
-    /// The logits of the session's next token, `[vocabulary]`, and maybe of those behind it.
+    /// The logits of the session's next token, `[vocabulary]`, and maybe of those after it.
     ///
     /// # Errors
     /// As [`Session::logits`].

@@ -25,7 +25,7 @@ impl NewTensor {
     }
 }
 
-/// Builds the header in memory, then streams tensor data behind it.
+/// Builds the header in memory, then streams tensor data after it.
 ///
 /// Order of calls: metadata, [`Writer::checksums`], [`Writer::begin`], then for every tensor in order its
 /// bytes through [`Writer::write`] and one [`Writer::end_tensor`], and [`Writer::finish`].

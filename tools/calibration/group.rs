@@ -3,7 +3,7 @@
 //!
 //! The error of a group is `sum over j of weight[j] (e[j] + sum over i > j of unit[i][j] e[i] + feedback[j])^2`:
 //! the form that a Cholesky factor gives to a quadratic form. From the last column down, each is rounded after
-//! the errors of those behind it were added to it, and every candidate for the scale is tried in full.
+//! the errors of those after it were added to it, and every candidate for the scale is tried in full.
 
 use cinderblock::kernels::{Vectorized, vectorize};
 use cinderblock::quant::{GROUP, ZERO_LEVELS, likely_zero, multiplier_limit, reaching_scale};
@@ -189,7 +189,7 @@ impl Coupling {
     fn with_steps(&self, targets: &[Lanes; GROUP], steps: Steps) -> Choice {
         let Steps { scale, low, high, .. } = steps;
         let inverse = scale.map(|scale| if scale == 0.0 { 0.0 } else { 1.0 / scale });
-        // What is left of a target once the chosen levels of the columns behind it are taken off.
+        // What is left of a target once the chosen levels of the columns after it are taken off.
         let mut left = *targets;
         let mut choice = Choice { steps, weights: [[0.0; LANES]; GROUP], loss: [0.0; LANES] };
         for j in (0..GROUP).rev() {

@@ -24,7 +24,7 @@ use head::calibrate_head;
 use matrix::Matrix;
 use tensor::{Calibrated, Inputs, calibrate, calibrate_table};
 
-/// One sample in so many only judges.
+/// One sample in this number only judges.
 const HELD_OUT: usize = 8;
 /// Most samples that judge: what they decide on differs by more than they leave in doubt.
 const MOST_HELD_OUT: usize = 1024;
@@ -247,7 +247,7 @@ impl<'a> Calibrator<'a> {
     }
 
     /// The streams before the token decoder, `[blocks - 1, positions, hidden]`: each context meets the block
-    /// behind it.
+    /// after it.
     fn blocks(&mut self, expanded: &Streams, tokens: &[u32]) -> Result<Streams> {
         let config = self.config;
         let (length, hidden) = (config.block_length, config.token_decoder.hidden);

@@ -11,7 +11,7 @@ const DAMPING: f32 = 0.01;
 /// The same where the matrix is moved toward what makes up for the losses before it: more, because that answer
 /// rests on the calibration text alone. On the demo model 0.01 gives 6 % more divergence than 0.1.
 const TARGET_DAMPING: f32 = 0.5;
-/// Rounds of improvement behind the compensated rounding.
+/// Rounds of improvement after the compensated rounding.
 const SWEEPS: usize = 2;
 /// Rows that are rounded together, so that the memory of a vocabulary head stays bounded.
 const ROWS: usize = 8192;

@@ -261,7 +261,7 @@ impl Bench {
 
     fn decode(&mut self, batch: usize, context: usize, tokens: usize) -> Result<Measurement> {
         let config = self.model.config().clone();
-        // Decoding starts behind at least one block.
+        // Decoding starts after at least one block.
         let prompt = random_tokens(&self.model, context.max(config.block_length));
         let total = prompt.len() + tokens * (self.repeats + 1);
         let mut sequences = self.sequences(batch, total)?;
