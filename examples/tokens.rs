@@ -1,3 +1,5 @@
+// Token ids in and out, one at a time, as builds without a tokenizer work.
+
 use cinderblock::{Runtime, Sampler, SamplerOptions, SessionOptions};
 
 fn main() -> cinderblock::Result<()> {

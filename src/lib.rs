@@ -1,4 +1,66 @@
-//! cinderblock runs Block Transformer language models (arXiv 2406.02657) on the CPU.
+//! Runs Block Transformer language models on the CPU.
+//!
+//! A [Block Transformer](https://arxiv.org/abs/2406.02657) splits a language model in two. Its *block decoder* attends
+//! over blocks of tokens (4 by default), and so caches keys and values of blocks. Its *token decoder* generates the
+//! tokens of the next block from the block decoder's output, the *context*, and from the tokens of that block so far;
+//! it sees nothing else. A prompt passes through the block decoder only.
+//!
+//! # Text
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//!
+//! use cinderblock::{GenerateOptions, Runtime, SessionOptions, Tokenizer};
+//!
+//! # fn main() -> cinderblock::Result<()> {
+//! # if !Tokenizer::AVAILABLE {
+//! #     return Ok(());
+//! # }
+//! let runtime = Runtime::open("models/classics.q4.gguf")?;
+//! let tokenizer = Tokenizer::of_model(runtime.model())?;
+//!
+//! let mut text = "The rain had stopped, and the village came out to look.".to_string();
+//! let mut generator = runtime.generator(&SessionOptions::default())?;
+//! generator.append(&tokenizer.encode(&text)?)?;
+//!
+//! let options = GenerateOptions { max_tokens: 20, ..GenerateOptions::default() };
+//! let (end, tokens) = generator.generate(Some(&tokenizer), &options, |step| {
+//!     text += &step.text;
+//!     ControlFlow::Continue(())
+//! })?;
+//! println!("{text}\n{tokens} tokens, end: {}", end.name());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # From the bottom up
+//!
+//! 1. A [`Model`] is one GGUF file, mapped as it is: configuration and weights. Opening it checks the header and reads
+//!    no weight.
+//! 2. A [`Runtime`] is a model and a [`Team`] of threads. Clones are cheap and share both. Everything else is created
+//!    by it.
+//! 3. A [`Sequence`] is the state of one text: the block decoder's rolling cache and the open block. An [`Engine`]
+//!    advances any number of sequences in shared passes over the weights.
+//! 4. A [`Session`] is one sequence with its engine: token ids in, logits out. [`SessionOptions`] give the size and
+//!    type of its cache. A [`Sampler`] chooses a token from logits.
+//! 5. A [`Generator`] is a session with a sampler: it generates text, in whole characters, until a stop string or a
+//!    limit. A [`Snapshot`] saves and restores it.
+//! 6. A [`Batch`] generates many texts together as [`Request`]s come and go. Each equals, to the bit, the text that its
+//!    prompt gets alone.
+//!
+//! A [`Scorer`] gives the loss of a text, a [`MemoryEstimate`] the memory of sequences before anything is allocated,
+//! and an [`Interrupt`] stops work from another thread. Memory of a session is allocated once; decoding it allocates
+//! nothing. Every failure is an [`Error`] of one line. Input of any kind gives a result or an error, never a panic; a
+//! mapped file must not be truncated while it is open ([`OpenOptions`] has the alternative).
+//!
+//! The repository's `docs/architecture.md` follows a token through the source, and `examples/` has programs for text,
+//! streaming, batches and sessions.
+//!
+//! # Features
+//!
+//! - `tokenizer` (default): text in and out. Without it there are no values of [`Tokenizer`], everything else works
+//!   with token ids, and the dependencies are about 20 crates instead of 75.
+//! - `capi`: the exported functions of `include/cinderblock.h`, for programs in C.
 #![warn(missing_docs)]
 
 #[cfg(target_endian = "big")]

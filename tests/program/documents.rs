@@ -1,4 +1,4 @@
-//! README and docs: their commands run, the README's Rust program is an example, and their figures are true.
+//! README and docs: their commands run, and their figures are true. `tests/examples.rs` runs the Rust programs.
 
 use std::fs;
 use std::path::Path;
@@ -203,18 +203,4 @@ fn tokens_in_the_pages_are_those_of_the_demo_model() {
     let ids = cinderblock(&["tokenize", "-p", prompt]).success();
     let ids = ids.trim().replace(',', ", ");
     assert!(example.contains(&format!("[{ids}]")), "{prompt:?} is {ids}");
-}
-
-mod tokens {
-    include!("../../examples/tokens.rs");
-
-    pub fn run() -> cinderblock::Result<()> {
-        main()
-    }
-}
-
-#[test]
-fn the_rust_program_of_the_readme_runs() {
-    assert!(include_str!("../../README.md").contains(include_str!("../../examples/tokens.rs")));
-    tokens::run().expect("the demo model is part of the repository");
 }
