@@ -118,6 +118,7 @@ pub(super) fn store(shared: &Arc<Shared>, generator: Generator, place: &Place<*m
 
 /// Refuses a session whose buffers cannot be allocated; they grow later, when the failure could not be reported.
 pub(super) fn check_memory(shared: &Shared, options: &SessionOptions) -> Result<(), Failure> {
+    options.cache_shape(&shared.model)?;
     let scratch = MemoryEstimate::new(&shared.model, options).scratch;
     let size = usize::try_from(scratch).unwrap_or(usize::MAX);
     Vec::<u8>::new().try_reserve_exact(size).map_err(|_| {
