@@ -19,6 +19,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("tools/install.sh ", "the tests of the C library run it"),
     ("benches/", "a measurement of minutes, against other programs"),
     ("python3 benches/", "a measurement of minutes, with numpy"),
+    ("time ", "a measurement of minutes"),
     ("/usr/bin/time", "a measurement of minutes, of a checkpoint of gigabytes"),
     (".ci/", "it runs this test"),
     ("sudo ", "it changes the system"),
@@ -55,7 +56,7 @@ fn pages() -> Vec<(String, String)> {
 
 /// The commands of a page: its indented lines, and those in fences of a shell. A line that ends in a backslash continues.
 fn commands(text: &str) -> Vec<String> {
-    let (mut commands, mut fence, mut open) = (Vec::new(), None, false);
+    let (mut commands, mut fence, mut open, mut after_text) = (Vec::new(), None, false, false);
     for line in text.lines() {
         if let Some(language) = line.trim_start().strip_prefix("```") {
             fence = if fence.is_none() { Some(language) } else { None };
@@ -65,8 +66,12 @@ fn commands(text: &str) -> Vec<String> {
             Some("sh" | "bash" | "shell" | "console") => line.trim(),
             Some(_) => continue,
             None => match line.strip_prefix("    ") {
-                Some(indented) => indented.trim(),
-                None => continue,
+                Some(indented) if !after_text => indented.trim(),
+                // Text, or the next line of a list's item.
+                _ => {
+                    after_text = !line.trim().is_empty();
+                    continue;
+                }
             },
         };
         let command = command.strip_prefix("$ ").unwrap_or(command);
