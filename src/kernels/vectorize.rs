@@ -19,11 +19,16 @@ pub trait Vectorized {
 pub fn vectorize<V: Vectorized>(work: V) -> V::Output {
     static CHOSEN: OnceLock<Isa> = OnceLock::new();
     match *CHOSEN.get_or_init(|| Isa::choose().unwrap_or(Isa::Scalar)) {
-        // SAFETY, for both: an instruction set that was chosen is available, and so are those it contains.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::Avx512Vnni256 | Isa::AvxVnni => unsafe { avx2::run(work) },
+        Isa::Avx2 | Isa::Avx512Vnni256 | Isa::AvxVnni => {
+            // SAFETY: an instruction set that was chosen is available, and so are those it contains.
+            unsafe { avx2::run(work) }
+        }
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bw | Isa::Avx512Vnni | Isa::Amx => unsafe { avx512::run(work) },
+        Isa::Avx512Bw | Isa::Avx512Vnni | Isa::Amx => {
+            // SAFETY: as above.
+            unsafe { avx512::run(work) }
+        }
         #[cfg(target_arch = "aarch64")]
         Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => work.run::<true>(),
         _ => work.run::<false>(),
