@@ -49,9 +49,9 @@
 //!    prompt gets alone.
 //!
 //! A [`Scorer`] gives the loss of a text, a [`MemoryEstimate`] the memory of sequences before anything is allocated,
-//! and an [`Interrupt`] stops work from another thread. Memory of a session is allocated once; decoding it allocates
-//! nothing. Every failure is an [`Error`] of one line. Input of any kind gives a result or an error, never a panic; a
-//! mapped file must not be truncated while it is open ([`OpenOptions`] has the alternative).
+//! and an [`Interrupt`] stops work from another thread. The cache of a session is allocated once, and after the first
+//! blocks, decoding allocates nothing. Every failure is an [`Error`] of one line. Input of any kind gives a result or
+//! an error, never a panic; a mapped file must not be truncated while it is open ([`OpenOptions`] has the alternative).
 //!
 //! The repository's `docs/architecture.md` follows a token through the source, and `examples/` has programs for text,
 //! streaming, batches and sessions.
