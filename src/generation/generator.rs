@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::completion::{CONTEXT, Completion, End, GenerateOptions, Step};
 use super::drafter::REMEMBERED;
-use super::sampler::{Sampler, SamplerOptions};
+use super::sampler::Sampler;
+use super::sampler_options::SamplerOptions;
 use super::snapshot::Snapshot;
 use super::speculation::{Speculate, Speculation, SpeculationCounts};
 use super::step::{Writer, step};

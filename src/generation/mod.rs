@@ -10,6 +10,7 @@ pub mod generator;
 pub(crate) mod request;
 mod running;
 pub mod sampler;
+pub(crate) mod sampler_options;
 pub mod snapshot;
 pub(crate) mod speculation;
 mod step;

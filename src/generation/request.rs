@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::completion::{End, GenerateOptions, Step};
-use super::sampler::SamplerOptions;
+use super::sampler_options::SamplerOptions;
 use crate::error::Error;
 use crate::interrupt::Interrupt;
 use crate::session::{Sequence, SessionOptions};

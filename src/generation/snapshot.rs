@@ -13,7 +13,8 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use super::sampler::{MAX_WINDOW, Sampler, SamplerOptions};
+use super::sampler::Sampler;
+use super::sampler_options::{MAX_WINDOW, SamplerOptions};
 use crate::cache::{Cache, CacheShape, CacheType};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files;

@@ -5,13 +5,12 @@
 
 use std::borrow::BorrowMut;
 
-use super::prefill::Append;
 use super::room::{check_room, reserve};
 use super::runtime::Runtime;
 use super::sequence::Sequence;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interrupt::Interrupt;
-use crate::model::{BATCH, BlockDecoder, Model, Segment, TokenDecoder};
+use crate::model::{BlockDecoder, Model, Segment, TokenDecoder};
 
 /// The buffers of passes over a model.
 pub struct Engine {
@@ -105,36 +104,6 @@ impl Engine {
     /// Interrupts passes from another thread.
     pub fn interrupt(&self) -> &Interrupt {
         &self.interrupt
-    }
-
-    /// Rewinds a sequence to its first `blocks` whole blocks, as if nothing had been added since.
-    ///
-    /// # Errors
-    /// If [`Sequence::can_rewind`] is false; then nothing has changed. A full cache can be rewound by at least 32
-    /// blocks, however small it is.
-    pub fn rewind(&mut self, sequence: &mut Sequence, blocks: u64) -> Result<()> {
-        if !sequence.can_rewind(blocks) {
-            let last = sequence.blocks();
-            let first = sequence.cache.geometry().first_end().min(last);
-            return Err(Error::argument(format!(
-                "rewind: found block {blocks}, expected 0, a pinned one, or one from {first} to {last}"
-            )));
-        }
-        if blocks == 0 {
-            sequence.clear();
-        }
-        sequence.open.clear();
-        if blocks < sequence.blocks() {
-            // The last block's context is not kept; its tokens give it again.
-            let slot = sequence.cache.geometry().slot(blocks - 1);
-            let digest = sequence.log.digest(slot);
-            let tokens = sequence.log.tokens(slot).to_vec();
-            sequence.cache.rewind(blocks - 1);
-            self.pass(&mut [Append { sequence, tokens: &tokens }], BATCH, false)?;
-            sequence.digest = digest;
-            sequence.log.set(slot, &tokens, digest);
-        }
-        Ok(())
     }
 
     /// Adds one token to each of several sequences, none of them empty; those whose block it completes share one pass of

@@ -6,6 +6,7 @@ mod engine;
 mod open_block;
 mod options;
 mod prefill;
+mod rewind;
 mod room;
 mod runtime;
 mod score;
