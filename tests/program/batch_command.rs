@@ -157,7 +157,7 @@ fn a_wrong_line_is_answered_and_the_others_continue() {
         lines.iter().partition(|line| line.get("error").is_some());
     assert_eq!(answered.len(), 2);
     let errors: Vec<&str> = failed.iter().map(|line| line["error"].as_str().unwrap()).collect();
-    let expected = wrong.iter().map(|wrong| wrong.1).chain(["found 2049 tokens, expected at most 2048"]);
+    let expected = wrong.iter().map(|wrong| wrong.1).chain(["found 2049 tokens, expected at most 1024"]);
     for (error, expected) in errors.iter().zip(expected) {
         assert!(error.contains(expected) && !error.contains('\n'), "{error}, expected {expected}");
     }
@@ -205,7 +205,8 @@ fn memory_stays_within_the_budget() {
     }
     fs::write(folder.path().join("in"), lines).unwrap();
     let peak = |memory: &str| {
-        let arguments = ["-i", "in", "-n", "12", "--batch", "48", "--json", "--memory", memory];
+        let arguments =
+            ["-i", "in", "-n", "12", "--batch", "48", "--cache-blocks", "512", "--json", "--memory", memory];
         let outcome = batch(folder.path(), &arguments);
         let summary: Json = serde_json::from_str(outcome.stderr.trim()).unwrap();
         assert_eq!(summary["answered"], 48, "{summary}");
@@ -306,7 +307,8 @@ fn inspect_reports_the_memory_of_a_batch() {
         let lines: Vec<String> =
             (0..count).map(|id| json!({"id": id, "tokens": prompt}).to_string()).collect();
         fs::write(folder.path().join("in"), lines.join("\n")).unwrap();
-        let arguments = ["-i", "in", "-n", "60", "--ignore-end", "--json", "--memory", "4GB"];
+        let arguments =
+            ["-i", "in", "-n", "60", "--ignore-end", "--cache-blocks", "512", "--json", "--memory", "4GB"];
         let outcome = batch(folder.path(), &arguments);
         let summary: Json = serde_json::from_str(outcome.stderr.trim()).unwrap();
         assert_eq!(summary["together"], count, "{summary}");
@@ -398,10 +400,13 @@ fn a_run_is_resumed_only_as_the_same_run() {
     let large = line("large", json!({"tokens": long}));
     let wrong = line("wrong", json!({"prompt": "The", "temp": -1}));
     fs::write(path("in"), [&good[..], &large, &wrong].concat()).unwrap();
-    let ask = |more: &[&str]| batch(folder.path(), &[&["-i", "in", "-o", "out"], more].concat());
+    let ask = |more: &[&str]| {
+        batch(folder.path(), &[&["-i", "in", "-o", "out", "--cache-blocks", "512"], more].concat())
+    };
     let read = || answers(&fs::read_to_string(path("out")).unwrap());
     // Each says what it needs alone.
-    let small = answers(&batch(folder.path(), &["-i", "in", "--memory", "1"]).stdout);
+    let small =
+        answers(&batch(folder.path(), &["-i", "in", "--cache-blocks", "512", "--memory", "1"]).stdout);
     let needed = |id: &str| -> u64 {
         let error = small[id]["error"].as_str().unwrap();
         error.split_once("at least ").unwrap().1.split(' ').next().unwrap().parse().unwrap()
@@ -523,7 +528,10 @@ fn scoring_stays_within_the_budget() {
     }
     fs::write(folder.path().join("in"), lines).unwrap();
     let score = |memory: &str| {
-        let outcome = batch(folder.path(), &["-i", "in", "--score", "--json", "--memory", memory]);
+        let outcome = batch(
+            folder.path(),
+            &["-i", "in", "--score", "--json", "--cache-blocks", "512", "--memory", memory],
+        );
         let summary: Json = serde_json::from_str(outcome.stderr.trim()).unwrap();
         assert_eq!(summary["answered"], 40, "{summary}");
         (answers(&outcome.stdout), summary["peak_memory_bytes"].as_u64().unwrap())
