@@ -27,7 +27,7 @@ pub struct ModelArguments {
 }
 
 /// More threads than any machine has are a typing error.
-fn parse_threads(text: &str) -> std::result::Result<usize, String> {
+pub fn parse_threads(text: &str) -> std::result::Result<usize, String> {
     let threads: usize = text.parse().map_err(|_| "expected a number".to_string())?;
     if threads <= 1024 { Ok(threads) } else { Err("expected at most 1024".to_string()) }
 }

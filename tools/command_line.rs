@@ -9,7 +9,7 @@ use cinderblock::error::{Error, ErrorKind, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind as UsageErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::verbs::{batch, bench, inspect, logits, perplexity, quantize, run, synthesize, tokenize};
+use crate::verbs::{batch, bench, edit, inspect, logits, perplexity, quantize, run, synthesize, tokenize};
 use crate::{interrupt, output, signals};
 
 /// Run Block Transformer language models on the CPU
@@ -34,7 +34,8 @@ enum Verb {
     // These are far larger than the others.
     Run(Box<run::Arguments>),
     Batch(Box<batch::Arguments>),
-    Quantize(quantize::Arguments),
+    Quantize(Box<quantize::Arguments>),
+    Edit(edit::Arguments),
     Perplexity(perplexity::Arguments),
     Logits(logits::Arguments),
     Inspect(inspect::Arguments),
@@ -100,7 +101,8 @@ fn dispatch(verb: Verb) -> Result<()> {
     match verb {
         Verb::Run(arguments) => run::run(*arguments),
         Verb::Batch(arguments) => batch::run(*arguments),
-        Verb::Quantize(arguments) => quantize::run(arguments),
+        Verb::Quantize(arguments) => quantize::run(*arguments),
+        Verb::Edit(arguments) => edit::run(arguments),
         Verb::Perplexity(arguments) => perplexity::run(arguments),
         Verb::Logits(arguments) => logits::run(arguments),
         Verb::Inspect(arguments) => inspect::run(arguments),

@@ -24,7 +24,7 @@ mod memory;
 mod npy;
 mod output;
 mod plot;
-pub mod quantize;
+mod quantize;
 mod sampling;
 mod signals;
 mod statistics;

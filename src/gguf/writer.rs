@@ -5,7 +5,7 @@
 
 use std::io::{self, Seek, SeekFrom, Write};
 
-use super::{ALIGNMENT, ElementType, MAGIC, VERSION, ValueType};
+use super::{ALIGNMENT, ElementType, MAGIC, VERSION, Value, ValueType};
 
 /// A tensor that will be written: name, type and shape (innermost dimension first).
 #[derive(Clone, Debug)]
@@ -34,7 +34,8 @@ pub struct Writer<W: Write + Seek> {
     header: Vec<u8>,
     keys: u64,
     tensors: Vec<NewTensor>,
-    checksums_at: u64,
+    /// Where the list of checksums is to be, if there is to be one.
+    checksums_at: Option<u64>,
     checksums: Vec<u32>,
     hasher: crc32fast::Hasher,
     written: u64,
@@ -48,7 +49,7 @@ impl<W: Write + Seek> Writer<W> {
             header: Vec::new(),
             keys: 0,
             tensors,
-            checksums_at: 0,
+            checksums_at: None,
             checksums: Vec::new(),
             hasher: crc32fast::Hasher::new(),
             written: 0,
@@ -90,6 +91,28 @@ impl<W: Write + Seek> Writer<W> {
         self.header.extend(value.to_le_bytes());
     }
 
+    /// Adds a value as it was read from another file.
+    pub fn value(&mut self, key: &str, value: &Value<'_>) {
+        let fixed = |kind: ValueType, bytes: [u8; 8]| (kind, bytes);
+        let (kind, bytes) = match *value {
+            Value::Unsigned(kind, value) => fixed(kind, value.to_le_bytes()),
+            Value::Signed(kind, value) => fixed(kind, value.to_le_bytes()),
+            Value::Float(ValueType::F32, value) => {
+                fixed(ValueType::F32, u64::from((value as f32).to_bits()).to_le_bytes())
+            }
+            Value::Float(kind, value) => fixed(kind, value.to_le_bytes()),
+            Value::Bool(value) => fixed(ValueType::Bool, u64::from(value).to_le_bytes()),
+            Value::String(text) => return self.text(key, text),
+            Value::Array(array) => {
+                self.array(key, array.element, array.count);
+                self.header.extend(array.bytes);
+                return;
+            }
+        };
+        self.key(key, kind);
+        self.header.extend(&bytes[..kind.fixed_bytes().unwrap_or(bytes.len())]);
+    }
+
     /// Adds a list of texts.
     pub fn texts<'t>(&mut self, key: &str, values: impl ExactSizeIterator<Item = &'t str>) {
         self.array(key, ValueType::String, values.len());
@@ -110,7 +133,7 @@ impl<W: Write + Seek> Writer<W> {
     pub fn checksums(&mut self, key: &str) {
         let count = self.tensors.len();
         self.array(key, ValueType::U32, count);
-        self.checksums_at = self.header.len() as u64;
+        self.checksums_at = Some(self.header.len() as u64);
         self.header.resize(self.header.len() + 4 * count, 0);
     }
 
@@ -122,7 +145,7 @@ impl<W: Write + Seek> Writer<W> {
         start.extend(VERSION.to_le_bytes());
         start.extend((self.tensors.len() as u64).to_le_bytes());
         start.extend(self.keys.to_le_bytes());
-        self.checksums_at += start.len() as u64;
+        self.checksums_at = self.checksums_at.map(|at| at + start.len() as u64);
 
         let mut offset = 0u64;
         for tensor in std::mem::take(&mut self.tensors) {
@@ -172,9 +195,11 @@ impl<W: Write + Seek> Writer<W> {
 
     /// Fills in the checksums and returns the stream and the number of bytes written.
     pub fn finish(mut self) -> io::Result<(W, u64)> {
-        self.output.seek(SeekFrom::Start(self.checksums_at))?;
-        for checksum in &self.checksums {
-            self.output.write_all(&checksum.to_le_bytes())?;
+        if let Some(at) = self.checksums_at {
+            self.output.seek(SeekFrom::Start(at))?;
+            for checksum in &self.checksums {
+                self.output.write_all(&checksum.to_le_bytes())?;
+            }
         }
         self.output.flush()?;
         Ok((self.output, self.written))

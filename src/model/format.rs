@@ -27,6 +27,8 @@ pub mod keys {
     pub const CHECKSUMS: &str = "blocktransformer.tensor.crc32";
     /// How the types were chosen, as text.
     pub const RECIPE: &str = "blocktransformer.recipe";
+    /// Why prompts are aligned as they are, as text; absent if nobody has said so.
+    pub const ALIGNMENT_REASON: &str = "blocktransformer.prompt_alignment_reason";
     /// The calibration text and how much of it was used, as text; absent without calibration.
     pub const CALIBRATION: &str = "blocktransformer.calibration";
 }
@@ -37,6 +39,8 @@ pub struct Header<'a> {
     pub config: &'a Config,
     /// Every tensor with its type, in file order.
     pub tensors: &'a [(&'a TensorSpec, WeightType)],
+    /// Why prompts are aligned as `config` says.
+    pub alignment_reason: Option<&'a str>,
     /// The Hugging Face tokenizer, as JSON text.
     pub tokenizer: Option<&'a str>,
     /// The token that ends a text.
@@ -56,6 +60,9 @@ impl Header<'_> {
         let tensors = self.tensors.iter().map(|(spec, kind)| spec.describe(*kind)).collect();
         let mut writer = Writer::new(output, tensors);
         self.config.write(&mut writer);
+        if let Some(reason) = self.alignment_reason {
+            writer.text(keys::ALIGNMENT_REASON, reason);
+        }
         if let Some(json) = self.tokenizer {
             writer.text(keys::TOKENIZER, json);
         }

@@ -8,6 +8,7 @@ use std::borrow::BorrowMut;
 use super::room::{check_room, reserve};
 use super::runtime::Runtime;
 use super::sequence::Sequence;
+use crate::cache::CacheType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interrupt::Interrupt;
 use crate::model::{BlockDecoder, Model, Segment, TokenDecoder};
@@ -30,12 +31,14 @@ pub struct Engine {
 pub struct Logits<'e> {
     values: &'e [f32],
     vocabulary: usize,
+    /// What the block decoder's cache holds, which may be the reason for logits that are not finite.
+    cache: CacheType,
 }
 
 impl<'e> Logits<'e> {
     /// Logits `[rows, vocabulary]`.
-    pub(super) fn new(values: &'e [f32], vocabulary: usize) -> Self {
-        Logits { values, vocabulary }
+    pub(super) fn new(values: &'e [f32], vocabulary: usize, cache: CacheType) -> Self {
+        Logits { values, vocabulary, cache }
     }
 
     /// All rows, unchecked.
@@ -46,7 +49,7 @@ impl<'e> Logits<'e> {
     /// A row, `[vocabulary]`.
     ///
     /// # Errors
-    /// If it is not finite, as damaged weights make it.
+    /// If it is not finite, as damaged weights make it, or keys or values that an f16 cache cannot hold.
     ///
     /// # Panics
     /// If there is no such row.
@@ -54,10 +57,14 @@ impl<'e> Logits<'e> {
         let logits = &self.values[row * self.vocabulary..(row + 1) * self.vocabulary];
         match logits.iter().find(|value| !value.is_finite()) {
             None => Ok(logits),
-            Some(value) => Err(Error::new(
-                ErrorKind::Numeric,
-                format!("logits: found {value}, expected finite numbers (is the model file damaged?)"),
-            )),
+            Some(value) => {
+                let reason = match self.cache {
+                    CacheType::F16 => "keys or values may exceed an f16 cache: try --cache-type f32",
+                    _ => "is the model file damaged?",
+                };
+                let detail = format!("logits: found {value}, expected finite numbers ({reason})");
+                Err(Error::new(ErrorKind::Numeric, detail))
+            }
         }
     }
 }
@@ -211,7 +218,8 @@ impl Engine {
             }
         })?;
         sequences.iter_mut().map(S::borrow_mut).for_each(|sequence| sequence.open.note_seen(guess));
-        Ok(Logits::new(logits, vocabulary))
+        let cache = sequences.first().map_or(CacheType::F32, |sequence| sequence.borrow().cache.kind());
+        Ok(Logits::new(logits, vocabulary, cache))
     }
 
     /// Prepares sequences for a pass of the token decoder: none is empty, each has a token that the decoder has not seen,

@@ -80,7 +80,7 @@ impl Scorer {
                 team.region(|region| {
                     teacher_forced(region, model, decoder, slab, contexts, targets, logits)
                 })?;
-                let logits = Logits::new(logits, config.vocabulary);
+                let logits = Logits::new(logits, config.vocabulary, cache.kind());
                 for (row, target) in targets.iter().enumerate() {
                     each(*target, logits.row(row)?)?;
                 }

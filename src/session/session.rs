@@ -7,6 +7,7 @@ use super::options::SessionOptions;
 use super::room::reserve;
 use super::runtime::Runtime;
 use super::sequence::Sequence;
+use crate::cache::CacheType;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::model::Model;
@@ -23,6 +24,7 @@ pub(crate) struct KnownLogits {
     /// Of the next token, and after each token of the guess: `[block_length, vocabulary]`.
     values: Vec<f32>,
     vocabulary: usize,
+    cache: CacheType,
     guess: Vec<u32>,
     /// The row of the next token.
     row: Option<usize>,
@@ -33,13 +35,14 @@ impl KnownLogits {
     ///
     /// # Errors
     /// If that cannot be allocated.
-    fn new(model: &Model) -> Result<KnownLogits> {
+    fn new(model: &Model, cache: CacheType) -> Result<KnownLogits> {
         let config = model.config();
         let mut values = Vec::new();
         reserve(&mut values, config.block_length.saturating_mul(config.vocabulary), "logits of a block")?;
         Ok(KnownLogits {
             values,
             vocabulary: config.vocabulary,
+            cache,
             guess: Vec::with_capacity(config.block_length),
             row: None,
         })
@@ -64,7 +67,7 @@ impl KnownLogits {
     /// # Errors
     /// If they are not finite.
     pub(crate) fn current(&self) -> Option<Result<&[f32]>> {
-        Some(Logits::new(&self.values, self.vocabulary).row(self.row?))
+        Some(Logits::new(&self.values, self.vocabulary, self.cache).row(self.row?))
     }
 
     /// Follows tokens that were added: the logits after them are known if all were guessed and the block is still open.
@@ -83,7 +86,8 @@ impl Runtime {
         let sequence = self.sequence(options)?;
         let mut engine = self.engine();
         engine.reserve(1, options.cache_blocks_for(self.model()))?;
-        Ok(Session { engine, sequence, known: KnownLogits::new(self.model())? })
+        let known = KnownLogits::new(self.model(), sequence.cache.kind())?;
+        Ok(Session { engine, sequence, known })
     }
 }
 

@@ -8,6 +8,7 @@ mod batch;
 mod batch_command;
 #[cfg(target_os = "linux")]
 mod c_library;
+mod checkpoints;
 mod command_line;
 mod control;
 #[cfg(target_os = "linux")]

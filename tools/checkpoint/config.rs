@@ -1,44 +1,123 @@
-//! The authors' trainer configuration: which model a checkpoint holds.
+//! The authors' trainer configuration, and the `config.json` of a part: which model a checkpoint holds.
+//!
+//! Every key of a section that describes the model is obeyed, known to change nothing, or refused by name.
 
+use std::cell::Cell;
 use std::path::Path;
 
 use cinderblock::error::{Error, Result};
-use cinderblock::model::{Alignment, Strategy};
-use serde_yaml_ng::Value;
+use cinderblock::model::Strategy;
+
+use super::yaml::Value;
 
 /// No configuration is longer; it is read whole.
 const MAX_BYTES: u64 = 32 << 10;
 
-/// What the configuration says; sizes that it repeats are compared with the tensors, which decide.
-pub struct TrainerConfig {
-    pub name: String,
-    pub block_length: usize,
+/// What is known of a model before its tensors are looked at. Sizes are compared with the tensors, which decide; what
+/// is not given is found from them, as far as they decide it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    pub name: Option<String>,
+    pub block_length: Option<usize>,
     pub max_length: Option<usize>,
-    pub projection_layer: bool,
+    pub projection_layer: Option<bool>,
     pub embedding: Option<usize>,
-    pub strategy: Strategy,
-    pub alignment: Alignment,
+    pub strategy: Option<Strategy>,
+    /// Whether the first block of a text was padded from the left in training, by a random amount.
+    pub padded: Option<bool>,
     pub expansion_ratio: Option<usize>,
-    pub block_decoder: StackSection,
-    pub token_decoder: StackSection,
+    /// The name of the tokenizer, as the authors call it.
+    pub tokenizer: Option<String>,
+    pub block_decoder: StackFacts,
+    pub token_decoder: StackFacts,
 }
 
-/// The `config` of one decoder.
-pub struct StackSection {
-    pub layers: usize,
+/// What is known of one decoder.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StackFacts {
+    pub layers: Option<usize>,
     pub hidden: Option<usize>,
     pub heads: Option<usize>,
     pub feed_forward: Option<usize>,
     pub vocabulary: Option<usize>,
-    pub rotary_fraction: f64,
-    pub rotary_base: f64,
-    pub epsilon: f64,
+    pub rotary_fraction: Option<f64>,
+    pub rotary_base: Option<f64>,
+    pub epsilon: Option<f64>,
+    /// Whether the vocabulary head is the table of embeddings.
+    pub tied: Option<bool>,
+    /// Whether the linear layers of attention have biases.
+    pub attention_bias: Option<bool>,
+}
+
+impl StackFacts {
+    /// Adds what another description of the same decoder gives.
+    ///
+    /// # Errors
+    /// If the two contradict each other; `name` is that of the other.
+    pub fn merge(&mut self, other: &StackFacts, name: &str) -> Result<()> {
+        fn one<T: PartialEq + Copy + std::fmt::Display>(
+            own: &mut Option<T>,
+            other: Option<T>,
+            key: &str,
+            name: &str,
+        ) -> Result<()> {
+            match (*own, other) {
+                (Some(own), Some(other)) if own != other => Err(Error::mismatch(
+                    format!("{name}: {key}"),
+                    other,
+                    format!("{own}, as the trainer configuration has it"),
+                )),
+                _ => {
+                    *own = own.or(other);
+                    Ok(())
+                }
+            }
+        }
+        one(&mut self.layers, other.layers, "num_hidden_layers", name)?;
+        one(&mut self.hidden, other.hidden, "hidden_size", name)?;
+        one(&mut self.heads, other.heads, "num_attention_heads", name)?;
+        one(&mut self.feed_forward, other.feed_forward, "intermediate_size", name)?;
+        one(&mut self.rotary_fraction, other.rotary_fraction, "rotary_pct", name)?;
+        one(&mut self.rotary_base, other.rotary_base, "rotary_emb_base", name)?;
+        one(&mut self.epsilon, other.epsilon, "layer_norm_eps", name)?;
+        one(&mut self.tied, other.tied, "tie_word_embeddings", name)?;
+        one(&mut self.attention_bias, other.attention_bias, "attention_bias", name)
+    }
+}
+
+/// Keys to pass over (`--ignore-key`): a whole path or its last part.
+pub struct Ignored(Vec<(String, Cell<bool>)>);
+
+impl Ignored {
+    pub fn new(names: &[String]) -> Ignored {
+        Ignored(names.iter().map(|name| (name.clone(), Cell::new(false))).collect())
+    }
+
+    fn has(&self, path: &str) -> bool {
+        let names = |name: &str| {
+            path.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+        };
+        let found = self.0.iter().find(|(name, _)| names(name));
+        found.inspect(|(_, used)| used.set(true)).is_some()
+    }
+
+    /// # Errors
+    /// If a name was that of no key.
+    pub fn check(&self) -> Result<()> {
+        match self.0.iter().find(|(_, used)| !used.get()) {
+            None => Ok(()),
+            Some((name, _)) => {
+                Err(Error::argument(format!("--ignore-key: the configuration has no key {name:?}")))
+            }
+        }
+    }
 }
 
 /// A place in the document.
 struct Section<'v> {
     path: String,
     value: &'v Value,
+    ignored: &'v Ignored,
 }
 
 impl<'v> Section<'v> {
@@ -46,26 +125,38 @@ impl<'v> Section<'v> {
         if self.path.is_empty() { key.to_string() } else { format!("{}.{key}", self.path) }
     }
 
+    /// The value of a key, null included.
+    fn raw(&self, key: &str) -> Option<&'v Value> {
+        self.value.get(key).filter(|_| !self.ignored.has(&self.path(key)))
+    }
+
     fn get(&self, key: &str) -> Option<&'v Value> {
-        self.value.get(key).filter(|value| !value.is_null())
+        self.raw(key).filter(|value| **value != Value::Null)
     }
 
     fn missing(&self, key: &str) -> Error {
         Error::format(format!("key {} is missing", self.path(key)))
     }
 
-    fn section(&self, key: &str) -> Result<Section<'v>> {
-        let value = self.get(key).ok_or_else(|| self.missing(key))?;
-        if !value.is_mapping() {
-            return Err(Error::mismatch(self.path(key), text_of(value), "a section"));
+    fn mismatch(&self, key: &str, value: &Value, expected: &str) -> Error {
+        Error::mismatch(self.path(key), value, expected)
+    }
+
+    fn optional(&self, key: &str) -> Result<Option<Section<'v>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        if !matches!(value, Value::Map(_)) {
+            return Err(self.mismatch(key, value, "a section"));
         }
-        Ok(Section { path: self.path(key), value })
+        Ok(Some(Section { path: self.path(key), value, ignored: self.ignored }))
+    }
+
+    fn section(&self, key: &str) -> Result<Section<'v>> {
+        self.optional(key)?.ok_or_else(|| self.missing(key))
     }
 
     fn text(&self, key: &str) -> Result<Option<&'v str>> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let text = value.as_str();
-        text.map(Some).ok_or_else(|| Error::mismatch(self.path(key), text_of(value), "text"))
+        value.as_text().map(Some).ok_or_else(|| self.mismatch(key, value, "text"))
     }
 
     fn required_text(&self, key: &str) -> Result<&'v str> {
@@ -75,8 +166,7 @@ impl<'v> Section<'v> {
     fn integer(&self, key: &str) -> Result<Option<usize>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let number = value.as_u64().filter(|number| (1..=1 << 32).contains(number));
-        let number =
-            number.ok_or_else(|| Error::mismatch(self.path(key), text_of(value), "a positive integer"))?;
+        let number = number.ok_or_else(|| self.mismatch(key, value, "a positive integer"))?;
         Ok(Some(number as usize))
     }
 
@@ -84,196 +174,407 @@ impl<'v> Section<'v> {
         self.integer(key)?.ok_or_else(|| self.missing(key))
     }
 
-    fn float(&self, key: &str, default: f64) -> Result<f64> {
-        let Some(value) = self.get(key) else { return Ok(default) };
+    fn float(&self, key: &str) -> Result<Option<f64>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
         let number = value.as_f64().filter(|number| number.is_finite() && *number >= 0.0);
-        number.ok_or_else(|| Error::mismatch(self.path(key), text_of(value), "a non-negative number"))
+        number.map(Some).ok_or_else(|| self.mismatch(key, value, "a non-negative number"))
     }
 
-    /// A key that, where it is given, must have one value, because nothing else is implemented.
-    fn only(&self, key: &str, expected: &str) -> Result<()> {
+    fn flag(&self, key: &str) -> Result<Option<bool>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| self.mismatch(key, value, "true or false"))
+    }
+
+    /// A key that, where it is given, must have one of some values, because nothing else is implemented.
+    fn only(&self, key: &str, expected: &[&str]) -> Result<()> {
         let Some(value) = self.get(key) else { return Ok(()) };
-        let found = text_of(value);
-        if found == expected {
+        let found = value.to_string();
+        if expected.contains(&found.as_str()) {
             return Ok(());
         }
+        let expected = expected.join(" and ");
         Err(Error::unsupported(format!("{}: found {found}, only {expected} is supported", self.path(key))))
     }
 
-    fn required_only(&self, key: &str, expected: &str) -> Result<()> {
+    fn required_only(&self, key: &str, expected: &[&str]) -> Result<()> {
         self.get(key).ok_or_else(|| self.missing(key))?;
         self.only(key, expected)
     }
+
+    /// Refuses keys that nobody here knows: one of them may change what the model computes.
+    fn known(&self, lists: &[&[&str]]) -> Result<()> {
+        let Value::Map(entries) = self.value else { return Ok(()) };
+        let unknown = |key: &&String| !lists.iter().any(|list| list.contains(&key.as_str()));
+        match entries
+            .iter()
+            .map(|(key, _)| key)
+            .filter(unknown)
+            .find(|key| !self.ignored.has(&self.path(key)))
+        {
+            None => Ok(()),
+            Some(key) => {
+                let path = self.path(key);
+                let detail =
+                    format!("unknown key {path}: if it does not change the model, --ignore-key {path}");
+                Err(Error::unsupported(detail))
+            }
+        }
+    }
 }
 
-fn text_of(value: &Value) -> String {
-    let text = match value {
-        Value::String(text) => text.clone(),
-        Value::Mapping(_) => "a section".to_string(),
-        Value::Sequence(_) => "a list".to_string(),
-        _ => serde_yaml_ng::to_string(value).unwrap_or_default().trim().to_string(),
-    };
-    text.chars().take(60).collect()
+/// Keys of a GPT-NeoX configuration that are read here.
+const STACK_KEYS: [&str; 15] = [
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "rotary_pct",
+    "partial_rotary_factor",
+    "rotary_emb_base",
+    "rope_theta",
+    "rope_parameters",
+    "rope_scaling",
+    "layer_norm_eps",
+    "hidden_act",
+    "use_parallel_residual",
+    "attention_bias",
+];
+/// Further ones that are read.
+const MORE_STACK_KEYS: [&str; 3] = ["tie_word_embeddings", "bos_token_id", "model_type"];
+
+/// Keys of any Hugging Face configuration that change nothing that is computed here: training, bookkeeping, and what
+/// another part or the generating program reads.
+const HARMLESS_KEYS: [&str; 73] = [
+    "_name_or_path",
+    "name_or_path",
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "attn_implementation",
+    "architectures",
+    "auto_map",
+    "torch_dtype",
+    "dtype",
+    "transformers_version",
+    "use_cache",
+    "return_dict",
+    "output_hidden_states",
+    "output_attentions",
+    "torchscript",
+    "use_bfloat16",
+    "tf_legacy_loss",
+    "pruned_heads",
+    "chunk_size_feed_forward",
+    "gradient_checkpointing",
+    "initializer_range",
+    "hidden_dropout",
+    "attention_dropout",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "max_position_embeddings",
+    "eos_token_id",
+    "pad_token_id",
+    "sep_token_id",
+    "cls_token_id",
+    "mask_token_id",
+    "decoder_start_token_id",
+    "finetuning_task",
+    "id2label",
+    "label2id",
+    "num_labels",
+    "tokenizer_class",
+    "prefix",
+    "problem_type",
+    "task_specific_params",
+    "use_flash_attention_2",
+    "max_length",
+    "min_length",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "num_beams",
+    "repetition_penalty",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "bad_words_ids",
+    "length_penalty",
+    "early_stopping",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "num_beam_groups",
+    "diversity_penalty",
+    "typical_p",
+    "num_return_sequences",
+    "output_scores",
+    "return_dict_in_generate",
+    "remove_invalid_values",
+    "exponential_decay_length_penalty",
+    "is_decoder",
+    "is_encoder_decoder",
+    "tie_encoder_decoder",
+    "add_cross_attention",
+    "cross_attention_hidden_size",
+    "_commit_hash",
+];
+
+/// One number that several keys may give; where more than one does, they agree.
+fn agreeing(given: &[(String, Option<f64>)]) -> Result<Option<f64>> {
+    let mut given = given.iter().filter_map(|(path, value)| Some((path, (*value)?)));
+    let Some((path, value)) = given.next() else { return Ok(None) };
+    match given.find(|(_, other)| *other != value) {
+        None => Ok(Some(value)),
+        Some((other, found)) => Err(Error::mismatch(other, found, format!("{value}, as {path} has it"))),
+    }
 }
 
-fn stack(document: &Section<'_>, name: &str) -> Result<StackSection> {
-    let decoder = document.section(name)?;
-    decoder.required_only("cls", "gpt-neo-x")?;
-    let config = decoder.section("config")?;
-    config.only("hidden_act", "gelu")?;
-    config.only("use_parallel_residual", "true")?;
-    config.only("attention_bias", "true")?;
-    Ok(StackSection {
-        layers: config.required_integer("num_hidden_layers")?,
+/// Reads the settings of a GPT-NeoX.
+fn stack_settings(config: &Section<'_>) -> Result<StackFacts> {
+    config.only("model_type", &["gpt_neox"])?;
+    // Both are the exact form.
+    config.only("hidden_act", &["gelu", "gelu_python"])?;
+    if config.flag("use_parallel_residual")? == Some(false) {
+        config.only("use_parallel_residual", &["true"])?;
+    }
+    let (mut fraction, mut base) = (Vec::new(), Vec::new());
+    for key in ["rotary_pct", "partial_rotary_factor"] {
+        fraction.push((config.path(key), config.float(key)?));
+    }
+    for key in ["rotary_emb_base", "rope_theta"] {
+        base.push((config.path(key), config.float(key)?));
+    }
+    for key in ["rope_parameters", "rope_scaling"] {
+        let Some(rope) = config.optional(key)? else { continue };
+        for kind in ["rope_type", "type"] {
+            rope.only(kind, &["default"])?;
+        }
+        rope.known(&[&["rope_type", "type", "rope_theta", "partial_rotary_factor"]])?;
+        fraction.push((rope.path("partial_rotary_factor"), rope.float("partial_rotary_factor")?));
+        base.push((rope.path("rope_theta"), rope.float("rope_theta")?));
+    }
+    Ok(StackFacts {
+        layers: config.integer("num_hidden_layers")?,
         hidden: config.integer("hidden_size")?,
         heads: config.integer("num_attention_heads")?,
         feed_forward: config.integer("intermediate_size")?,
         vocabulary: config.integer("vocab_size")?,
-        rotary_fraction: config.float("rotary_pct", 0.25)?,
-        rotary_base: config.float("rotary_emb_base", 10000.0)?,
-        epsilon: config.float("layer_norm_eps", 1e-5)?,
+        rotary_fraction: agreeing(&fraction)?,
+        rotary_base: agreeing(&base)?,
+        epsilon: config.float("layer_norm_eps")?,
+        tied: config.flag("tie_word_embeddings")?,
+        attention_bias: config.flag("attention_bias")?,
     })
 }
 
-/// The alignment that fits the training. Models that say nothing are padded as the authors' program pads.
-fn alignment(document: &Section<'_>) -> Result<Alignment> {
-    let key = "random_pad_first_block";
-    let Some(value) = document.get(key) else { return Ok(Alignment::Left) };
-    let padded = value.as_bool();
-    let padded =
-        padded.ok_or_else(|| Error::mismatch(document.path(key), text_of(value), "true or false"))?;
-    Ok(if padded { Alignment::Left } else { Alignment::Tail })
+/// Heads of the Pythia models: what a decoder has that was initialized from one of them whole.
+const PYTHIA_HEADS: [(&str, usize); 10] = [
+    ("pythia-14m", 4),
+    ("pythia-31m", 8),
+    ("pythia-70m", 8),
+    ("pythia-160m", 12),
+    ("pythia-410m", 16),
+    ("pythia-1b", 8),
+    ("pythia-1.4b", 16),
+    ("pythia-2.8b", 32),
+    ("pythia-6.9b", 32),
+    ("pythia-12b", 40),
+];
+
+/// Reads one decoder of a trainer configuration. What its `config` leaves out is that of the model it names.
+fn stack(document: &Section<'_>, name: &str) -> Result<StackFacts> {
+    let decoder = document.section(name)?;
+    decoder.required_only("cls", &["gpt-neo-x"])?;
+    let config = decoder.section("config")?;
+    config.required_integer("num_hidden_layers")?;
+    let mut facts = stack_settings(&config)?;
+    config.known(&[&STACK_KEYS, &MORE_STACK_KEYS, &HARMLESS_KEYS])?;
+    let base = decoder.text("model_name_or_path")?.unwrap_or("EleutherAI/pythia-410m-deduped");
+    let is_pythia = |part: &&str| part.starts_with("pythia-");
+    let Some(size) = base.split('/').rfind(is_pythia) else {
+        let path = decoder.path("model_name_or_path");
+        return Err(Error::unsupported(format!(
+            "{path}: found {base}, whose settings are not known here, only those of EleutherAI's pythia models; if \
+             they are the same, --ignore-key {path}"
+        )));
+    };
+    // The trainer's rule for the number of heads is for decoders that are built from `config`; one that is loaded
+    // whole keeps the heads that it has.
+    if decoder.flag("use_pretrained_weights")? == Some(true) && facts.heads.is_none() {
+        let names =
+            |name: &str| size.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+        facts.heads = PYTHIA_HEADS.iter().find(|(name, _)| names(name)).map(|(_, heads)| *heads);
+    }
+    Ok(facts)
 }
 
-/// Refuses YAML's anchors and aliases: no trainer writes them, and a few hundred bytes of them can stand for
-/// gigabytes.
-fn refuse_aliases(bytes: &[u8]) -> Result<()> {
-    for window in bytes.windows(3) {
-        let starts = b" \t\n[{,:-".contains(&window[0]);
-        if starts && b"&*".contains(&window[1]) && !window[2].is_ascii_whitespace() {
-            return Err(Error::unsupported("YAML anchors and aliases (& and *) are not supported"));
+/// The length of a block, from either of the two keys that give it.
+fn block_length(document: &Section<'_>) -> Result<usize> {
+    let own = document.integer("block_length")?;
+    let Some(split) = document.optional("block_split")? else {
+        return document.required_integer("block_length");
+    };
+    split.only("distribution", &["fixed"])?;
+    split.known(&[&["distribution", "distribution_kwargs"]])?;
+    let Some(settings) = split.optional("distribution_kwargs")? else {
+        return document.required_integer("block_length");
+    };
+    settings.known(&[&["length"]])?;
+    match (own, settings.integer("length")?) {
+        (Some(own), Some(length)) if own != length => {
+            Err(Error::mismatch(settings.path("length"), length, format!("{own}, as block_length has it")))
         }
+        (own, length) => own.or(length).ok_or_else(|| document.missing("block_length")),
     }
-    Ok(())
 }
 
-impl TrainerConfig {
-    /// Reads `config.yaml`.
-    pub fn read(path: &Path) -> Result<TrainerConfig> {
-        let io = |error: std::io::Error| Error::io(path, &error);
-        let metadata = std::fs::metadata(path).map_err(io)?;
-        if !metadata.is_file() || metadata.len() > MAX_BYTES {
-            let error = Error::mismatch("configuration", format!("{} bytes", metadata.len()), "a small file");
-            return Err(error.in_file(path));
-        }
-        let bytes = std::fs::read(path).map_err(io)?;
-        Self::parse(&bytes).map_err(|error| error.in_file(path))
+/// The tokenizer, of which there must be one: tokens are not mapped from one to another.
+fn tokenizer(document: &Section<'_>) -> Result<Option<String>> {
+    match document.get("tokenizer") {
+        Some(Value::Text(name)) => return Ok(Some(name.clone())),
+        None => return Ok(None),
+        Some(_) => {}
+    }
+    let section = document.section("tokenizer")?;
+    let (embedder, decoder) = (section.text("embedder")?, section.text("token_decoder")?);
+    section.known(&[&["embedder", "token_decoder"]])?;
+    if let (Some(embedder), Some(decoder)) = (embedder, decoder)
+        && embedder != decoder
+    {
+        return Err(Error::unsupported(format!(
+            "tokenizer: found {embedder} for the embedder and {decoder} for the token decoder, which takes a token \
+             mapper; only one tokenizer for both is supported"
+        )));
+    }
+    Ok(embedder.or(decoder).map(String::from))
+}
+
+/// Reads the embedder: whether it has a projection layer, and the width of its table.
+fn embedder(document: &Section<'_>) -> Result<(bool, Option<usize>)> {
+    let embedder = document.section("embedder")?;
+    embedder.required_only("cls", &["lookup"])?;
+    embedder.only("n_embedding_tokens", &["1"])?;
+    let projection = embedder.text("projection_method")?.unwrap_or("concat");
+    if !["concat", "projection_layer"].contains(&projection) {
+        return Err(Error::unsupported(format!(
+            "embedder.projection_method: found {projection}, only concat and projection_layer are supported"
+        )));
+    }
+    let config = embedder.optional("config")?;
+    let embedding = config.as_ref().map(|config| config.integer("hidden_size")).transpose()?.flatten();
+    embedder.known(&[&[
+        "cls",
+        "model_name_or_path",
+        "use_pretrained_weights",
+        "n_cls_tokens",
+        "n_embedding_tokens",
+        "projection_method",
+        "projection_hidden_size",
+        "init_projection",
+        "attn_implementation",
+        "config",
+    ]])?;
+    if let Some(config) = config {
+        config.known(&[&["vocab_size", "hidden_size", "bos_token_id", "model_type"], &HARMLESS_KEYS])?;
+    }
+    Ok((projection == "projection_layer", embedding))
+}
+
+/// Reads a small regular file.
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let io = |error: std::io::Error| Error::io(path, &error);
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    if !metadata.is_file() || metadata.len() > MAX_BYTES {
+        let error = Error::mismatch("configuration", format!("{} bytes", metadata.len()), "a small file");
+        return Err(error.in_file(path));
+    }
+    std::fs::read(path).map_err(io)
+}
+
+impl Facts {
+    /// Reads a trainer configuration.
+    ///
+    /// # Errors
+    /// If it cannot be read, a key is missing, unknown or has no sensible value, or the model is of a kind that is not
+    /// supported.
+    pub fn read(path: &Path, ignored: &Ignored) -> Result<Facts> {
+        Self::parse(&read(path)?, ignored).map_err(|error| error.in_file(path))
     }
 
-    fn parse(bytes: &[u8]) -> Result<TrainerConfig> {
-        refuse_aliases(bytes)?;
-        let value: Value = serde_yaml_ng::from_slice(bytes)
-            .map_err(|error| Error::format(format!("not valid YAML: {error}")))?;
-        if !value.is_mapping() {
-            return Err(Error::mismatch("configuration", text_of(&value), "YAML with sections"));
+    fn parse(bytes: &[u8], ignored: &Ignored) -> Result<Facts> {
+        let value = Value::parse(bytes)?;
+        if !matches!(value, Value::Map(_)) {
+            return Err(Error::mismatch("configuration", value, "YAML with sections"));
         }
-        let document = Section { path: String::new(), value: &value };
-        let embedder = document.section("embedder")?;
-        embedder.required_only("cls", "lookup")?;
-        embedder.only("n_embedding_tokens", "1")?;
-        let projection = embedder.text("projection_method")?.unwrap_or("concat");
-        if !["concat", "projection_layer"].contains(&projection) {
-            return Err(Error::unsupported(format!(
-                "embedder.projection_method: found {projection}, only concat and projection_layer are supported"
-            )));
+        let document = Section { path: String::new(), value: &value, ignored };
+        let name = document.text("name")?;
+        if document.get("model").is_some() && document.get("embedder").is_none() {
+            return Err(vanilla(name.unwrap_or("the model")));
         }
-        let embedding = match embedder.get("config") {
-            None => None,
-            Some(_) => embedder.section("config")?.integer("hidden_size")?,
-        };
+        let (projection_layer, embedding) = embedder(&document)?;
         let block_decoder = stack(&document, "block_decoder")?;
-        let token_decoder = document.section("token_decoder")?;
-        token_decoder.required_only("cls", "gpt-neo-x")?;
-        token_decoder.only("expansion_method", "expansion_layer")?;
-        let strategy = token_decoder.required_text("decoding_strategy")?;
+        let token = document.section("token_decoder")?;
+        token.required_only("cls", &["gpt-neo-x"])?;
+        if token.raw("expansion_method") == Some(&Value::Null) {
+            return Err(Error::unsupported(
+                "token_decoder.expansion_method: found null, only expansion_layer is supported",
+            ));
+        }
+        token.only("expansion_method", &["expansion_layer"])?;
+        let strategy = token.required_text("decoding_strategy")?;
         let strategy = Strategy::from_name(strategy).ok_or_else(|| {
             Error::unsupported(format!(
                 "token_decoder.decoding_strategy: found {strategy}, only prefix and summation are supported"
             ))
         })?;
-        Ok(TrainerConfig {
-            name: document.text("name")?.unwrap_or("block-transformer").to_string(),
-            block_length: document.required_integer("block_length")?,
+        let facts = Facts {
+            name: name.map(String::from),
+            block_length: Some(block_length(&document)?),
             max_length: document.integer("max_length")?,
-            projection_layer: projection == "projection_layer",
+            projection_layer: Some(projection_layer),
             embedding,
-            strategy,
-            alignment: alignment(&document)?,
-            expansion_ratio: token_decoder.integer("expansion_ratio")?,
+            strategy: Some(strategy),
+            padded: document.flag("random_pad_first_block")?,
+            expansion_ratio: token.integer("expansion_ratio")?,
+            tokenizer: tokenizer(&document)?,
             block_decoder,
             token_decoder: stack(&document, "token_decoder")?,
-        })
+        };
+        if strategy == Strategy::Summation {
+            // The token that stands before a block's first one.
+            token.section("config")?.only("bos_token_id", &["0"])?;
+        }
+        let decoder =
+            ["cls", "model_name_or_path", "use_pretrained_weights", "attn_implementation", "config"];
+        document.section("block_decoder")?.known(&[&decoder, &["loss_name"]])?;
+        let own = ["expansion_method", "expansion_ratio", "decoding_strategy", "init_expansion"];
+        token.known(&[&decoder, &own])?;
+        Ok(facts)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MAIN: &str = include_str!("../../tests/cases/main/config.yaml");
-
-    fn error(text: &str) -> String {
-        TrainerConfig::parse(text.as_bytes()).err().map(|error| error.to_string()).unwrap_or_default()
+impl StackFacts {
+    /// Reads the `config.json` that a decoder was saved with.
+    ///
+    /// # Errors
+    /// As [`Facts::read`].
+    pub fn read(path: &Path, ignored: &Ignored) -> Result<StackFacts> {
+        let parse = |bytes: Vec<u8>| {
+            let value = Value::parse(&bytes)?;
+            let section = Section { path: String::new(), value: &value, ignored };
+            let facts = stack_settings(&section)?;
+            section.known(&[&STACK_KEYS, &MORE_STACK_KEYS, &HARMLESS_KEYS])?;
+            Ok(facts)
+        };
+        read(path).and_then(parse).map_err(|error: Error| error.in_file(path))
     }
+}
 
-    #[test]
-    fn what_is_not_supported_is_refused_by_name() {
-        assert!(TrainerConfig::parse(MAIN.as_bytes()).is_ok());
-        for (from, to, expected) in [
-            ("cls: lookup", "cls: roberta_cls", "embedder.cls: found roberta_cls, only lookup"),
-            ("cls: lookup", "cls: t5", "embedder.cls: found t5, only lookup"),
-            (
-                "block_decoder:\n  cls: gpt-neo-x",
-                "block_decoder:\n  cls: gpt-neo",
-                "block_decoder.cls: found gpt-neo,",
-            ),
-            ("token_decoder:\n  cls: gpt-neo-x", "token_decoder:\n  cls: t5", "token_decoder.cls: found t5,"),
-            ("n_embedding_tokens: 1", "n_embedding_tokens: 2", "n_embedding_tokens: found 2, only 1"),
-            (
-                "decoding_strategy: prefix",
-                "decoding_strategy: cross_attention",
-                "found cross_attention, only prefix",
-            ),
-            ("projection_method: concat", "projection_method: mean", "found mean, only concat"),
-        ] {
-            let text = MAIN.replacen(from, to, 1);
-            assert_ne!(text, MAIN);
-            assert!(error(&text).contains(expected), "{}", error(&text));
-        }
-    }
-
-    #[test]
-    fn models_trained_without_padding_are_not_padded() {
-        let alignment = |line: &str| TrainerConfig::parse(format!("{line}\n{MAIN}").as_bytes());
-        assert_eq!(alignment("").unwrap().alignment, Alignment::Left);
-        assert_eq!(alignment("random_pad_first_block: true").unwrap().alignment, Alignment::Left);
-        assert_eq!(alignment("random_pad_first_block: false").unwrap().alignment, Alignment::Tail);
-        assert!(
-            error(&format!("random_pad_first_block: 3\n{MAIN}")).contains("found 3, expected true or false")
-        );
-    }
-
-    #[test]
-    fn a_missing_key_is_named() {
-        for key in
-            ["block_length", "cls", "decoding_strategy", "num_hidden_layers", "embedder", "token_decoder"]
-        {
-            let at = MAIN.rfind(&format!("{key}:")).unwrap();
-            let text = format!("{}x_{}", &MAIN[..at], &MAIN[at..]);
-            assert!(error(&text).contains(&format!("{key} is missing")), "{key}: {}", error(&text));
-        }
-        for text in ["", "just text", "- a\n- b", "a: [", "block_length: four"] {
-            assert_ne!(error(text), "");
-        }
-    }
+/// Why an ordinary GPT-NeoX is refused.
+pub fn vanilla(name: &str) -> Error {
+    Error::unsupported(format!(
+        "{name} is a vanilla GPT-NeoX model without blocks; only Block Transformers are supported"
+    ))
 }

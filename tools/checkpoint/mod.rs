@@ -1,24 +1,62 @@
-//! A checkpoint in the authors' layout: `config.yaml`, `model.safetensors` and perhaps `tokenizer.json`.
+//! A checkpoint as trainers leave it: weights in any of their forms, a configuration or what the tensors say of it,
+//! and perhaps a tokenizer.
 
 mod config;
+mod published;
 mod safetensors;
+mod shapes;
+mod source;
+mod tokenizer;
+mod yaml;
 
 use std::path::{Path, PathBuf};
 
 use cinderblock::error::{Error, Result};
-use cinderblock::generation::tokenizer::Tokenizer;
-use cinderblock::model::{Config, Projection, Role, StackConfig, Strategy, TensorSpec};
+use cinderblock::model::{Alignment, Config, Role, TensorSpec};
 
-use config::{StackSection, TrainerConfig};
+use config::{Facts, Ignored, StackFacts};
 use safetensors::Tensors;
+use shapes::Shapes;
+use source::{Source, Weights};
+pub use tokenizer::{EndToken, Lexicon, end_token as find_end_token, read_tokenizer};
+pub use yaml::without_mark;
+
+/// What a person may say of a checkpoint beside its path.
+#[derive(Default)]
+pub struct CheckpointOptions {
+    /// The trainer configuration, wherever the checkpoint has another or none.
+    pub config: Option<PathBuf>,
+    /// The `tokenizer.json`, or the folder that holds it.
+    pub tokenizer: Option<PathBuf>,
+    /// The token that ends a text.
+    pub end_token: Option<EndToken>,
+    pub alignment: Option<Alignment>,
+    /// A name for the model.
+    pub name: Option<String>,
+    /// Keys of the configuration to pass over.
+    pub ignore_keys: Vec<String>,
+}
 
 /// An opened checkpoint: its shape is known and checked, its weights are still in the files.
 pub struct Checkpoint {
     pub config: Config,
-    /// The tokenizer's JSON text, and the token that ends a text.
-    pub tokenizer: Option<(String, Option<u32>)>,
+    /// Why prompts are aligned as they are.
+    pub alignment_reason: String,
+    /// The tokenizer's JSON text.
+    pub tokenizer: Option<String>,
+    /// The token that ends a text.
+    pub end_token: Option<u32>,
+    /// Where everything was found, and what was inferred: what it is, and a line.
+    pub notes: Vec<(&'static str, String)>,
+    /// Files that were read.
+    files: Vec<PathBuf>,
+    /// Folders in which the next run would look for files.
+    folders: Vec<PathBuf>,
     tensors: Tensors,
-    folder: PathBuf,
+    /// The vocabulary head is the token decoder's table.
+    tied: bool,
+    /// Stacks whose attention has no biases: here it has biases of 0.
+    unbiased: Vec<&'static str>,
 }
 
 /// Authors' names of the layers' parts, beside ours.
@@ -58,21 +96,90 @@ fn source_name(name: &str) -> String {
 }
 
 impl Checkpoint {
-    /// Opens a folder.
-    pub fn open(folder: &Path) -> Result<Checkpoint> {
-        let metadata = std::fs::metadata(folder).map_err(|error| Error::io(folder, &error))?;
-        if !metadata.is_dir() {
-            let error =
-                Error::mismatch("checkpoint", "a file", "a folder with config.yaml and model.safetensors");
-            return Err(error.in_file(folder));
+    /// Opens a checkpoint; `say` gets a line where that takes long.
+    ///
+    /// # Errors
+    /// The first thing that is missing, contradictory or not supported.
+    pub fn open(
+        path: &Path,
+        options: &CheckpointOptions,
+        say: &dyn Fn(&str) -> Result<()>,
+    ) -> Result<Checkpoint> {
+        let source = Source::find(path, say)?;
+        let ignored = Ignored::new(&options.ignore_keys);
+        let mut notes = vec![("weights", source.weights.path().display().to_string())];
+        let name = source.name().unwrap_or_else(|| "block-transformer".to_string());
+        let (mut facts, config_path) = find_config(options.config.as_deref(), &source, &name, &ignored)?;
+        let tensors = source.weights.open()?;
+        shapes::check_kind(&tensors, &name)?;
+        let mut files: Vec<PathBuf> = tensors.files().map(Path::to_path_buf).collect();
+        if let Weights::Parts(folder) = &source.weights {
+            files.extend(merge_parts(&mut facts, folder, &ignored)?);
         }
-        let trainer = TrainerConfig::read(&folder.join("config.yaml"))?;
-        let tensors = Tensors::open(folder)?;
-        let config_path = folder.join("config.yaml");
-        let config = Shapes { tensors: &tensors }.config(&trainer, &config_path)?;
-        config.validate().map_err(|error| error.in_file(&config_path))?;
-        let tokenizer = read_tokenizer(&folder.join("tokenizer.json"), config.vocabulary)?;
-        Ok(Checkpoint { config, tokenizer, tensors, folder: folder.to_path_buf() })
+        ignored.check()?;
+        let inferring = config_path.is_none() && facts.block_length.is_none();
+        notes.push(match &config_path {
+            Some(path) => ("configuration", path.display().to_string()),
+            None if inferring => {
+                ("configuration", "none found; the tensors' shapes and names decide".to_string())
+            }
+            None => ("configuration", format!("that of {name} in the authors' repository, built in")),
+        });
+        let place = config_path.clone().unwrap_or_else(|| source.weights.path().to_path_buf());
+        let mut shapes = Shapes::new(&tensors);
+        let mut config = shapes.config(&facts, &name, &place)?;
+        let reason;
+        (config.alignment, reason) = alignment(options.alignment, &facts);
+        if let Some(name) = &options.name {
+            config.name.clone_from(name);
+        }
+        config.validate().map_err(|error| error.in_file(&place))?;
+        if inferring {
+            notes.extend(shapes.inferred.drain(..).map(|line| ("inferred", line)));
+        }
+        notes.push(("alignment", format!("{}: {reason}", config.alignment.name())));
+
+        let mut folders = source.folders.clone();
+        folders.extend(config_path.iter().filter_map(|path| Some(path.parent()?.to_path_buf())));
+        let found = tokenizer::find(options.tokenizer.as_deref(), &folders)?;
+        let (tokenizer, lexicon) = match found {
+            None => (None, None),
+            Some((path, json, lexicon)) => {
+                notes.push(("tokenizer", tokenizer::describe(&path, &lexicon, config.vocabulary)));
+                // What lies beside the tokenizer speaks of it.
+                folders.splice(0..0, path.parent().map(Path::to_path_buf));
+                files.push(path);
+                (Some(json), Some(lexicon))
+            }
+        };
+        if lexicon.is_none() {
+            notes.push(("tokenizer", tokenizer::none(facts.tokenizer.as_deref())));
+        } else if let Weights::Parts(folder) = &source.weights {
+            folders.push(folder.join("token_decoder"));
+        }
+        let end =
+            tokenizer::end_token(options.end_token.as_ref(), lexicon.as_ref(), &folders, config.vocabulary)?;
+        notes.push(("end token", end.1));
+        files.extend(config_path);
+        let unbiased = [("block_decoder", &facts.block_decoder), ("token_decoder", &facts.token_decoder)]
+            .into_iter()
+            .filter(|(_, stack)| stack.attention_bias == Some(false))
+            .map(|(name, _)| name)
+            .collect();
+        let tied = facts.token_decoder.tied == Some(true);
+        let (end_token, alignment_reason) = (end.0, reason);
+        Ok(Checkpoint {
+            config,
+            alignment_reason,
+            tokenizer,
+            end_token,
+            notes,
+            files,
+            folders,
+            tensors,
+            tied,
+            unbiased,
+        })
     }
 
     /// The files that it is read from, and those that the next run would read if they were there.
@@ -81,18 +188,29 @@ impl Checkpoint {
             let kind = name.extension().and_then(|kind| kind.to_str());
             kind.is_some_and(|kind| ["json", "safetensors", "yaml", "yml"].contains(&kind))
         };
-        let entries =
-            std::fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|entry| entry.path());
         let names = ["config.yaml", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"];
-        let known = names.map(|name| self.folder.join(name));
-        let tensors = self.tensors.files().map(Path::to_path_buf);
-        known.into_iter().chain(tensors).chain(entries.filter(move |path| described(path)))
+        let known = self.folders.iter().flat_map(move |folder| names.map(|name| folder.join(name)));
+        let entries =
+            self.folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+        let entries = entries.map(|entry| entry.path()).filter(move |path| described(path));
+        known.chain(self.files.iter().cloned()).chain(entries)
+    }
+
+    /// The name in the checkpoint of the tensor that holds one of ours; `None` for biases that it does not have.
+    fn source_of(&self, spec: &TensorSpec) -> Option<String> {
+        let attention_bias =
+            spec.name.ends_with(".attention.qkv.bias") || spec.name.ends_with(".attention.output.bias");
+        if attention_bias && self.unbiased.iter().any(|stack| spec.name.starts_with(stack)) {
+            return None;
+        }
+        let tied = self.tied && spec.role == Role::Head;
+        Some(source_name(if tied { "token_decoder.embeddings.weight" } else { &spec.name }))
     }
 
     /// Checks a tensor's shape before anything is written.
     pub fn check(&self, spec: &TensorSpec) -> Result<()> {
-        let name = source_name(&spec.name);
-        let entry = self.tensors.get(&name)?;
+        let Some(name) = self.source_of(spec) else { return Ok(()) };
+        let entry = self.tensors.check_floats(&name)?;
         let expected = match (spec.role, self.axes(spec)) {
             (Role::Vector, _) => vec![spec.width],
             (_, Axes::Plain) => vec![spec.rows, spec.width],
@@ -123,7 +241,12 @@ impl Checkpoint {
         output: &mut Vec<f32>,
     ) -> Result<()> {
         let columns = spec.width;
-        self.tensors.read(&source_name(&spec.name), first * columns, rows * columns, bytes, output)?;
+        let Some(name) = self.source_of(spec) else {
+            output.clear();
+            output.resize(rows * columns, 0.0);
+            return Ok(());
+        };
+        self.tensors.read(&name, first * columns, rows * columns, bytes, output)?;
         if self.axes(spec) == Axes::Taps {
             // A Conv1d kernel is [out, in, tap]; the concatenated block is [tap, in].
             let taps = self.config.block_length;
@@ -139,9 +262,21 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// The checkpoint's name of a tensor, and the place of its element `index` there.
+    pub fn origin(&self, spec: &TensorSpec, index: usize) -> (String, usize) {
+        let name = self.source_of(spec).unwrap_or_else(|| spec.name.clone());
+        if self.axes(spec) != Axes::Taps {
+            return (name, index);
+        }
+        let taps = self.config.block_length;
+        let (row, at, width) = (index / spec.width, index % spec.width, spec.width / taps);
+        (name, row * spec.width + at % width * taps + at / width)
+    }
+
     /// Names of the checkpoint's tensors that a model does not use.
     pub fn unused(&self, specs: &[TensorSpec]) -> Vec<String> {
-        let used: std::collections::HashSet<String> = specs.iter().map(|s| source_name(&s.name)).collect();
+        let used: std::collections::HashSet<String> =
+            specs.iter().filter_map(|spec| self.source_of(spec)).collect();
         let mut unused: Vec<String> =
             self.tensors.names().filter(|name| !used.contains(*name)).map(String::from).collect();
         unused.sort_unstable();
@@ -165,111 +300,66 @@ enum Axes {
     Taps,
 }
 
-fn read_tokenizer(path: &Path, vocabulary: usize) -> Result<Option<(String, Option<u32>)>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let io = |error: std::io::Error| Error::io(path, &error);
-    if !std::fs::metadata(path).map_err(io)?.is_file() {
-        return Err(Error::mismatch("file type", "no regular file", "a tokenizer").in_file(path));
-    }
-    let text = std::fs::read_to_string(path).map_err(io)?;
-    let tokenizer = Tokenizer::from_json(&text).map_err(|error| error.in_file(path))?;
-    let end = tokenizer.end_token().filter(|&token| (token as usize) < vocabulary);
-    Ok(Some((text, end)))
-}
-
-/// Derives a model's shape from its tensors, and compares it with what the configuration repeats.
-struct Shapes<'t> {
-    tensors: &'t Tensors,
-}
-
-impl Shapes<'_> {
-    /// A dimension of a tensor of a known rank.
-    fn dimension(&self, name: &str, rank: usize, axis: usize) -> Result<usize> {
-        let entry = self.tensors.get(name)?;
-        let positive = entry.shape.iter().all(|&n| n > 0);
-        if entry.shape.len() != rank || !positive {
-            let found = format!("shape {:?}", entry.shape);
-            let error =
-                Error::mismatch(format!("tensor {name:?}"), found, format!("{rank} positive dimensions"));
-            return Err(error.in_file(self.tensors.path(entry)));
+/// Why the prompt is aligned as it is: as the model was trained, if that is known.
+fn alignment(asked: Option<Alignment>, facts: &Facts) -> (Alignment, String) {
+    let published = facts.name.as_deref().and_then(|name| Some((name, published::padded(name)?)));
+    match (asked, facts.padded, published) {
+        (Some(alignment), ..) => (alignment, "chosen with --align".to_string()),
+        (_, Some(padded), _) => {
+            let alignment = if padded { Alignment::Left } else { Alignment::Tail };
+            (alignment, format!("random_pad_first_block is {padded}"))
         }
-        Ok(entry.shape[axis])
-    }
-
-    fn stack(&self, name: &str, section: &StackSection) -> Result<StackConfig> {
-        let prefix = format!("{name}.gpt_neox");
-        let hidden = self.dimension(&format!("{prefix}.final_layer_norm.weight"), 1, 0)?;
-        let up = format!("{prefix}.layers.0.mlp.dense_h_to_4h.weight");
-        let feed_forward = self.dimension(&up, 2, 0)?;
-        let beyond = format!("{prefix}.layers.{}.", section.layers);
-        if let Some(extra) = self.tensors.names().find(|tensor| tensor.starts_with(&beyond)) {
-            let found = format!("{}, but the checkpoint has {extra:?}", section.layers);
-            return Err(Error::mismatch(format!("{name}.config.num_hidden_layers"), found, "every layer"));
+        (_, None, Some((name, true))) => {
+            (Alignment::Left, format!("{name} was trained with random padding on the left"))
         }
-        agree(&format!("{name}.config.hidden_size"), section.hidden, hidden)?;
-        agree(&format!("{name}.config.intermediate_size"), section.feed_forward, feed_forward)?;
-        let heads = section.heads.unwrap_or(StackConfig::default_heads(hidden));
-        if heads == 0 || !hidden.is_multiple_of(heads) {
-            let expected = format!("a divisor of the hidden size {hidden}");
-            return Err(Error::mismatch(format!("{name}: attention heads"), heads, expected));
+        (_, None, Some((name, false))) => (Alignment::Tail, format!("{name} was trained without padding")),
+        (_, None, None) => {
+            let reason = "random_pad_first_block is not given; whole blocks from the first token on suit either training";
+            (Alignment::Tail, reason.to_string())
         }
-        Ok(StackConfig {
-            layers: section.layers,
-            hidden,
-            heads,
-            feed_forward,
-            rotary: ((hidden / heads) as f64 * section.rotary_fraction) as usize,
-            rotary_base: section.rotary_base as f32,
-            epsilon: section.epsilon as f32,
-        })
-    }
-
-    fn config(&self, trainer: &TrainerConfig, path: &Path) -> Result<Config> {
-        let named = |error: Error| error.in_file(path);
-        let embeddings = "embedder.embeddings.weight";
-        let vocabulary = self.dimension(embeddings, 2, 0)?;
-        let embedding = self.dimension(embeddings, 2, 1)?;
-        let block_decoder = self.stack("block_decoder", &trainer.block_decoder).map_err(named)?;
-        let token_decoder = self.stack("token_decoder", &trainer.token_decoder).map_err(named)?;
-        agree("embedder.config.hidden_size", trainer.embedding, embedding).map_err(named)?;
-        agree("token_decoder.config.vocab_size", trainer.token_decoder.vocabulary, vocabulary)
-            .map_err(named)?;
-        let wide = self.dimension("token_decoder.expansion_layer.weight", 3, 0)?;
-        let expansion = wide / token_decoder.hidden;
-        if trainer.strategy == Strategy::Prefix {
-            agree("token_decoder.expansion_ratio", trainer.expansion_ratio, expansion).map_err(named)?;
-        }
-        if expansion == 0 || !wide.is_multiple_of(token_decoder.hidden) {
-            let found = format!("{wide} rows");
-            let expected = format!("a multiple of the hidden size {}", token_decoder.hidden);
-            return Err(Error::mismatch("tensor \"token_decoder.expansion_layer.weight\"", found, expected));
-        }
-        Ok(Config {
-            name: trainer.name.clone(),
-            block_length: trainer.block_length,
-            vocabulary,
-            trained_blocks: (trainer.max_length.unwrap_or(2048) / trainer.block_length).max(1),
-            embedding,
-            projection: if trainer.projection_layer { Projection::Linear } else { Projection::Concat },
-            strategy: trainer.strategy,
-            alignment: trainer.alignment,
-            expansion,
-            block_decoder,
-            token_decoder,
-        })
     }
 }
 
-/// A size that the configuration repeats must be that of the tensors.
-fn agree(key: &str, given: Option<usize>, tensors: usize) -> Result<()> {
-    match given {
-        Some(given) if given != tensors => {
-            Err(Error::mismatch(key, given, format!("{tensors}, as the tensors have it")))
-        }
-        _ => Ok(()),
+/// Finds what describes the model, and the file that it is from, if it is from one.
+fn find_config(
+    given: Option<&Path>,
+    source: &Source,
+    name: &str,
+    ignored: &Ignored,
+) -> Result<(Facts, Option<PathBuf>)> {
+    let beside = source.run.parent().unwrap_or(Path::new(""));
+    let own = format!("{name}.yaml");
+    let mut places: Vec<PathBuf> = Vec::new();
+    for folder in &source.folders {
+        places.extend(["config.yaml", ".hydra/config.yaml", &own].map(|file| folder.join(file)));
     }
+    places.push(beside.join(&own));
+    // In the authors' repository, runs are in results/ and configurations in conf/trainer/.
+    places.push(beside.join("../conf/trainer").join(&own));
+    let place = match given {
+        Some(path) => Some(path.to_path_buf()),
+        None => places.into_iter().find(|path| path.exists()),
+    };
+    if let Some(path) = place {
+        return Ok((Facts::read(&path, ignored)?, Some(path)));
+    }
+    Ok((published::facts(name)?.unwrap_or_default(), None))
+}
+
+/// Adds what the `config.json` files of an export give; answers which of them were read.
+fn merge_parts(facts: &mut Facts, folder: &Path, ignored: &Ignored) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for part in ["block_decoder", "token_decoder"] {
+        let path = folder.join(part).join("config.json");
+        if path.exists() {
+            let found = StackFacts::read(&path, ignored)?;
+            let own =
+                if part == "block_decoder" { &mut facts.block_decoder } else { &mut facts.token_decoder };
+            own.merge(&found, &path.display().to_string())?;
+            files.push(path);
+        }
+    }
+    Ok(files)
 }
 
 #[cfg(test)]

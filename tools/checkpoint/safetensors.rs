@@ -11,36 +11,73 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
-/// Headers of real models have a few hundred kilobytes.
-const MAX_HEADER: u64 = 2 << 20;
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+use super::yaml::without_mark;
+use crate::interrupt;
+
+/// The format's own limit.
+const MAX_HEADER: u64 = 100_000_000;
+/// Indexes of real models have a few hundred kilobytes.
+const MAX_INDEX: u64 = 2 << 20;
+/// Words that wrappers of a model put in front of its tensors' names: data parallelism, and `torch.compile`.
+const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+/// Bytes that are compared at a time.
+const CHUNK: usize = 1 << 20;
 
 /// Where a tensor's data lies.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub shape: Vec<usize>,
     dtype: Dtype,
-    shard: usize,
+    file: usize,
     start: u64,
 }
 
-/// The tensors of all shards, by name.
+/// The tensors of all files, by name.
+#[derive(Default)]
 pub struct Tensors {
-    shards: Vec<(PathBuf, File)>,
+    files: Vec<(PathBuf, File)>,
     entries: HashMap<String, Entry>,
 }
 
+/// The name of a tensor in the whole model: without wrappers, and with the name of its part in front.
+fn whole_name(name: &str, part: &str) -> String {
+    let mut name = name;
+    while let Some(rest) = WRAPPERS.iter().find_map(|wrapper| name.strip_prefix(wrapper)) {
+        name = rest;
+    }
+    // A part may have been compiled by itself.
+    let name = name.replace("._orig_mod.", ".");
+    if name.starts_with(part) { name } else { format!("{part}{name}") }
+}
+
 impl Tensors {
-    /// Reads the headers of all shards in a folder.
-    pub fn open(folder: &Path) -> Result<Tensors> {
-        let mut tensors = Tensors { shards: Vec::new(), entries: HashMap::new() };
-        let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
-        if single.exists() || !index.exists() {
-            tensors.add_shard(single)?;
-            return Ok(tensors);
+    /// Adds the tensors of a file; `part` is what stands before their names in the whole model.
+    ///
+    /// # Errors
+    /// If it is no safetensors file, or a tensor is there already.
+    pub fn add_file(&mut self, path: PathBuf, part: &str) -> Result<()> {
+        let (file, data_start, metadata) = read_header(&path).map_err(|error| error.in_file(&path))?;
+        let index = self.files.len();
+        for (name, info) in metadata.tensors() {
+            let start = data_start + info.data_offsets.0 as u64;
+            let entry = Entry { shape: info.shape.clone(), dtype: info.dtype, file: index, start };
+            let name = whole_name(&name, part);
+            if self.entries.contains_key(&name) {
+                return Err(Error::format(format!("tensor {name:?} appears twice")).in_file(&path));
+            }
+            self.entries.insert(name, entry);
         }
-        let map = read_index(&index)?;
+        self.files.push((path, file));
+        Ok(())
+    }
+
+    /// Adds the tensors of all shards that an index lists.
+    ///
+    /// # Errors
+    /// As [`Tensors::add_file`], and if the index and the shards contradict each other.
+    pub fn add_shards(&mut self, index: &Path, part: &str) -> Result<()> {
+        let map = read_index(index)?;
+        let folder = index.parent().unwrap_or(Path::new(""));
         let mut files: Vec<&String> = map.values().collect();
         files.sort_unstable();
         files.dedup();
@@ -48,44 +85,74 @@ impl Tensors {
             let path = Path::new(file);
             if path.file_name() != Some(path.as_os_str()) {
                 return Err(Error::mismatch("shard", format!("{file:?}"), "the name of a file beside it")
-                    .in_file(&index));
+                    .in_file(index));
             }
-            tensors.add_shard(folder.join(path))?;
+            self.add_file(folder.join(path), part)?;
         }
         for (name, file) in &map {
-            let shard = tensors.entries.get(name).map(|entry| &tensors.shards[entry.shard].0);
+            let shard = self.entries.get(&whole_name(name, part)).map(|entry| &self.files[entry.file].0);
             if shard != Some(&folder.join(file)) {
                 let error =
                     Error::format(format!("tensor {name:?} is not in {file:?}, where the index has it"));
-                return Err(error.in_file(&index));
+                return Err(error.in_file(index));
             }
         }
-        Ok(tensors)
-    }
-
-    /// The files of all tensors.
-    pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.shards.iter().map(|shard| shard.0.as_path())
-    }
-
-    fn add_shard(&mut self, path: PathBuf) -> Result<()> {
-        let (file, data_start, metadata) = read_header(&path).map_err(|error| error.in_file(&path))?;
-        let shard = self.shards.len();
-        for (name, info) in metadata.tensors() {
-            let start = data_start + info.data_offsets.0 as u64;
-            let entry = Entry { shape: info.shape.clone(), dtype: info.dtype, shard, start };
-            if self.entries.insert(name.clone(), entry).is_some() {
-                return Err(Error::format(format!("tensor {name:?} is in two shards")).in_file(&path));
-            }
-        }
-        self.shards.push((path, file));
         Ok(())
+    }
+
+    /// Whether both hold the same tensors with the same values.
+    pub fn equals(&self, other: &Tensors) -> Result<bool> {
+        let shapes = |name: &String, entry: &Entry| {
+            other.entries.get(name).is_some_and(|found| found.shape == entry.shape)
+        };
+        if self.entries.len() != other.entries.len()
+            || !self.entries.iter().all(|(name, entry)| shapes(name, entry))
+        {
+            return Ok(false);
+        }
+        let [mut raw, mut other_raw] = [Vec::new(), Vec::new()];
+        let [mut floats, mut other_floats] = [Vec::new(), Vec::new()];
+        for (name, entry) in &self.entries {
+            let found = &other.entries[name];
+            let count: usize = entry.shape.iter().product();
+            for first in (0..count).step_by(CHUNK) {
+                interrupt::check()?;
+                let part = CHUNK.min(count - first);
+                self.raw(entry, first, part, &mut raw)?;
+                other.raw(found, first, part, &mut other_raw)?;
+                if entry.dtype == found.dtype {
+                    if raw != other_raw {
+                        return Ok(false);
+                    }
+                } else if !is_float(entry.dtype) || !is_float(found.dtype) {
+                    return Ok(false);
+                } else {
+                    to_floats(entry.dtype, &raw, &mut floats);
+                    to_floats(found.dtype, &other_raw, &mut other_floats);
+                    if floats != other_floats {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads `count` elements of a tensor from element `first` on, as they are stored.
+    fn raw(&self, entry: &Entry, first: usize, count: usize, bytes: &mut Vec<u8>) -> Result<()> {
+        let (path, file) = &self.files[entry.file];
+        let bits = entry.dtype.bitsize();
+        bytes.resize((count * bits).div_ceil(8), 0);
+        let mut file: &File = file;
+        file.seek(SeekFrom::Start(entry.start + (first * bits / 8) as u64))
+            .and_then(|_| file.read_exact(bytes))
+            .map_err(|error| Error::io(path, &error))
     }
 
     /// The entry of a tensor, and the file it is in.
     pub fn get(&self, name: &str) -> Result<&Entry> {
         self.entries.get(name).ok_or_else(|| {
-            let path = self.shards.first().map(|shard| shard.0.clone()).unwrap_or_default();
+            let path = self.files.first().map(|file| file.0.clone()).unwrap_or_default();
             Error::format(format!("tensor {name:?} is missing")).in_file(&path)
         })
     }
@@ -97,7 +164,23 @@ impl Tensors {
 
     /// The file that holds a tensor.
     pub fn path(&self, entry: &Entry) -> &Path {
-        &self.shards[entry.shard].0
+        &self.files[entry.file].0
+    }
+
+    /// All files, in the order in which they were added.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|file| file.0.as_path())
+    }
+
+    /// # Errors
+    /// If a tensor's elements are no floats that are read here.
+    pub fn check_floats(&self, name: &str) -> Result<&Entry> {
+        let entry = self.get(name)?;
+        if is_float(entry.dtype) {
+            return Ok(entry);
+        }
+        let found = format!("{:?}", entry.dtype);
+        Err(Error::mismatch(format!("tensor {name:?}"), found, "F32, F16 or BF16").in_file(self.path(entry)))
     }
 
     /// Reads `count` elements of a tensor from element `first` on, as floats, into `output`.
@@ -112,33 +195,28 @@ impl Tensors {
         bytes: &mut Vec<u8>,
         output: &mut Vec<f32>,
     ) -> Result<()> {
-        let entry = self.get(name)?;
-        let (path, file) = &self.shards[entry.shard];
-        let size = match entry.dtype {
-            Dtype::F32 => 4,
-            Dtype::F16 | Dtype::BF16 => 2,
-            other => {
-                let error =
-                    Error::mismatch(format!("tensor {name:?}"), format!("{other:?}"), "F32, F16 or BF16");
-                return Err(error.in_file(path));
-            }
-        };
-        bytes.resize(count * size, 0);
-        let mut file: &File = file;
-        file.seek(SeekFrom::Start(entry.start + (first * size) as u64))
-            .and_then(|_| file.read_exact(bytes))
-            .map_err(|error| Error::io(path, &error))?;
-        output.clear();
-        match entry.dtype {
-            Dtype::F32 => output.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
-            Dtype::F16 => output.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
-            _ => output.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
-        }
+        let entry = self.check_floats(name)?;
+        self.raw(entry, first, count, bytes)?;
+        to_floats(entry.dtype, bytes, output);
         if let Some(at) = output.iter().position(|value| !value.is_finite()) {
             let subject = format!("tensor {name:?}, element {}", first + at);
-            return Err(Error::mismatch(subject, output[at], "finite numbers").in_file(path));
+            return Err(Error::mismatch(subject, output[at], "finite numbers").in_file(self.path(entry)));
         }
         Ok(())
+    }
+}
+
+fn is_float(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
+}
+
+/// Elements of a float type as floats.
+fn to_floats(dtype: Dtype, bytes: &[u8], output: &mut Vec<f32>) {
+    output.clear();
+    match dtype {
+        Dtype::F32 => output.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+        Dtype::F16 => output.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
+        _ => output.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
     }
 }
 
@@ -155,6 +233,13 @@ fn read_header(path: &Path) -> Result<(File, u64, Metadata)> {
         return Err(Error::mismatch("size", format!("{length} bytes"), "at least 8 (truncated?)"));
     }
     file.read_exact(&mut start).map_err(io)?;
+    if start == *b"version " {
+        let mut rest = [0; 16];
+        let pointer = file.read(&mut rest).map_err(io)?;
+        if rest[..pointer].starts_with(b"https://git-lfs") {
+            return Err(Error::unsupported("a Git LFS pointer, not the file itself: run git lfs pull"));
+        }
+    }
     let header = u64::from_le_bytes(start);
     if header > MAX_HEADER.min(length - 8) {
         let expected = format!("at most {} (truncated, or no safetensors file?)", MAX_HEADER.min(length - 8));
@@ -191,12 +276,13 @@ fn read_index(path: &Path) -> Result<HashMap<String, String>> {
         return Err(Error::mismatch("file type", "no regular file", "a shard index").in_file(path));
     }
     let length = metadata.len();
-    if length > MAX_HEADER {
-        return Err(Error::mismatch("index", format!("{length} bytes"), format!("at most {MAX_HEADER}"))
-            .in_file(path));
+    if length > MAX_INDEX {
+        return Err(
+            Error::mismatch("index", format!("{length} bytes"), format!("at most {MAX_INDEX}")).in_file(path)
+        );
     }
     let bytes = std::fs::read(path).map_err(io)?;
-    let index: ShardIndex = serde_json::from_slice(&bytes)
+    let index: ShardIndex = serde_json::from_slice(without_mark(&bytes))
         .map_err(|error| Error::format(format!("not a shard index: {error}")).in_file(path))?;
     if index.weight_map.is_empty() {
         return Err(Error::format("the shard index names no tensor").in_file(path));

@@ -56,8 +56,9 @@ pub struct Judge {
 
 impl Judge {
     /// Takes the predictions of `exact`, in a float type.
-    pub fn new(exact: &Source<'_>, tokens: &[u32]) -> Result<Judge> {
-        let mut judge = Judge { team: Arc::new(Team::new(0)?), tokens: tokens.to_vec(), exact: Vec::new() };
+    pub fn new(exact: &Source<'_>, tokens: &[u32], threads: usize) -> Result<Judge> {
+        let team = Arc::new(Team::new(threads)?);
+        let mut judge = Judge { team, tokens: tokens.to_vec(), exact: Vec::new() };
         let mut all = Vec::new();
         judge.predictions(exact, |logits| all.extend_from_slice(logits))?;
         judge.exact = all;

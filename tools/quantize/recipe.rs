@@ -26,6 +26,7 @@ impl Rule {
     /// Reads rules from a file: one a line, `#` begins a comment.
     pub fn read(path: &Path) -> Result<Vec<Rule>> {
         let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, &error))?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         let lines = text.lines().enumerate();
         let content = lines.map(|(at, line)| (at, line.split('#').next().unwrap_or("").trim()));
         content

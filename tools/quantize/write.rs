@@ -21,12 +21,22 @@ pub struct Source<'a> {
     pub types: &'a [WeightType],
     /// Tensors that are rounded already.
     pub ready: &'a HashMap<String, Vec<u8>>,
-    /// A name for the model; else that of the checkpoint.
-    pub name: Option<&'a str>,
     /// How the types were chosen.
     pub recipe: &'a str,
     /// What it was calibrated on.
     pub calibration: Option<&'a str>,
+}
+
+/// The largest magnitude that a type holds.
+fn largest(kind: WeightType) -> f32 {
+    match kind {
+        WeightType::F16 => half::f16::MAX.to_f32(),
+        // A scale is an f16 and a weight at most 127.
+        WeightType::Q8 => 127.0 * half::f16::MAX.to_f32(),
+        WeightType::Q4 => f32::MAX / 128.0 * 127.0,
+        WeightType::Bf16 => half::bf16::MAX.to_f32(),
+        WeightType::F32 => f32::MAX,
+    }
 }
 
 impl Source<'_> {
@@ -39,17 +49,13 @@ impl Source<'_> {
         io: impl Fn(std::io::Error) -> Error,
         mut done: impl FnMut(usize),
     ) -> Result<(W, u64, Vec<f64>)> {
-        let mut config = self.checkpoint.config.clone();
-        if let Some(name) = self.name {
-            config.name = name.to_string();
-        }
         let tensors: Vec<_> = self.specs.iter().zip(self.types.iter().copied()).collect();
-        let tokenizer = self.checkpoint.tokenizer.as_ref();
         let header = Header {
-            config: &config,
+            config: &self.checkpoint.config,
+            alignment_reason: Some(&self.checkpoint.alignment_reason),
             tensors: &tensors,
-            tokenizer: tokenizer.map(|(json, _)| json.as_str()),
-            end_token: tokenizer.and_then(|(_, end)| *end),
+            tokenizer: self.checkpoint.tokenizer.as_deref(),
+            end_token: self.checkpoint.end_token,
             recipe: self.recipe,
             calibration: self.calibration,
         };
@@ -75,6 +81,28 @@ impl Source<'_> {
         Ok((output, bytes, errors))
     }
 
+    /// Refuses a value that would become infinite, or be cut off.
+    fn check_range(&self, spec: &TensorSpec, kind: WeightType, first: usize, floats: &[f32]) -> Result<()> {
+        let beyond = floats.iter().position(|value| value.abs() > largest(kind));
+        let Some(at) = beyond else { return Ok(()) };
+        let (value, (name, element)) = (floats[at], self.checkpoint.origin(spec, first + at));
+        let able: Vec<&str> = WeightType::ALL
+            .into_iter()
+            .filter(|k| value.abs() <= largest(*k))
+            .map(WeightType::name)
+            .collect();
+        Err(Error::mismatch(
+            format!("tensor {name:?}, element {element}"),
+            value,
+            format!(
+                "at most {} in {kind}; types that hold it: {} (--tensor-type '{}=TYPE')",
+                largest(kind),
+                able.join(", "),
+                spec.name
+            ),
+        ))
+    }
+
     /// Streams one tensor: reads whole panels of rows, converts them on all cores, writes them.
     fn tensor(
         &self,
@@ -93,6 +121,7 @@ impl Source<'_> {
             interrupt::check()?;
             let rows = (panels * PANEL_ROWS).min(spec.rows - first);
             self.checkpoint.read_rows(spec, first, rows, &mut raw, &mut floats)?;
+            self.check_range(spec, kind, first * spec.width, &floats)?;
             packed.clear();
             if let Some(ready) = ready {
                 let start = first / PANEL_ROWS * kind.panel_bytes(spec.width);

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use cinderblock::error::Result;
 use cinderblock::gguf::Value;
 use cinderblock::kernels::{Isa, Kernels};
-use cinderblock::model::{Config, StackConfig};
+use cinderblock::model::{Config, StackConfig, keys};
 use cinderblock::{MemoryEstimate, Model, Processors, SessionOptions};
 use serde_json::{Value as Json, json};
 
 use crate::arguments::{CacheArguments, DEMO, ModelArguments, parse_sequences};
+use crate::checkpoint::Lexicon;
 use crate::output;
 
 const EXAMPLES: &str = "\
@@ -118,13 +119,11 @@ fn summary(model: &Model, path: Option<&Path>, estimate: &MemoryEstimate) -> Str
         8.0 * stored as f64 / weights as f64,
     );
     text += &format!(
-        "{:14} blocks of {} tokens, vocabulary {}, trained with {} blocks of context, prompts aligned {}\n",
-        "shape",
-        config.block_length,
-        config.vocabulary,
-        config.trained_blocks,
-        config.alignment.name()
+        "{:14} blocks of {} tokens, vocabulary {}, trained with {} blocks of context\n",
+        "shape", config.block_length, config.vocabulary, config.trained_blocks
     );
+    let reason = alignment_reason(model).map_or(String::new(), |reason| format!(": {}", plain(&reason)));
+    text += &format!("{:14} aligned {}{reason}\n", "prompts", config.alignment.name());
     text += &format!(
         "{:14} table of width {}, {}; context by {}, expansion {}\n",
         "embedder",
@@ -136,7 +135,7 @@ fn summary(model: &Model, path: Option<&Path>, estimate: &MemoryEstimate) -> Str
     text += &stack_line("block decoder", &config.block_decoder);
     text += &stack_line("token decoder", &config.token_decoder);
     let tokenizer = if model.tokenizer_json().is_some() { "in the file" } else { "none" };
-    text += &format!("{:14} {tokenizer}\n", "tokenizer");
+    text += &format!("{:14} {tokenizer}\n{:14} {}\n", "tokenizer", "end token", plain(&end_token(model)));
     text += &format!(
         "{:14} {} = weights {} + cache {} ({} blocks = {} tokens) + buffers {}\n",
         "memory",
@@ -149,6 +148,18 @@ fn summary(model: &Model, path: Option<&Path>, estimate: &MemoryEstimate) -> Str
     );
     text += &format!("{:14} {}\n", "kernels", model.kernels().isa());
     text
+}
+
+/// Why prompts are aligned as they are, if the file says so.
+fn alignment_reason(model: &Model) -> Option<String> {
+    Some(model.index().get(keys::ALIGNMENT_REASON)?.as_str()?.to_string())
+}
+
+/// The token that ends a text, by id and text.
+fn end_token(model: &Model) -> String {
+    let Some(id) = model.end_token() else { return "none: texts go on to their limit".to_string() };
+    let lexicon = model.tokenizer_json().and_then(|json| Lexicon::from_json(json).ok());
+    format!("{id} {}", lexicon.map_or(String::new(), |lexicon| lexicon.text(id))).trim_end().to_string()
 }
 
 /// Weights without padding, and the bytes that they take.
@@ -207,6 +218,8 @@ fn json_of(model: &Model, estimate: &MemoryEstimate, verified: bool) -> Json {
         "vocabulary": config.vocabulary,
         "trained_blocks": config.trained_blocks,
         "prompt_alignment": config.alignment.name(),
+        "prompt_alignment_reason": alignment_reason(model),
+        "end_token": model.end_token(),
         "strategy": config.strategy.name(),
         "projection": config.projection.name(),
         "expansion": config.expansion,

@@ -2,11 +2,11 @@
 
 pub mod batch;
 pub mod bench;
+pub mod edit;
 pub mod inspect;
 pub mod logits;
 pub mod perplexity;
+pub mod quantize;
 pub mod run;
 pub mod synthesize;
 pub mod tokenize;
-
-pub use crate::quantize;

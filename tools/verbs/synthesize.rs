@@ -109,6 +109,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     output::check_space(path, total)?;
     let header = Header {
         config: &config,
+        alignment_reason: None,
         tensors: &specs.iter().zip(types.iter().copied()).collect::<Vec<_>>(),
         tokenizer: None,
         end_token: None,

@@ -28,6 +28,14 @@ impl Backend {
         match self.0 {}
     }
 
+    pub fn text(&self, _: u32) -> Option<String> {
+        match self.0 {}
+    }
+
+    pub fn vocabulary(&self) -> usize {
+        match self.0 {}
+    }
+
     pub fn show_special(&mut self, _: bool) {
         match self.0 {}
     }

@@ -78,6 +78,14 @@ impl Backend {
         self.tokenizer.token_to_id(name)
     }
 
+    pub fn text(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+
+    pub fn vocabulary(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
     pub fn show_special(&mut self, show: bool) {
         self.show_special = show;
     }

@@ -86,9 +86,19 @@ impl Tokenizer {
         Ok(text + &stream.finish()?)
     }
 
-    /// The token that ends a text, by the names that it usually has.
-    pub fn end_token(&self) -> Option<u32> {
-        ["<|endoftext|>", "</s>", "<eos>"].iter().find_map(|name| self.0.token(name))
+    /// The id of a token, special ones included.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.0.token(token)
+    }
+
+    /// A token as the vocabulary spells it, special ones included.
+    pub fn token_text(&self, id: u32) -> Option<String> {
+        self.0.text(id)
+    }
+
+    /// Number of tokens, special ones included.
+    pub fn vocabulary(&self) -> usize {
+        self.0.vocabulary()
     }
 }
 

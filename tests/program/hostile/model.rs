@@ -91,6 +91,7 @@ fn shapes_beyond_all_memory_are_refused_in_one_line() {
     let file = fs::File::create(&path).unwrap();
     let header = Header {
         config: &config,
+        alignment_reason: None,
         tensors: &typed,
         tokenizer: None,
         end_token: None,

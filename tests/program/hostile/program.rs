@@ -43,7 +43,11 @@ fn files_that_are_not_models_are_refused() {
     refused("device", &["inspect", "/dev/zero"], "found a special file");
     refused("no folder", &["quantize", text(&path("absent")), "-o", "x"], "no such file");
     refused("no checkpoint", &["quantize", text(&path("text")), "-o", "x"], "a folder with config.yaml");
-    refused("empty folder", &["quantize", text(&path("folder")), "-o", "x"], "config.yaml: no such file");
+    refused(
+        "empty folder",
+        &["quantize", text(&path("folder")), "-o", "x"],
+        "weights: found none, expected model.safetensors",
+    );
 }
 
 #[test]

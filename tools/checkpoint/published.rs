@@ -1,0 +1,134 @@
+//! The facts of the configurations in the authors' repository, for checkpoints that come without theirs.
+
+use cinderblock::error::{Error, Result};
+use cinderblock::model::Strategy;
+
+use super::config::{Facts, StackFacts, vanilla};
+
+/// Their vocabulary: the one of GPT-NeoX-20B, filled up.
+const VOCABULARY: usize = 50304;
+/// Tokens of the contexts that all were trained with.
+const CONTEXT: usize = 2048;
+
+/// What kind of model a configuration describes.
+enum Kind {
+    /// Token embeddings, looked up and concatenated; a prefix of so many pseudo tokens.
+    Prefix(usize),
+    /// As `Prefix`, and a projection layer over the embeddings of a block: initialized from a vanilla model.
+    Uptrained(usize),
+    /// As MEGABYTE: the context is added to the token embeddings.
+    Summation,
+    /// Not supported: what it has.
+    Other(&'static str),
+    /// No Block Transformer.
+    Vanilla,
+}
+
+/// A configuration: its name, block length, layers and width of the two decoders, whether first blocks were padded.
+struct Published {
+    name: &'static str,
+    kind: Kind,
+    block_length: usize,
+    block_decoder: (usize, usize),
+    token_decoder: (usize, usize),
+    padded: bool,
+}
+
+const fn row(
+    name: &'static str,
+    kind: Kind,
+    block_decoder: (usize, usize),
+    token_decoder: (usize, usize),
+    padded: bool,
+) -> Published {
+    Published { name, kind, block_length: 4, block_decoder, token_decoder, padded }
+}
+
+/// A configuration of which only the name and the reason matter.
+const fn refused(name: &'static str, kind: Kind) -> Published {
+    row(name, kind, (0, 0), (0, 0), false)
+}
+
+const TABLE: [Published; 25] = [
+    row("block_main_b4_5", Kind::Prefix(2), (3, 256), (3, 256), true),
+    row("block_main_b4_19", Kind::Prefix(2), (3, 512), (3, 512), true),
+    row("block_main_b4_85", Kind::Prefix(2), (6, 768), (6, 768), true),
+    row("block_main_b4_300", Kind::Prefix(2), (12, 1024), (12, 1024), false),
+    row("block_main_b4_800", Kind::Prefix(2), (8, 2048), (8, 2048), false),
+    row("block_main_b4_1.2b", Kind::Prefix(2), (12, 2048), (12, 2048), false),
+    row("block_main_b4_85_flop_v70", Kind::Prefix(2), (6, 768), (6, 768), false),
+    row("block_main_b4_300_flop_v70", Kind::Prefix(2), (12, 1024), (12, 1024), false),
+    row("block_main_b4_800_flop_v70", Kind::Prefix(2), (8, 2048), (8, 2048), false),
+    row("block_main_b4_1.2b_flop_v70", Kind::Prefix(2), (12, 2048), (12, 2048), false),
+    row("block_uptrain_b4_85_10", Kind::Uptrained(2), (6, 768), (6, 768), true),
+    row("block_uptrain_b4_300_10", Kind::Uptrained(2), (12, 1024), (12, 1024), true),
+    row("block_uptrain_b4_800_10", Kind::Uptrained(2), (8, 2048), (8, 2048), true),
+    row("block_megabyte_b4_5", Kind::Summation, (5, 256), (4, 128), false),
+    row("block_megabyte_b4_19", Kind::Summation, (5, 512), (4, 256), false),
+    row("block_megabyte_b4_85", Kind::Summation, (11, 768), (4, 512), false),
+    row("block_ablation_b4_85_lookup_prefix", Kind::Prefix(1), (6, 768), (6, 768), false),
+    refused("block_ablation_b4_85_roberta_prefix", Kind::Other("a RoBERTa embedder (roberta)")),
+    refused("block_ablation_b4_85_cls_sum", Kind::Other("a RoBERTa embedder (roberta_cls)")),
+    refused(
+        "block_ablation_b4_85_cls_cross_attn",
+        Kind::Other("a RoBERTa embedder (roberta_cls) and a T5 token decoder (cross_attention)"),
+    ),
+    Published {
+        block_length: 1,
+        ..row("block_vanilla_ablation_b1_85", Kind::Prefix(1), (6, 768), (6, 768), true)
+    },
+    refused("vanilla_31", Kind::Vanilla),
+    refused("vanilla_70", Kind::Vanilla),
+    refused("vanilla_160", Kind::Vanilla),
+    refused("vanilla_410", Kind::Vanilla),
+];
+
+fn find(name: &str) -> Option<&'static Published> {
+    TABLE.iter().find(|published| published.name == name)
+}
+
+/// Whether the authors' model of that name was trained with first blocks that are padded from the left at random.
+pub fn padded(name: &str) -> Option<bool> {
+    find(name).map(|published| published.padded)
+}
+
+/// The facts of a configuration, as its file gives them; `None` for a name that is none of theirs.
+///
+/// # Errors
+/// If the model is of a kind that is not supported.
+pub fn facts(name: &str) -> Result<Option<Facts>> {
+    let Some(published) = find(name) else { return Ok(None) };
+    let (strategy, expansion_ratio) = match published.kind {
+        Kind::Prefix(ratio) | Kind::Uptrained(ratio) => (Strategy::Prefix, Some(ratio)),
+        Kind::Summation => (Strategy::Summation, None),
+        Kind::Vanilla => return Err(vanilla(name)),
+        Kind::Other(what) => {
+            return Err(Error::unsupported(format!(
+                "{name} has {what}; only lookup embedders and GPT-NeoX token decoders are supported"
+            )));
+        }
+    };
+    let stack = |(layers, hidden): (usize, usize)| StackFacts {
+        layers: Some(layers),
+        hidden: Some(hidden),
+        ..StackFacts::default()
+    };
+    let uptrained = matches!(published.kind, Kind::Uptrained(_));
+    let hidden = published.block_decoder.1;
+    let mut facts = Facts {
+        name: Some(name.to_string()),
+        block_length: Some(published.block_length),
+        max_length: Some(CONTEXT),
+        projection_layer: Some(uptrained),
+        embedding: Some(if uptrained { hidden } else { hidden / published.block_length }),
+        strategy: Some(strategy),
+        // As in the files: the key is there, or it is not.
+        padded: published.padded.then_some(true),
+        expansion_ratio,
+        tokenizer: Some("pythia".to_string()),
+        block_decoder: stack(published.block_decoder),
+        token_decoder: stack(published.token_decoder),
+    };
+    facts.token_decoder.vocabulary = Some(VOCABULARY);
+    Ok(Some(facts))
+}

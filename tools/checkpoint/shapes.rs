@@ -1,0 +1,238 @@
+//! A model's shape from its tensors, compared with what a configuration repeats; what no configuration gives is
+//! inferred as far as names and shapes decide it.
+
+use std::path::Path;
+
+use cinderblock::error::{Error, Result};
+use cinderblock::model::{Alignment, Config, Projection, StackConfig, Strategy};
+
+use super::config::{Facts, StackFacts, vanilla};
+use super::safetensors::Tensors;
+
+/// Pythia's settings, which decoders have that give no others.
+const ROTARY_FRACTION: f64 = 0.25;
+const ROTARY_BASE: f64 = 10000.0;
+const EPSILON: f64 = 1e-5;
+/// Tokens of the contexts that a model was trained with that gives no others: those of all published ones.
+const CONTEXT: usize = 2048;
+
+const PROJECTION: &str = "embedder.projection_layer.weight";
+const EXPANSION: &str = "token_decoder.expansion_layer.weight";
+
+/// Refuses other kinds of models by name.
+///
+/// # Errors
+/// If the tensors are those of another architecture or a variant that is not supported.
+pub fn check_kind(tensors: &Tensors, name: &str) -> Result<()> {
+    let with = |prefix: &str| tensors.names().any(|name| name.starts_with(prefix));
+    let file = |error: Error| match tensors.files().next() {
+        Some(path) => error.in_file(path),
+        None => error,
+    };
+    if with("embedder.encoder.") {
+        let detail = "a RoBERTa embedder (roberta or roberta_cls) is not supported, only lookup";
+        return Err(file(Error::unsupported(detail)));
+    }
+    if with("token_decoder.decoder.") {
+        let detail = "a T5 token decoder (t5, cross_attention) is not supported, only gpt-neo-x";
+        return Err(file(Error::unsupported(detail)));
+    }
+    if ["embedder.", "block_decoder.", "token_decoder."].into_iter().any(with) {
+        return Ok(());
+    }
+    if with("expansion_layer.") || (with("gpt_neox.") && !with("embed_out.")) || with("embeddings.weight") {
+        let detail =
+            "one part of a model: name the folder that holds embedder, block_decoder and token_decoder";
+        return Err(file(Error::unsupported(detail)));
+    }
+    if with("gpt_neox.") {
+        return Err(file(vanilla(name)));
+    }
+    match tensors.names().min() {
+        // What is missing then says which tensor was expected.
+        None => Ok(()),
+        Some(found) => {
+            let expected = "those of a Block Transformer: embedder.*, block_decoder.*, token_decoder.*";
+            Err(file(Error::mismatch("tensors", format!("{found:?}"), expected)))
+        }
+    }
+}
+
+/// A size that the configuration repeats must be that of the tensors.
+fn agree(key: &str, given: Option<usize>, tensors: usize) -> Result<()> {
+    match given {
+        Some(given) if given != tensors => {
+            Err(Error::mismatch(key, given, format!("{tensors}, as the tensors have it")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Derives a model's shape from its tensors.
+pub struct Shapes<'t> {
+    tensors: &'t Tensors,
+    /// A line for each thing that no configuration gave.
+    pub inferred: Vec<String>,
+}
+
+impl<'t> Shapes<'t> {
+    pub fn new(tensors: &'t Tensors) -> Shapes<'t> {
+        Shapes { tensors, inferred: Vec::new() }
+    }
+
+    /// A dimension of a tensor of a known rank.
+    fn dimension(&self, name: &str, rank: usize, axis: usize) -> Result<usize> {
+        let entry = self.tensors.get(name)?;
+        let positive = entry.shape.iter().all(|&n| n > 0);
+        if entry.shape.len() != rank || !positive {
+            let found = format!("shape {:?}", entry.shape);
+            let error =
+                Error::mismatch(format!("tensor {name:?}"), found, format!("{rank} positive dimensions"));
+            return Err(error.in_file(self.tensors.path(entry)));
+        }
+        Ok(entry.shape[axis])
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.tensors.names().any(|found| found == name)
+    }
+
+    /// The layers whose tensors are there.
+    fn layers(&self, prefix: &str) -> usize {
+        let number = |name: &str| -> Option<usize> {
+            name.strip_prefix(prefix)?.strip_prefix(".layers.")?.split('.').next()?.parse().ok()
+        };
+        self.tensors.names().filter_map(number).max().map_or(0, |last| last.saturating_add(1))
+    }
+
+    fn stack(&mut self, name: &str, facts: &StackFacts) -> Result<StackConfig> {
+        let prefix = format!("{name}.gpt_neox");
+        let hidden = self.dimension(&format!("{prefix}.final_layer_norm.weight"), 1, 0)?;
+        let up = format!("{prefix}.layers.0.mlp.dense_h_to_4h.weight");
+        let feed_forward = self.dimension(&up, 2, 0)?;
+        let layers = facts.layers.unwrap_or_else(|| self.layers(&prefix));
+        let beyond = format!("{prefix}.layers.{layers}.");
+        if let Some(extra) = self.tensors.names().find(|tensor| tensor.starts_with(&beyond)) {
+            let found = format!("{layers}, but the checkpoint has {extra:?}");
+            return Err(Error::mismatch(format!("{name}.config.num_hidden_layers"), found, "every layer"));
+        }
+        agree(&format!("{name}.config.hidden_size"), facts.hidden, hidden)?;
+        agree(&format!("{name}.config.intermediate_size"), facts.feed_forward, feed_forward)?;
+        let heads = facts.heads.unwrap_or(StackConfig::default_heads(hidden));
+        if heads == 0 || !hidden.is_multiple_of(heads) {
+            let expected = format!("a divisor of the hidden size {hidden}");
+            return Err(Error::mismatch(format!("{name}: attention heads"), heads, expected));
+        }
+        let fraction = facts.rotary_fraction.unwrap_or(ROTARY_FRACTION);
+        let base = facts.rotary_base.unwrap_or(ROTARY_BASE);
+        let epsilon = facts.epsilon.unwrap_or(EPSILON);
+        self.inferred
+            .push(format!("{name}: {layers} layers of {hidden}, feed-forward {feed_forward} (its tensors)"));
+        if facts.heads.is_none() {
+            let width = hidden / heads;
+            self.inferred.push(format!("{name}: {heads} heads of {width} (the authors' rule for {hidden})"));
+        }
+        if facts.rotary_fraction.is_none() {
+            self.inferred.push(format!(
+                "{name}: {} % of each head rotated, base {base}, epsilon {epsilon} (as Pythia has it)",
+                100.0 * fraction
+            ));
+        }
+        Ok(StackConfig {
+            layers,
+            hidden,
+            heads,
+            feed_forward,
+            rotary: ((hidden / heads) as f64 * fraction) as usize,
+            rotary_base: base as f32,
+            epsilon: epsilon as f32,
+        })
+    }
+
+    /// Tokens of a block, and how their embeddings become one.
+    fn blocks(&mut self, facts: &Facts, hidden: usize, embedding: usize) -> Result<(usize, Projection)> {
+        let layer = self.has(PROJECTION);
+        if let Some(given) = facts.projection_layer
+            && given != layer
+        {
+            let (found, has) = if given { ("projection_layer", "no") } else { ("concat", "a") };
+            let expected = format!("what the tensors say, among which there is {has} {PROJECTION}");
+            return Err(Error::mismatch("embedder.projection_method", found, expected));
+        }
+        if let Some(length) = facts.block_length {
+            return Ok((length, if layer { Projection::Linear } else { Projection::Concat }));
+        }
+        let length = if layer { self.dimension(PROJECTION, 3, 2)? } else { (hidden / embedding).max(1) };
+        let why = if layer {
+            "taps of the projection layer".to_string()
+        } else {
+            format!("width {hidden} of the block decoder / {embedding} of the embedder")
+        };
+        self.inferred.push(format!("blocks of {length} tokens ({why})"));
+        Ok((length, if layer { Projection::Linear } else { Projection::Concat }))
+    }
+
+    /// How a context reaches the token decoder, where no configuration says so.
+    fn strategy(&mut self, expansion: usize, block_length: usize) -> Result<Strategy> {
+        if expansion == block_length {
+            return Err(Error::unsupported(format!(
+                "decoding strategy: found no configuration and {expansion} vectors a context for blocks of \
+                 {block_length}, which fits prefix and summation alike; give the configuration with --config"
+            )));
+        }
+        self.inferred.push(format!(
+            "a prefix of {expansion} (rows of the expansion layer; summation takes {block_length})"
+        ));
+        Ok(Strategy::Prefix)
+    }
+
+    /// The shape of the model. Prompts are aligned by others.
+    ///
+    /// # Errors
+    /// If a tensor is missing, or tensors and facts contradict each other; `place` is where the facts are from.
+    pub fn config(&mut self, facts: &Facts, name: &str, place: &Path) -> Result<Config> {
+        let named = |error: Error| error.in_file(place);
+        let embeddings = "embedder.embeddings.weight";
+        let vocabulary = self.dimension(embeddings, 2, 0)?;
+        let embedding = self.dimension(embeddings, 2, 1)?;
+        let block_decoder = self.stack("block_decoder", &facts.block_decoder).map_err(named)?;
+        let token_decoder = self.stack("token_decoder", &facts.token_decoder).map_err(named)?;
+        agree("embedder.config.hidden_size", facts.embedding, embedding).map_err(named)?;
+        agree("token_decoder.config.vocab_size", facts.token_decoder.vocabulary, vocabulary)
+            .map_err(named)?;
+        let wide = self.dimension(EXPANSION, 3, 0)?;
+        let expansion = wide / token_decoder.hidden;
+        if expansion == 0 || !wide.is_multiple_of(token_decoder.hidden) {
+            let found = format!("{wide} rows");
+            let expected = format!("a multiple of the hidden size {}", token_decoder.hidden);
+            return Err(Error::mismatch(format!("tensor {EXPANSION:?}"), found, expected));
+        }
+        let (block_length, projection) =
+            self.blocks(facts, block_decoder.hidden, embedding).map_err(named)?;
+        let strategy = match facts.strategy {
+            Some(strategy) => strategy,
+            None => self.strategy(expansion, block_length).map_err(named)?,
+        };
+        if strategy == Strategy::Prefix {
+            agree("token_decoder.expansion_ratio", facts.expansion_ratio, expansion).map_err(named)?;
+        }
+        let context = facts.max_length.unwrap_or(CONTEXT);
+        if facts.max_length.is_none() {
+            self.inferred
+                .push(format!("contexts of {context} tokens in training (as all published models had)"));
+        }
+        Ok(Config {
+            name: facts.name.clone().unwrap_or_else(|| name.to_string()),
+            block_length,
+            vocabulary,
+            trained_blocks: (context / block_length).max(1),
+            embedding,
+            projection,
+            strategy,
+            alignment: Alignment::Tail,
+            expansion,
+            block_decoder,
+            token_decoder,
+        })
+    }
+}
