@@ -21,7 +21,7 @@ Examples:
   cinderblock quantize model.safetensors --config block_main_b4_85.yaml --dry-run
   cinderblock quantize CHECKPOINT -o model.gguf --bits 4.6 --calibrate text.txt
   cinderblock quantize CHECKPOINT -o exact.gguf --type f32 --report
-  cinderblock quantize CHECKPOINT -o small.gguf --tensor-type '*.head.weight=q4'";
+  cinderblock quantize CHECKPOINT -o m.gguf --tensor-type '*.head.weight=q4'";
 
 /// Quantize a checkpoint into one model file
 ///

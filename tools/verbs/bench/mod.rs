@@ -18,7 +18,7 @@ use crate::{interrupt, memory};
 const EXAMPLES: &str = "\
 Examples:
   cinderblock bench -m model.gguf
-  cinderblock bench -m model.gguf --prefill 2048 --context 0,1024 --batch 1,16 --json
+  cinderblock bench --prefill 2048 --context 0,1024 --batch 1,16 --json
   cinderblock bench -m model.gguf --prefill= --context= --speculate 1024
   cinderblock bench -m model.gguf --threads-sweep 1,2,4 --plot speed.svg";
 
