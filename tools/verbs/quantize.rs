@@ -17,8 +17,8 @@ use crate::quantize::{PROGRESS, Rule, Source, Summary, Text, calibrate, recipe, 
 
 const EXAMPLES: &str = "\
 Examples:
-  cinderblock quantize results/block_main_b4_300 -o model.gguf --tokenizer tokenizer.json
-  cinderblock quantize model.safetensors --config block_main_b4_85.yaml --dry-run
+  cinderblock quantize results/b4_300 -o m.gguf --tokenizer tokenizer.json
+  cinderblock quantize model.safetensors --config b4_85.yaml --dry-run
   cinderblock quantize CHECKPOINT -o model.gguf --bits 4.6 --calibrate text.txt
   cinderblock quantize CHECKPOINT -o exact.gguf --type f32 --report
   cinderblock quantize CHECKPOINT -o m.gguf --tensor-type '*.head.weight=q4'";
