@@ -12,7 +12,7 @@ const CONTEXT: usize = 2048;
 
 /// What kind of model a configuration describes.
 enum Kind {
-    /// Token embeddings, looked up and concatenated; a prefix of so many pseudo tokens.
+    /// Token embeddings, looked up and concatenated; a prefix of N pseudo tokens.
     Prefix(usize),
     /// As `Prefix`, and a projection layer over the embeddings of a block: initialized from a vanilla model.
     Uptrained(usize),
