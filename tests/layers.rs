@@ -254,7 +254,6 @@ fn reached<'a>(edges: &Edges<'a>, from: &Vec<String>) -> BTreeSet<&'a Vec<String
 
 /// A child may import its ancestors, and they it; any other circle is an error.
 #[test]
-#[ignore = "engine and prefill import each other"]
 fn no_files_import_each_other_in_a_circle() {
     let source = Source::read();
     let imports = source.imports();
@@ -294,7 +293,6 @@ fn the_architecture_has_the_same_rooms() {
 }
 
 #[test]
-#[ignore = "the sampler is still longer"]
 fn no_file_is_long() {
     let long = |(file, text): (String, String)| {
         let lines = text.lines().count();
@@ -306,7 +304,6 @@ fn no_file_is_long() {
 
 /// The reason stands above the function or on the first line of its body.
 #[test]
-#[ignore = "two functions are still longer, without a reason"]
 fn a_long_function_has_a_reason() {
     let mut found = Vec::new();
     for (file, text) in files("src", ".rs").into_iter().chain(files("tools", ".rs")) {

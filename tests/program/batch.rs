@@ -181,7 +181,7 @@ fn plain(prompt: Vec<u32>, max_tokens: usize) -> Request {
 #[test]
 fn long_prompts_are_admitted_in_order() {
     let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 2).unwrap();
-    let session = SessionOptions::default();
+    let session = SessionOptions { cache_blocks: Some(512), ..Default::default() };
     // The buffers for several are a little larger than those for one.
     let memory = MemoryEstimate::new(runtime.model(), &session).total() + (1 << 16);
     let options = BatchOptions { session, sequences: 8, memory: Some(memory) };

@@ -192,7 +192,7 @@ proptest! {
         let options = SessionOptions { cache_type, ..options };
         let fresh = SessionOptions { alignment: Some(Alignment::Tail), ..options.clone() };
         Pair::run(&QUANTIZED, &options, &events, |text, logits| {
-            let mut session = runtime.session(&fresh).unwrap();
+            let mut session = QUANTIZED.session(&fresh).unwrap();
             session.append(text).unwrap();
             assert!(session.logits().unwrap() == logits, "after {} tokens", text.len());
         });
