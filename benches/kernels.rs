@@ -3,8 +3,8 @@
 //! `cargo bench --bench kernels -- avx512vnni/q4` runs those of one instruction set and type.
 
 use cinderblock::Team;
-use cinderblock::kernels::{Activations, Epilogue, Kernels, Pass, Product, Term, multiply};
-use cinderblock::quant::{WeightType, Weights};
+use cinderblock::unstable::kernels::{Activations, Epilogue, Kernels, Pass, Product, Term, multiply};
+use cinderblock::unstable::quant::{WeightType, Weights};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 /// 256 rows of 2048: half a megabyte in q8, which stays in the second-level cache.

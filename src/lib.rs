@@ -66,20 +66,20 @@
 #[cfg(target_endian = "big")]
 compile_error!("model files are little-endian and are mapped as they are");
 
-pub mod cache;
+mod cache;
 #[cfg(feature = "capi")]
-pub mod capi;
-pub mod error;
 #[doc(hidden)]
-pub mod files;
-pub mod generation;
-pub mod gguf;
-pub mod interrupt;
-pub mod kernels;
-pub mod model;
-pub mod quant;
-pub mod session;
-pub mod threads;
+pub mod capi;
+mod error;
+mod files;
+mod generation;
+mod gguf;
+mod interrupt;
+mod kernels;
+mod model;
+mod quant;
+mod session;
+mod threads;
 
 pub use cache::CacheType;
 pub use error::{Error, ErrorKind, Result};
@@ -94,8 +94,34 @@ pub use generation::snapshot::Snapshot;
 pub use generation::speculation::{Speculate, SpeculationCounts};
 pub use generation::tokenizer::Tokenizer;
 pub use interrupt::Interrupt;
-pub use model::{Alignment, Model, OpenOptions};
+pub use model::{Alignment, Config, Model, OpenOptions, Projection, StackConfig, Strategy};
 pub use session::{
-    Append, Engine, Runtime, Scorer, Sequence, Session, SessionOptions, negative_log_likelihood,
+    Append, Engine, Logits, Runtime, Scorer, Sequence, Session, SessionOptions, negative_log_likelihood,
 };
 pub use threads::{Processors, Team};
+
+/// Internals that the tools, tests and benchmarks of this repository use. They change without notice.
+#[doc(hidden)]
+pub mod unstable {
+    pub mod cache {
+        pub use crate::cache::*;
+    }
+    pub mod files {
+        pub use crate::files::*;
+    }
+    pub mod gguf {
+        pub use crate::gguf::*;
+    }
+    pub mod kernels {
+        pub use crate::kernels::*;
+    }
+    pub mod model {
+        pub use crate::model::*;
+    }
+    pub mod quant {
+        pub use crate::quant::*;
+    }
+    pub mod threads {
+        pub use crate::threads::*;
+    }
+}

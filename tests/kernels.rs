@@ -5,11 +5,11 @@
 use std::io::Write;
 
 use cinderblock::Team;
-use cinderblock::kernels::{
+use cinderblock::unstable::kernels::{
     Activations, Attention, Epilogue, Isa, Kernels, KeyValue, Pass, Product, QUERIES, Run, Term, Visible,
     multiply, score_floats,
 };
-use cinderblock::quant::{
+use cinderblock::unstable::quant::{
     GROUP, PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, Rounded, SPAN, WeightType, Weights, multiplier_limit,
     pack_floats, pack_groups, pack_panel, panel_weight,
 };

@@ -4,9 +4,7 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cinderblock::error::{Error, Result};
-use cinderblock::generation::tokenizer::Tokenizer;
-use cinderblock::{CacheType, Model, OpenOptions, Runtime, SessionOptions};
+use cinderblock::{CacheType, Error, Model, OpenOptions, Result, Runtime, SessionOptions, Tokenizer};
 
 use crate::output::Inputs;
 

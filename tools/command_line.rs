@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
-use cinderblock::error::{Error, ErrorKind, Result};
+use cinderblock::{Error, ErrorKind, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind as UsageErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 

@@ -4,10 +4,10 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cinderblock::error::{Error, ErrorKind, Result};
-use cinderblock::generation::snapshot::Snapshot;
-use cinderblock::generation::tokenizer::Tokenizer;
-use cinderblock::{End, GenerateOptions, Generator, Model, Runtime, Step, Token};
+use cinderblock::{
+    End, Error, ErrorKind, GenerateOptions, Generator, Model, Result, Runtime, Snapshot, Step, Token,
+    Tokenizer,
+};
 
 use crate::output::{self, Inputs};
 

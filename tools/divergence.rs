@@ -5,9 +5,7 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cinderblock::error::{Error, Result};
-use cinderblock::session::negative_log_likelihood;
-use cinderblock::{Runtime, Scorer, SessionOptions};
+use cinderblock::{Error, Result, Runtime, Scorer, SessionOptions, negative_log_likelihood};
 use serde_json::json;
 
 use crate::arguments::ModelArguments;

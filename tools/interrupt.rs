@@ -4,8 +4,7 @@
 use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
-use cinderblock::Interrupt;
-use cinderblock::error::{Error, ErrorKind, Result};
+use cinderblock::{Error, ErrorKind, Interrupt, Result};
 
 use crate::signals;
 

@@ -3,7 +3,7 @@
 use std::io::{BufRead, ErrorKind};
 use std::path::Path;
 
-use cinderblock::error::{Error, Result};
+use cinderblock::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"\x93NUMPY\x01\x00";
 

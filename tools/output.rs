@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use cinderblock::Snapshot;
-use cinderblock::error::{Error, ErrorKind, Result};
-pub use cinderblock::files::AtomicFile;
-use cinderblock::files::{Identity, Target};
+pub use cinderblock::unstable::files::AtomicFile;
+use cinderblock::unstable::files::{Identity, Target};
+use cinderblock::{Error, ErrorKind, Result, Snapshot};
 use indicatif::{ProgressBar, ProgressStyle};
 
 const CLOSED: &str = "standard output is closed";

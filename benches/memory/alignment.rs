@@ -1,8 +1,6 @@
 //! Loss right behind prompts that do not fill whole blocks, under both alignments.
 
-use cinderblock::error::Result;
-use cinderblock::session::negative_log_likelihood;
-use cinderblock::{Alignment, Runtime, SessionOptions};
+use cinderblock::{Alignment, Result, Runtime, SessionOptions, negative_log_likelihood};
 
 use crate::mean;
 

@@ -3,8 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cinderblock::error::{ErrorKind, Result};
-use cinderblock::{Generator, Runtime, SessionOptions};
+use cinderblock::{ErrorKind, Generator, Result, Runtime, SessionOptions};
 
 use crate::median;
 

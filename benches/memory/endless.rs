@@ -7,11 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use cinderblock::error::{Error, Result};
-use cinderblock::generation::snapshot::Snapshot;
-use cinderblock::{Generator, SamplerOptions, SessionOptions};
-
-use cinderblock::Runtime;
+use cinderblock::{Error, Generator, Result, Runtime, SamplerOptions, SessionOptions, Snapshot};
 
 use crate::median;
 

@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use cinderblock::error::{Error, Result};
-use cinderblock::session::negative_log_likelihood;
-use cinderblock::{Runtime, SessionOptions};
+use cinderblock::{Error, Result, Runtime, SessionOptions, negative_log_likelihood};
 
 use crate::chart::{Line, chart};
 use crate::mean;

@@ -16,8 +16,7 @@ mod loss;
 use std::path::Path;
 use std::process::ExitCode;
 
-use cinderblock::Runtime;
-use cinderblock::error::{Error, Result};
+use cinderblock::{Error, Result, Runtime};
 
 fn ids(path: &str) -> Result<Vec<u32>> {
     let bytes = std::fs::read(path).map_err(|error| Error::io(Path::new(path), &error))?;

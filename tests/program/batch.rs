@@ -5,12 +5,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::common::{case, demo_model, quantize};
-use cinderblock::error::ErrorKind;
-use cinderblock::generation::tokenizer::Tokenizer;
-use cinderblock::kernels::Kernels;
+use cinderblock::unstable::kernels::Kernels;
 use cinderblock::{
-    BatchOptions, End, Event, GenerateOptions, MemoryEstimate, Model, Request, Runtime, SamplerOptions,
-    SessionOptions, Step,
+    BatchOptions, End, ErrorKind, Event, GenerateOptions, MemoryEstimate, Model, Request, Runtime,
+    SamplerOptions, SessionOptions, Step, Tokenizer,
 };
 
 /// SplitMix64.

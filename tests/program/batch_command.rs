@@ -7,8 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::common::{Outcome, case, cinderblock, program, quantize, run};
-use cinderblock::session::negative_log_likelihood;
-use cinderblock::{Model, Runtime, SessionOptions};
+use cinderblock::{Model, Runtime, SessionOptions, negative_log_likelihood};
 use serde_json::{Value as Json, json};
 
 fn batch(folder: &Path, more: &[&str]) -> Outcome {

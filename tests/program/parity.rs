@@ -2,9 +2,8 @@
 
 use crate::common::{CASES, Golden, case, cinderblock, ids, quantize, read_npy};
 
-use cinderblock::kernels::Kernels;
-use cinderblock::session::negative_log_likelihood;
-use cinderblock::{Model, Runtime, Sampler, SamplerOptions, SessionOptions};
+use cinderblock::unstable::kernels::Kernels;
+use cinderblock::{Model, Runtime, Sampler, SamplerOptions, SessionOptions, negative_log_likelihood};
 
 fn whole_text(tokens: &[u32]) -> SessionOptions {
     SessionOptions { cache_blocks: Some(tokens.len()), sink_blocks: 0, ..Default::default() }

@@ -4,9 +4,8 @@ use std::sync::LazyLock;
 
 use crate::common::reference::Reference;
 use crate::common::{Golden, case, quantize, read_npy, root};
-use cinderblock::generation::snapshot::Snapshot;
-use cinderblock::kernels::Kernels;
-use cinderblock::{Alignment, CacheType, Model, Runtime, Session, SessionOptions};
+use cinderblock::unstable::kernels::Kernels;
+use cinderblock::{Alignment, CacheType, Model, Runtime, Session, SessionOptions, Snapshot};
 use proptest::prelude::*;
 
 /// Those of `windows/generate.py`.

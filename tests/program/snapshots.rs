@@ -6,10 +6,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::common::{CASES, Golden, case, demo_model, quantize};
-use cinderblock::generation::snapshot::Snapshot;
 use cinderblock::{
     CacheType, ErrorKind, GenerateOptions, Generator, Model, Runtime, Sampler, SamplerOptions,
-    SessionOptions, Step,
+    SessionOptions, Snapshot, Step,
 };
 use tempfile::TempDir;
 
@@ -364,7 +363,7 @@ fn generators_in_one_pass_get_the_tokens_of_separate_ones() {
 #[test]
 fn generation_ends_at_lengths_stops_and_callers() {
     use cinderblock::End;
-    use cinderblock::generation::tokenizer::Tokenizer;
+    use cinderblock::Tokenizer;
     let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 1).unwrap();
     let tokenizer = Tokenizer::of_model(runtime.model()).unwrap();
     let start = |stops: &[&str]| {

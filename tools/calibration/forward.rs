@@ -1,8 +1,8 @@
 //! The mathematics of a decoder on many samples at once, in floats: LayerNorm, causal attention with rotary
 //! embedding. Products are elsewhere; they are what calibration changes.
 
-use cinderblock::kernels::Kernels;
-use cinderblock::model::StackConfig;
+use cinderblock::unstable::kernels::Kernels;
+use cinderblock::unstable::model::StackConfig;
 use rayon::prelude::*;
 
 use super::matrix::Matrix;

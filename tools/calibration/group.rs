@@ -5,8 +5,8 @@
 //! the form that a Cholesky factor gives to a quadratic form. From the last column down, each is rounded after
 //! the errors of those after it were added to it, and every candidate for the scale is tried in full.
 
-use cinderblock::kernels::{Vectorized, vectorize};
-use cinderblock::quant::{GROUP, ZERO_LEVELS, likely_zero, multiplier_limit, reaching_scale};
+use cinderblock::unstable::kernels::{Vectorized, vectorize};
+use cinderblock::unstable::quant::{GROUP, ZERO_LEVELS, likely_zero, multiplier_limit, reaching_scale};
 use half::f16;
 
 use super::matrix::Matrix;

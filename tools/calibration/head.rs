@@ -1,7 +1,7 @@
 //! The vocabulary head. An error in a logit matters as much as the token is in doubt, so every cluster of similar
 //! tokens is rounded for the samples in which its tokens are likely.
 
-use cinderblock::quant::{GROUP, Rounded, WeightType};
+use cinderblock::unstable::quant::{GROUP, Rounded, WeightType};
 use rayon::prelude::*;
 
 use super::matrix::Matrix;

@@ -12,10 +12,10 @@ mod tensor;
 
 use std::collections::HashMap;
 
-use cinderblock::error::Result;
-use cinderblock::kernels::Kernels;
-use cinderblock::model::{Config, PAD_TOKEN, Projection, StackConfig, Strategy, TensorSpec};
-use cinderblock::quant::{PANEL_ROWS, Rounded, WeightType, pack_floats, pack_groups};
+use cinderblock::Result;
+use cinderblock::unstable::kernels::Kernels;
+use cinderblock::unstable::model::{Config, PAD_TOKEN, Projection, StackConfig, Strategy, TensorSpec};
+use cinderblock::unstable::quant::{PANEL_ROWS, Rounded, WeightType, pack_floats, pack_groups};
 
 use crate::checkpoint::Checkpoint;
 use crate::interrupt;
@@ -149,7 +149,7 @@ impl<'a> Calibrator<'a> {
 
     fn pack(&mut self, name: &str, kind: WeightType, groups: &[Rounded], columns: usize) {
         let mut bytes = Vec::new();
-        let panel = PANEL_ROWS * columns.div_ceil(cinderblock::quant::GROUP);
+        let panel = PANEL_ROWS * columns.div_ceil(cinderblock::unstable::quant::GROUP);
         groups.chunks(panel).for_each(|groups| pack_groups(kind, groups, columns, &mut bytes));
         self.calibration.bytes.insert(name.to_string(), bytes);
     }

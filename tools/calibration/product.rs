@@ -1,7 +1,7 @@
 //! Matrix products on all cores: tiles of 6 x 16 sums in registers, over operands packed in the order in which the
 //! tiles read them.
 
-use cinderblock::kernels::{Vectorized, vectorize};
+use cinderblock::unstable::kernels::{Vectorized, vectorize};
 use rayon::prelude::*;
 
 use super::matrix::View;

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use cinderblock::quant::{GROUP, PANEL_ROWS, Rounded, WeightType};
+use cinderblock::unstable::quant::{GROUP, PANEL_ROWS, Rounded, WeightType};
 use rayon::prelude::*;
 
 use super::group::{Choice, Coupling, Grid, LANES, Lanes, Rounding};
@@ -276,7 +276,7 @@ const _: () = assert!(LANES == PANEL_ROWS);
 mod tests {
     use super::super::tensor::nearest;
     use super::*;
-    use cinderblock::quant::multiplier_limit;
+    use cinderblock::unstable::quant::multiplier_limit;
 
     /// Uniform numbers from -1 to 1.
     fn random(rows: usize, columns: usize, seed: u32) -> Matrix {

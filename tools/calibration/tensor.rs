@@ -1,6 +1,6 @@
 //! One matrix: what it should answer to the inputs that it will really see, and the rounding that comes closest.
 
-use cinderblock::quant::{GROUP, Rounded, WeightType, Weights, pack_floats, round_row};
+use cinderblock::unstable::quant::{GROUP, Rounded, WeightType, Weights, pack_floats, round_row};
 use rayon::prelude::*;
 
 use super::matrix::Matrix;

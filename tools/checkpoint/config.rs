@@ -5,8 +5,8 @@
 use std::cell::Cell;
 use std::path::Path;
 
-use cinderblock::error::{Error, Result};
-use cinderblock::model::Strategy;
+use cinderblock::unstable::model::Strategy;
+use cinderblock::{Error, Result};
 
 use super::yaml::Value;
 

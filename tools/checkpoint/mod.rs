@@ -11,8 +11,8 @@ mod yaml;
 
 use std::path::{Path, PathBuf};
 
-use cinderblock::error::{Error, Result};
-use cinderblock::model::{Alignment, Config, Role, TensorSpec};
+use cinderblock::unstable::model::{Alignment, Config, Role, TensorSpec};
+use cinderblock::{Error, Result};
 
 use config::{Facts, Ignored, StackFacts};
 use safetensors::Tensors;

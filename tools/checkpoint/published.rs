@@ -1,7 +1,7 @@
 //! The facts of the configurations in the authors' repository, for checkpoints that come without theirs.
 
-use cinderblock::error::{Error, Result};
-use cinderblock::model::Strategy;
+use cinderblock::unstable::model::Strategy;
+use cinderblock::{Error, Result};
 
 use super::config::{Facts, StackFacts, vanilla};
 

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use cinderblock::error::{Error, Result};
-use cinderblock::model::{Alignment, Config, Projection, StackConfig, Strategy};
+use cinderblock::unstable::model::{Alignment, Config, Projection, StackConfig, Strategy};
+use cinderblock::{Error, Result};
 
 use super::config::{Facts, StackFacts, vanilla};
 use super::safetensors::Tensors;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cinderblock::error::{Error, Result};
+use cinderblock::{Error, Result};
 
 use super::safetensors::Tensors;
 

@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cinderblock::error::{Error, Result};
-use cinderblock::generation::tokenizer::Tokenizer;
+use cinderblock::{Error, Result, Tokenizer};
 use serde_json::Value as Json;
 
 use super::yaml::without_mark;

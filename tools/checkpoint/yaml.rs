@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::fmt;
 
-use cinderblock::error::{Error, Result};
+use cinderblock::{Error, Result};
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
 /// One value of a document.

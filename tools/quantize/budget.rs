@@ -4,10 +4,9 @@
 use std::io::BufWriter;
 use std::sync::Arc;
 
-use cinderblock::error::{Error, Result};
-use cinderblock::model::{Role, TensorSpec};
-use cinderblock::quant::WeightType;
-use cinderblock::{Model, Runtime, SessionOptions, Team};
+use cinderblock::unstable::model::{Role, TensorSpec};
+use cinderblock::unstable::quant::WeightType;
+use cinderblock::{Error, Model, Result, Runtime, SessionOptions, Team};
 
 use super::recipe::Rule;
 use super::write::Source;

@@ -8,10 +8,9 @@ mod write;
 use std::collections::HashMap;
 use std::path::Path;
 
-use cinderblock::error::{Error, Result};
-use cinderblock::generation::tokenizer::Tokenizer;
-use cinderblock::model::TensorSpec;
-use cinderblock::quant::WeightType;
+use cinderblock::unstable::model::TensorSpec;
+use cinderblock::unstable::quant::WeightType;
+use cinderblock::{Error, Result, Tokenizer};
 use sha2::{Digest, Sha256};
 
 use crate::calibration::{Calibration, Calibrator};

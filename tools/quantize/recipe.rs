@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use cinderblock::error::{Error, Result};
-use cinderblock::model::{Role, TensorSpec};
-use cinderblock::quant::WeightType;
+use cinderblock::unstable::model::{Role, TensorSpec};
+use cinderblock::unstable::quant::WeightType;
+use cinderblock::{Error, Result};
 
 /// A pattern of tensor names and the type that they get.
 #[derive(Clone, Debug)]

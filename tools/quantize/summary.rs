@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Instant;
 
-use cinderblock::error::Result;
-use cinderblock::model::{Role, TensorSpec};
-use cinderblock::quant::WeightType;
+use cinderblock::Result;
+use cinderblock::unstable::model::{Role, TensorSpec};
+use cinderblock::unstable::quant::WeightType;
 use serde_json::json;
 
 use super::budget;

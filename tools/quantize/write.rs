@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::io::{Seek, Write};
 
-use cinderblock::error::{Error, Result};
-use cinderblock::model::{Header, Role, TensorSpec};
-use cinderblock::quant::{PANEL_ROWS, WeightType, Weights, pack_floats, pack_panel};
+use cinderblock::unstable::model::{Header, Role, TensorSpec};
+use cinderblock::unstable::quant::{PANEL_ROWS, WeightType, Weights, pack_floats, pack_panel};
+use cinderblock::{Error, Result};
 use rayon::prelude::*;
 
 use crate::checkpoint::Checkpoint;

@@ -5,10 +5,9 @@ use std::io::{Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use cinderblock::Model;
-use cinderblock::error::{Error, ErrorKind, Result};
-use cinderblock::gguf::{NewTensor, Value, ValueType, Writer};
-use cinderblock::model::{ARCHITECTURE, Alignment, keys};
+use cinderblock::unstable::gguf::{NewTensor, Value, ValueType, Writer};
+use cinderblock::unstable::model::{ARCHITECTURE, Alignment, keys};
+use cinderblock::{Error, ErrorKind, Model, Result};
 
 use crate::checkpoint::{EndToken, Lexicon, find_end_token, read_tokenizer};
 use crate::interrupt;

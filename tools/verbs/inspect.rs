@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use cinderblock::error::Result;
-use cinderblock::gguf::Value;
-use cinderblock::kernels::{Isa, Kernels};
-use cinderblock::model::{Config, StackConfig, keys};
-use cinderblock::{MemoryEstimate, Model, Processors, SessionOptions};
+use cinderblock::unstable::gguf::Value;
+use cinderblock::unstable::kernels::{Isa, Kernels};
+use cinderblock::unstable::model::{Config, StackConfig, keys};
+use cinderblock::{MemoryEstimate, Model, Processors, Result, SessionOptions};
 use serde_json::{Value as Json, json};
 
 use crate::arguments::{CacheArguments, DEMO, ModelArguments, parse_sequences};
@@ -106,8 +105,10 @@ fn stack_line(name: &str, stack: &StackConfig) -> String {
 fn summary(model: &Model, path: Option<&Path>, estimate: &MemoryEstimate) -> String {
     let config: &Config = model.config();
     let index = model.index();
-    let recipe =
-        index.get(cinderblock::model::keys::RECIPE).and_then(|value| value.as_str()).unwrap_or("unknown");
+    let recipe = index
+        .get(cinderblock::unstable::model::keys::RECIPE)
+        .and_then(|value| value.as_str())
+        .unwrap_or("unknown");
     let (weights, stored) = weight_counts(model);
     let of_demo = if path.is_none() { format!(" ({DEMO})") } else { String::new() };
     let mut text = format!("{:14} {}{of_demo}\n", "name", plain(&config.name));
@@ -164,7 +165,7 @@ fn end_token(model: &Model) -> String {
 
 /// Weights without padding, and the bytes that they take.
 fn weight_counts(model: &Model) -> (usize, usize) {
-    let specs = cinderblock::model::tensors(model.config());
+    let specs = cinderblock::unstable::model::tensors(model.config());
     let weights = specs.iter().map(|spec| spec.rows * spec.width).sum();
     (weights, model.index().tensors().iter().map(|info| info.bytes).sum())
 }

@@ -2,9 +2,7 @@
 
 use std::path::PathBuf;
 
-use cinderblock::SessionOptions;
-use cinderblock::error::{Error, Result};
-use cinderblock::generation::tokenizer::Tokenizer;
+use cinderblock::{Error, Result, SessionOptions, Tokenizer};
 use serde_json::json;
 
 use crate::arguments::{CacheArguments, InputArguments, ModelArguments};

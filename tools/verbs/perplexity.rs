@@ -3,10 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use cinderblock::SessionOptions;
-use cinderblock::error::{Error, Result};
-use cinderblock::generation::tokenizer::Tokenizer;
-use cinderblock::session::negative_log_likelihood;
+use cinderblock::{Error, Result, SessionOptions, Tokenizer, negative_log_likelihood};
 use serde_json::json;
 
 use crate::arguments::{CacheArguments, InputArguments, ModelArguments};

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use cinderblock::Processors;
-use cinderblock::error::{Error, ErrorKind, Result};
-use cinderblock::model::{Alignment, tensors};
-use cinderblock::quant::WeightType;
+use cinderblock::unstable::model::{Alignment, tensors};
+use cinderblock::unstable::quant::WeightType;
+use cinderblock::{Error, ErrorKind, Processors, Result};
 
 use crate::arguments::parse_threads;
 use crate::calibration::Calibration;

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use cinderblock::error::Result;
-use cinderblock::model::{
+use cinderblock::Result;
+use cinderblock::unstable::model::{
     Alignment, Config, Header, Projection, Role, StackConfig, Strategy, TensorSpec, tensors,
 };
-use cinderblock::quant::{Q4_RECORD, Q4_SCALES, Q8_RECORD, WeightType, row_scale};
+use cinderblock::unstable::quant::{Q4_RECORD, Q4_SCALES, Q8_RECORD, WeightType, row_scale};
 use half::{bf16, f16};
 
 use crate::interrupt;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cinderblock::error::{Error, Result};
+use cinderblock::{Error, Result};
 use serde_json::json;
 
 use crate::arguments::{InputArguments, ModelArguments, SpecialArguments, parse_tokens, read_text};

@@ -3,7 +3,7 @@
 use std::fs;
 
 use cinderblock::Model;
-use cinderblock::model::ARCHITECTURE;
+use cinderblock::unstable::model::ARCHITECTURE;
 
 use super::{case, quantize};
 

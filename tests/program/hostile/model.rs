@@ -1,10 +1,9 @@
 //! Model files that lie.
 
-use cinderblock::error::ErrorKind;
-use cinderblock::gguf::NewTensor;
-use cinderblock::model::{Header, Projection, tensors};
-use cinderblock::quant::WeightType;
-use cinderblock::{MemoryEstimate, Runtime, SessionOptions};
+use cinderblock::unstable::gguf::NewTensor;
+use cinderblock::unstable::model::{Header, Projection, tensors};
+use cinderblock::unstable::quant::WeightType;
+use cinderblock::{ErrorKind, MemoryEstimate, Runtime, SessionOptions};
 
 use super::*;
 

@@ -6,8 +6,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use cinderblock::error::{Error, ErrorKind, Result};
-use cinderblock::files::{Identity, Target, sync_folder};
+use cinderblock::unstable::files::{Identity, Target, sync_folder};
+use cinderblock::{Error, ErrorKind, Result};
 use serde_json::{Map, Value as Json, json};
 use sha2::{Digest, Sha256};
 

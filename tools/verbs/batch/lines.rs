@@ -3,9 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use cinderblock::Model;
-use cinderblock::error::{Error, Result};
-use cinderblock::generation::tokenizer::Tokenizer;
+use cinderblock::{Error, Model, Result, Tokenizer};
 use serde_json::{Map, Value as Json};
 
 use super::journal::{Name, digest};

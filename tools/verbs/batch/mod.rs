@@ -12,11 +12,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
-use cinderblock::error::{Error, ErrorKind, Result};
-use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::{
-    Alignment, Batch, BatchOptions, End, Event, GenerateOptions, Model, Request, SamplerOptions,
-    SessionOptions, Token,
+    Alignment, Batch, BatchOptions, End, Error, ErrorKind, Event, GenerateOptions, Model, Request, Result,
+    SamplerOptions, SessionOptions, Token, Tokenizer,
 };
 use indicatif::ProgressBar;
 use serde_json::{Value as Json, json};

@@ -2,9 +2,7 @@
 
 use std::collections::VecDeque;
 
-use cinderblock::error::{Error, Result};
-use cinderblock::generation::tokenizer::Tokenizer;
-use cinderblock::{GenerateOptions, Model, Request, SamplerOptions, Token};
+use cinderblock::{Error, GenerateOptions, Model, Request, Result, SamplerOptions, Token, Tokenizer};
 use serde_json::{Value as Json, json};
 
 use super::journal::Name;

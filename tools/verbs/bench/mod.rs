@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cinderblock::error::{Error, ErrorKind, Result};
-use cinderblock::{CacheType, Engine, MemoryEstimate, Model, Runtime, Sequence, SessionOptions};
+use cinderblock::{
+    CacheType, Engine, Error, ErrorKind, MemoryEstimate, Model, Result, Runtime, Sequence, SessionOptions,
+};
 use serde_json::{Value as Json, json};
 
 use crate::arguments::{CacheTypeArgument, ModelArguments};

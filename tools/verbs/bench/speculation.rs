@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use cinderblock::error::Result;
-use cinderblock::{Generator, Model, Runtime, SamplerOptions, SessionOptions, Speculate};
+use cinderblock::{Generator, Model, Result, Runtime, SamplerOptions, SessionOptions, Speculate};
 use serde_json::{Value as Json, json};
 
 use super::median;

@@ -4,8 +4,7 @@ use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cinderblock::Generator;
-use cinderblock::error::{Error, ErrorKind, Result};
+use cinderblock::{Error, ErrorKind, Generator, Result};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;

@@ -7,10 +7,9 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cinderblock::error::{Error, Result};
-use cinderblock::generation::tokenizer::Tokenizer;
 use cinderblock::{
-    Alignment, GenerateOptions, Generator, Request, Runtime, SessionOptions, Speculate, Token,
+    Alignment, Error, GenerateOptions, Generator, Request, Result, Runtime, SessionOptions, Speculate, Token,
+    Tokenizer,
 };
 use serde_json::json;
 

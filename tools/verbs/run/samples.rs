@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use cinderblock::error::{ErrorKind, Result};
-use cinderblock::generation::tokenizer::Tokenizer;
-use cinderblock::{BatchOptions, End, Event, Request, Runtime, SamplerOptions, SessionOptions, Token};
+use cinderblock::{
+    BatchOptions, End, ErrorKind, Event, Request, Result, Runtime, SamplerOptions, SessionOptions, Token,
+    Tokenizer,
+};
 use serde_json::{Value as Json, json};
 
 use crate::conversation::end_name;
