@@ -161,11 +161,9 @@ impl Checkpoint {
             tokenizer::end_token(options.end_token.as_ref(), lexicon.as_ref(), &folders, config.vocabulary)?;
         notes.push(("end token", end.1));
         files.extend(config_path);
-        let unbiased = [("block_decoder", &facts.block_decoder), ("token_decoder", &facts.token_decoder)]
-            .into_iter()
-            .filter(|(_, stack)| stack.attention_bias == Some(false))
-            .map(|(name, _)| name)
-            .collect();
+        let stacks = [("block_decoder", &facts.block_decoder), ("token_decoder", &facts.token_decoder)];
+        let unbiased = stacks.iter().filter(|(_, stack)| stack.attention_bias == Some(false));
+        let unbiased = unbiased.map(|(name, _)| *name).collect();
         let tied = facts.token_decoder.tied == Some(true);
         let (end_token, alignment_reason) = (end.0, reason);
         Ok(Checkpoint {

@@ -1,10 +1,11 @@
 //! `perplexity`: how well a model predicts a text.
 
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use cinderblock::{Error, Result, SessionOptions, Tokenizer, negative_log_likelihood};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::arguments::{CacheArguments, InputArguments, ModelArguments};
 use crate::divergence::{Divergence, Reference};
@@ -75,13 +76,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let found = arguments.context_blocks;
         return Err(Error::argument(format!("--context-blocks: found {found}, expected at least 2")));
     }
-    let whole = tokens.len() - tokens.len() % length;
-    if whole < 2 * length {
-        return Err(Error::argument(format!(
-            "text: found {} tokens, expected at least two blocks of {length}",
-            tokens.len()
-        )));
-    }
+    let whole = whole_blocks(&tokens, length)?;
     // A window is at most the text.
     let window = arguments.context_blocks.saturating_mul(length).min(whole);
     let default = SessionOptions {
@@ -97,12 +92,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         reference.map(|path| Reference::open(path, &arguments.model, &runtime, &options)).transpose()?;
     let scored = whole - whole.div_ceil(window) * length;
     let mut saved = match &arguments.save_logits {
-        Some(path) => {
-            output::check_space(path, 4 * (scored * model.config().vocabulary) as u64)?;
-            let mut file = Sink::create(path)?;
-            file.put(&npy::header(scored, model.config().vocabulary))?;
-            Some(file)
-        }
+        Some(path) => Some(open_rows(path, scored, model.config().vocabulary)?),
         None => None,
     };
 
@@ -135,32 +125,62 @@ pub fn run(arguments: Arguments) -> Result<()> {
         file.commit()?;
     }
     let seconds = started.elapsed().as_secs_f64();
-    let (nll, error) = (mean.mean(), mean.standard_error());
-    if arguments.json {
-        let mut figures = json!({
-            "nll": nll,
-            "nll_standard_error": error,
-            "perplexity": nll.exp(),
-            "perplexity_standard_error": nll.exp() * error,
-            "tokens": mean.count(),
-            "windows": whole.div_ceil(window),
-            "context_blocks": arguments.context_blocks,
-            "seconds": seconds,
-            "tok_s": mean.count() as f64 / seconds,
-            "isa": model.kernels().isa().name(),
-            "threads": runtime.team().threads(),
-        });
-        if reference.is_some() {
-            figures["reference"] = divergence.json();
-        }
-        return output::print_json(&figures);
+    if !arguments.json {
+        return output::print(&summary(&mean, reference.as_ref().map(|_| &mut divergence), seconds));
     }
-    let compared = if reference.is_some() { divergence.text() } else { String::new() };
-    output::print(&format!(
-        "nll {nll:.6} +- {error:.6}, perplexity {:.4} +- {:.4} over {} tokens ({:.0} tok/s)\n{compared}",
+    let mut figures = figures(&mean, seconds);
+    figures["windows"] = whole.div_ceil(window).into();
+    figures["context_blocks"] = arguments.context_blocks.into();
+    figures["isa"] = model.kernels().isa().name().into();
+    figures["threads"] = runtime.team().threads().into();
+    if reference.is_some() {
+        figures["reference"] = divergence.json();
+    }
+    output::print_json(&figures)
+}
+
+/// The figures of the text, for programs.
+fn figures(mean: &Mean, seconds: f64) -> Json {
+    let (nll, error) = (mean.mean(), mean.standard_error());
+    json!({
+        "nll": nll,
+        "nll_standard_error": error,
+        "perplexity": nll.exp(),
+        "perplexity_standard_error": nll.exp() * error,
+        "tokens": mean.count(),
+        "seconds": seconds,
+        "tok_s": mean.count() as f64 / seconds,
+    })
+}
+
+/// Tokens of a text that are in whole blocks, at least two of them.
+fn whole_blocks(tokens: &[u32], length: usize) -> Result<usize> {
+    let whole = tokens.len() - tokens.len() % length;
+    if whole < 2 * length {
+        let found = tokens.len();
+        let detail = format!("text: found {found} tokens, expected at least two blocks of {length}");
+        return Err(Error::argument(detail));
+    }
+    Ok(whole)
+}
+
+/// A NumPy file for `rows` rows of logits.
+fn open_rows(path: &Path, rows: usize, vocabulary: usize) -> Result<Sink> {
+    output::check_space(path, 4 * (rows * vocabulary) as u64)?;
+    let mut file = Sink::create(path)?;
+    file.put(&npy::header(rows, vocabulary))?;
+    Ok(file)
+}
+
+/// The figures for people, those against a reference last.
+fn summary(mean: &Mean, divergence: Option<&mut Divergence>, seconds: f64) -> String {
+    let (nll, error) = (mean.mean(), mean.standard_error());
+    format!(
+        "nll {nll:.6} +- {error:.6}, perplexity {:.4} +- {:.4} over {} tokens ({:.0} tok/s)\n{}",
         nll.exp(),
         nll.exp() * error,
         mean.count(),
         mean.count() as f64 / seconds,
-    ))
+        divergence.map_or(String::new(), |divergence| divergence.text()),
+    )
 }

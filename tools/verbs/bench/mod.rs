@@ -4,7 +4,7 @@ mod speculation;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cinderblock::{
     CacheType, Engine, Error, ErrorKind, MemoryEstimate, Model, Result, Runtime, Sequence, SessionOptions,
@@ -344,6 +344,16 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let rows = measurements.iter().map(Measurement::json);
         return output::print_json(&rows.chain(speedups.iter().map(speculation::Speedup::json)).collect());
     }
+    output::print(&table(&model, load, &measurements, &speedups))
+}
+
+/// The figures for people.
+fn table(
+    model: &Model,
+    load: Duration,
+    measurements: &[Measurement],
+    speedups: &[speculation::Speedup],
+) -> String {
     let mut text = format!(
         "{} on {}, opened in {:.1} ms\n{:8} {:>7} {:>5} {:>7} {:>6} {:>10} {:>7} {:>7} {:>9}\n",
         model.config().name,
@@ -359,7 +369,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         "GB/s",
         "of memory"
     );
-    for m in &measurements {
+    for m in measurements {
         text += &format!(
             "{:8} {:>7} {:>5} {:>7} {:>6} {:>10.1} {:>6.1}% {:>7.1} {:>8.0}%\n",
             m.phase,
@@ -382,7 +392,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         text += &format!("plain memory read {read:.1} GB/s, ");
     }
     text += &format!("peak memory {peak}\n");
-    output::print(&text)
+    text
 }
 
 /// Tokens a second of decoding against batch, a line a context, and against context, a line a batch.
