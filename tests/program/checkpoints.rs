@@ -658,7 +658,10 @@ fn edit_changes_what_is_asked_and_nothing_else() {
 
     assert_eq!(edit(&[]).code, Some(2));
     let same = cinderblock(&["edit", &model, "-o", &model, "--align", "left"]);
-    assert!(same.code == Some(2) && same.stderr.contains("also an input"), "{same:?}");
+    assert!(
+        same.code == Some(2) && same.stderr.contains("another file than those that are read"),
+        "{same:?}"
+    );
     // Damage is not copied under a checksum that hides it.
     let mut damaged = fs::read(&model).unwrap();
     let last = damaged.len() - 5;
@@ -682,9 +685,9 @@ fn what_can_fail_early_fails_before_the_weights_are_read() {
     failed(&place.text("absent/m.gguf"), "no such file");
     failed(&place.text("ck"), "directory");
     for input in ["config.yaml", "model.safetensors"] {
-        failed(&place.text(&format!("ck/{input}")), "the output is also an input");
+        failed(&place.text(&format!("ck/{input}")), "another file than those that are read");
         fs::hard_link(place.path(&format!("ck/{input}")), place.path(&format!("link-{input}"))).unwrap();
-        failed(&place.text(&format!("link-{input}")), "the output is also an input");
+        failed(&place.text(&format!("link-{input}")), "another file than those that are read");
     }
     assert!(quantize(&place.text("m.gguf")).stderr.contains("NaN"));
     // A checkpoint that is larger than any disk here.

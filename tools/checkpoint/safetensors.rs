@@ -14,8 +14,9 @@ use safetensors::tensor::Metadata;
 use super::yaml::without_mark;
 use crate::interrupt;
 
-/// The format's own limit.
-const MAX_HEADER: u64 = 100_000_000;
+/// Headers of real models have a few hundred kilobytes, and some megabytes where they carry other metadata. The format
+/// allows 100 MB, which parse to gigabytes where they are made to.
+const MAX_HEADER: u64 = 4 << 20;
 /// Indexes of real models have a few hundred kilobytes.
 const MAX_INDEX: u64 = 2 << 20;
 /// Words that wrappers of a model put in front of its tensors' names: data parallelism, and `torch.compile`.
