@@ -125,7 +125,11 @@ impl Arguments {
             ignore_keys: self.ignore_key.clone(),
         };
         let say = |line: &str| {
-            if self.json { Ok(output::message(line)) } else { output::print(&format!("{line}\n")) }
+            if !self.json {
+                return output::print(&format!("{line}\n"));
+            }
+            output::message(line);
+            Ok(())
         };
         Checkpoint::open(&self.checkpoint, &options, &say)
     }
