@@ -1,6 +1,7 @@
 //! YAML (and JSON, which is nearly YAML) as people and PyYAML write it, read into plain values.
 //!
 //! Anchors, aliases and merge keys are followed, within a budget: a few hundred bytes of them can stand for gigabytes.
+//! Tags of other languages' objects have no effect.
 
 use std::cell::Cell;
 use std::fmt;
@@ -231,7 +232,7 @@ mod tests {
 
     #[test]
     fn what_is_no_document_is_an_error() {
-        for text in ["", "a: 1\na: 2", "a: [", "a: 1\n---\nb: 2", "a: !!python/object:os.x {}", "a: *b"] {
+        for text in ["", "a: 1\na: 2", "a: [", "a: 1\n---\nb: 2", "a: *b"] {
             let error = Value::parse(text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains("not valid YAML") && error.lines().count() == 1, "{text}: {error}");
         }
