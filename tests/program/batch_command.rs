@@ -243,18 +243,23 @@ fn kills_lose_nothing_and_repeat_nothing() {
     };
     assert!(command("whole").status().unwrap().success());
     let (mut kills, mut torn) = (0u64, 0);
-    loop {
+    let output = folder.join("out");
+    let length = || fs::metadata(&output).map_or(0, |metadata| metadata.len());
+    'runs: loop {
         let mut child = command("out").spawn().unwrap();
-        std::thread::sleep(Duration::from_micros(20_000 + kills * 7919 % 60_000));
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success());
-            break;
+        // Killed by its progress, not by the clock: a slow machine would never finish. Every fifth dies as it starts.
+        let goal = if kills % 5 == 4 { 0 } else { length() + kills * 7919 % 60_000 };
+        while length() <= goal {
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(status.success());
+                break 'runs;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
         child.kill().unwrap();
         child.wait().unwrap();
         kills += 1;
         // A kill seldom falls into a write; what it would leave is put there.
-        let output = folder.join("out");
         if kills.is_multiple_of(3)
             && let Ok(bytes) = fs::read(&output)
             && let Some(end) = bytes.len().checked_sub(1 + kills as usize % 7)
