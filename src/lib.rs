@@ -94,7 +94,10 @@ pub use generation::snapshot::Snapshot;
 pub use generation::speculation::{Speculate, SpeculationCounts};
 pub use generation::tokenizer::Tokenizer;
 pub use interrupt::Interrupt;
-pub use model::{Alignment, Config, Model, OpenOptions, Projection, StackConfig, Strategy};
+pub use model::{
+    Alignment, Config, EmbedderConfig, Model, OpenOptions, Projection, StackConfig, Strategy,
+    TokenDecoderConfig,
+};
 pub use session::{
     Append, Engine, Logits, Runtime, Scorer, Sequence, Session, SessionOptions, negative_log_likelihood,
 };

@@ -303,8 +303,8 @@ pub unsafe extern "C" fn cinder_model_get_info(
             has_tokenizer: i32::from(Tokenizer::AVAILABLE && model.tokenizer_json().is_some()),
             block_layers: config.block_decoder.layers as u32,
             block_hidden: config.block_decoder.hidden as u32,
-            token_layers: config.token_decoder.layers as u32,
-            token_hidden: config.token_decoder.hidden as u32,
+            token_layers: config.token_decoder.layers() as u32,
+            token_hidden: config.token_decoder.hidden() as u32,
             ..cinder_model_info::initial()
         };
         // SAFETY: null or valid for its size, as the header requires.

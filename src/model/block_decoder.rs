@@ -4,15 +4,16 @@
 
 use super::Model;
 use super::attention::head_width;
-use super::config::{Config, Projection};
+use super::config::Config;
+use super::embedder::Embedder;
 use super::segment::{Kept, Segment, kept_columns};
 use super::stack::Scratch;
 use super::weights::ModelWeights;
 use crate::cache::CacheShape;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::kernels::{Activations, Epilogue, Pass, Product, multiply};
-use crate::threads::{Chunks, Region};
+use crate::kernels::Pass;
+use crate::threads::Region;
 
 /// Blocks that pass through the stack together: enough to reuse each weight, few enough to stay in cache.
 pub(crate) const BATCH: usize = 128;
@@ -20,17 +21,16 @@ pub(crate) const BATCH: usize = 128;
 /// Buffers of the embedder and the block decoder.
 pub struct BlockDecoder {
     scratch: Scratch,
-    embedded: Activations,
+    embedder: Embedder,
     x: Vec<f32>,
 }
 
 impl BlockDecoder {
     /// Buffers, still empty.
     pub fn new(config: &Config, weights: &ModelWeights) -> Self {
-        let quantized = weights.projection.as_ref().is_some_and(|p| p.weight.kind().is_quantized());
         BlockDecoder {
             scratch: Scratch::new(&weights.block_decoder),
-            embedded: Activations::new(config.block_length * config.embedding, quantized),
+            embedder: Embedder::new(config, weights),
             x: Vec::new(),
         }
     }
@@ -47,12 +47,8 @@ impl BlockDecoder {
     pub(crate) fn bytes(config: &Config, sequences: usize, blocks: usize) -> usize {
         let (stack, columns) = (&config.block_decoder, BATCH.max(sequences));
         let contexts = sequences.saturating_mul(4 * stack.hidden);
-        let embedded = match config.projection {
-            Projection::Concat => 0,
-            Projection::Linear => Activations::bytes(config.block_length * config.embedding, columns, true),
-        };
         Scratch::bytes(stack, columns, blocks)
-            .saturating_add(embedded)
+            .saturating_add(Embedder::bytes(config, columns))
             .saturating_add(columns.saturating_mul(4 * stack.hidden))
             .saturating_add(contexts)
     }
@@ -79,22 +75,7 @@ impl BlockDecoder {
             self.x.resize(columns * hidden, 0.0);
         }
         let x = &mut self.x[..columns * hidden];
-        let table = weights.embedder.view();
-        let embed = |column: usize, output: &mut [f32]| {
-            let block = &tokens[column * config.block_length..][..config.block_length];
-            for (token, output) in block.iter().zip(output.chunks_exact_mut(config.embedding)) {
-                table.row(*token as usize, output);
-            }
-        };
-        match &weights.projection {
-            None => region.run_parts(Chunks::of(x, hidden), embed),
-            Some(projection) => {
-                self.embedded.fill(pass, columns, embed);
-                let terms = [projection.term(&self.embedded)];
-                let product = Product { terms: &terms, epilogue: Epilogue::Store, output: &mut *x };
-                multiply(pass, product, None);
-            }
-        }
+        self.embedder.embed(pass, model, tokens, x);
         weights.block_decoder.forward(pass, &mut self.scratch, x, segments, interrupt)?;
         Ok(&x[..kept_columns(segments, Kept::Wanted) * hidden])
     }

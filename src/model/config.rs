@@ -114,6 +114,110 @@ impl StackConfig {
     pub fn head_dim(&self) -> usize {
         self.hidden / self.heads
     }
+
+    /// Checks the shape of the stack with this name.
+    fn validate(&self, name: &str) -> Result<()> {
+        within(&format!("{name}: layers"), self.layers, MAX_LAYERS)?;
+        within(&format!("{name}: hidden size"), self.hidden, MAX_WIDTH)?;
+        within(&format!("{name}: attention heads"), self.heads, MAX_WIDTH)?;
+        within(&format!("{name}: feed-forward size"), self.feed_forward, 8 * MAX_WIDTH)?;
+        if !self.hidden.is_multiple_of(self.heads) {
+            return Err(Error::mismatch(
+                format!("{name}: attention heads"),
+                self.heads,
+                format!("a divisor of the hidden size {}", self.hidden),
+            ));
+        }
+        if !self.rotary.is_multiple_of(2) || self.rotary > self.head_dim() {
+            return Err(Error::mismatch(
+                format!("{name}: rotated dimensions of a head"),
+                self.rotary,
+                format!("an even number up to {}", self.head_dim()),
+            ));
+        }
+        let usable = |value: f32| value > 0.0 && value.is_finite();
+        if !(usable(self.epsilon) && usable(self.rotary_base)) {
+            return Err(Error::mismatch(
+                format!("{name}: epsilon and rotary base"),
+                format!("{} and {}", self.epsilon, self.rotary_base),
+                "positive floats",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Shape of the embedder.
+#[derive(Clone, Debug, PartialEq)]
+pub enum EmbedderConfig {
+    /// A row of a table for each token.
+    Lookup {
+        /// Width of the table.
+        width: usize,
+        /// How the rows of a block become one vector.
+        projection: Projection,
+    },
+}
+
+impl EmbedderConfig {
+    /// The name in files and in the authors' configurations.
+    pub fn name(&self) -> &'static str {
+        match self {
+            EmbedderConfig::Lookup { .. } => "lookup",
+        }
+    }
+}
+
+/// Shape of the token decoder.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TokenDecoderConfig {
+    /// A GPT-NeoX stack.
+    Neox {
+        /// The stack.
+        stack: StackConfig,
+        /// How a context embedding is used.
+        strategy: Strategy,
+        /// Vectors that a context embedding expands to, each as wide as the stack.
+        expansion: usize,
+    },
+}
+
+impl TokenDecoderConfig {
+    /// The name in files and in the authors' configurations.
+    pub fn name(&self) -> &'static str {
+        match self {
+            TokenDecoderConfig::Neox { .. } => "gpt-neo-x",
+        }
+    }
+
+    /// Number of layers.
+    pub fn layers(&self) -> usize {
+        match self {
+            TokenDecoderConfig::Neox { stack, .. } => stack.layers,
+        }
+    }
+
+    /// Width of the residual stream.
+    pub fn hidden(&self) -> usize {
+        match self {
+            TokenDecoderConfig::Neox { stack, .. } => stack.hidden,
+        }
+    }
+
+    /// Position of the output that predicts a block's first token, plus one.
+    pub fn first_positions(&self) -> usize {
+        match self {
+            TokenDecoderConfig::Neox { strategy: Strategy::Prefix, expansion, .. } => *expansion,
+            TokenDecoderConfig::Neox { strategy: Strategy::Summation, .. } => 1,
+        }
+    }
+
+    /// Floats that a context embedding becomes when its block is opened.
+    pub fn opened_floats(&self) -> usize {
+        match self {
+            TokenDecoderConfig::Neox { stack, expansion, .. } => expansion.saturating_mul(stack.hidden),
+        }
+    }
 }
 
 /// Shape of a whole model.
@@ -127,20 +231,14 @@ pub struct Config {
     pub vocabulary: usize,
     /// Blocks of the contexts that the model was trained with.
     pub trained_blocks: usize,
-    /// Width of the embedder's table.
-    pub embedding: usize,
-    /// How a block embedding is made.
-    pub projection: Projection,
-    /// How a context embedding is used.
-    pub strategy: Strategy,
     /// How a prompt is laid out in blocks unless a session is told otherwise.
     pub alignment: Alignment,
-    /// Vectors that a context embedding expands to, each as wide as the token decoder.
-    pub expansion: usize,
+    /// The tokens of a block to one block embedding.
+    pub embedder: EmbedderConfig,
     /// The decoder over blocks.
     pub block_decoder: StackConfig,
     /// The decoder over the tokens of one block.
-    pub token_decoder: StackConfig,
+    pub token_decoder: TokenDecoderConfig,
 }
 
 /// Far above any model, and small enough that sizes cannot overflow.
@@ -157,17 +255,9 @@ fn within(what: &str, value: usize, most: usize) -> Result<()> {
 }
 
 impl Config {
-    /// Position in the token decoder of the output that predicts a block's first token, plus one.
-    pub fn first_positions(&self) -> usize {
-        match self.strategy {
-            Strategy::Prefix => self.expansion,
-            Strategy::Summation => 1,
-        }
-    }
-
     /// Positions that the token decoder ever sees: a block's last token is never fed to it.
     pub fn token_positions(&self) -> usize {
-        self.first_positions() + self.block_length - 1
+        self.token_decoder.first_positions() + self.block_length - 1
     }
 
     /// Checks that the parts fit together. Called for every configuration, wherever it comes from.
@@ -175,53 +265,34 @@ impl Config {
     /// # Errors
     /// The first contradiction.
     pub fn validate(&self) -> Result<()> {
-        for (name, stack) in [("block decoder", &self.block_decoder), ("token decoder", &self.token_decoder)]
-        {
-            within(&format!("{name}: layers"), stack.layers, MAX_LAYERS)?;
-            within(&format!("{name}: hidden size"), stack.hidden, MAX_WIDTH)?;
-            within(&format!("{name}: attention heads"), stack.heads, MAX_WIDTH)?;
-            within(&format!("{name}: feed-forward size"), stack.feed_forward, 8 * MAX_WIDTH)?;
-            if !stack.hidden.is_multiple_of(stack.heads) {
-                return Err(Error::mismatch(
-                    format!("{name}: attention heads"),
-                    stack.heads,
-                    format!("a divisor of the hidden size {}", stack.hidden),
-                ));
-            }
-            if !stack.rotary.is_multiple_of(2) || stack.rotary > stack.head_dim() {
-                return Err(Error::mismatch(
-                    format!("{name}: rotated dimensions of a head"),
-                    stack.rotary,
-                    format!("an even number up to {}", stack.head_dim()),
-                ));
-            }
-            let usable = |value: f32| value > 0.0 && value.is_finite();
-            if !(usable(stack.epsilon) && usable(stack.rotary_base)) {
-                return Err(Error::mismatch(
-                    format!("{name}: epsilon and rotary base"),
-                    format!("{} and {}", stack.epsilon, stack.rotary_base),
-                    "positive floats",
-                ));
-            }
-        }
         within("block length", self.block_length, MAX_BLOCK)?;
         within("vocabulary", self.vocabulary, MAX_VOCABULARY)?;
-        within("embedder: width of the table", self.embedding, MAX_WIDTH)?;
-        within("token decoder: expansion ratio", self.expansion, MAX_BLOCK)?;
-        let wide = self.block_length * self.embedding;
-        if self.projection == Projection::Concat && wide != self.block_decoder.hidden {
-            return Err(Error::mismatch(
-                "embedder: width of the table",
-                self.embedding,
-                format!("{} / {}", self.block_decoder.hidden, self.block_length),
-            ));
+        self.block_decoder.validate("block decoder")?;
+        match &self.embedder {
+            EmbedderConfig::Lookup { width, projection } => {
+                within("embedder: width of the table", *width, MAX_WIDTH)?;
+                let wide = self.block_length * width;
+                if *projection == Projection::Concat && wide != self.block_decoder.hidden {
+                    return Err(Error::mismatch(
+                        "embedder: width of the table",
+                        width,
+                        format!("{} / {}", self.block_decoder.hidden, self.block_length),
+                    ));
+                }
+            }
         }
-        if self.strategy == Strategy::Summation && self.expansion < self.block_length {
-            return Err(Error::mismatch(
-                "token decoder: expansion ratio with summation",
-                self.expansion,
-                format!("at least the block length {}", self.block_length),
-            ));
+        match &self.token_decoder {
+            TokenDecoderConfig::Neox { stack, strategy, expansion } => {
+                stack.validate("token decoder")?;
+                within("token decoder: expansion ratio", *expansion, MAX_BLOCK)?;
+                if *strategy == Strategy::Summation && *expansion < self.block_length {
+                    return Err(Error::mismatch(
+                        "token decoder: expansion ratio with summation",
+                        expansion,
+                        format!("at least the block length {}", self.block_length),
+                    ));
+                }
+            }
         }
         Ok(())
     }

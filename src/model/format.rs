@@ -5,7 +5,8 @@
 use std::io::{self, Seek, Write};
 
 use super::config::{
-    Alignment, Config, MAX_BLOCK, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH, Projection, StackConfig, Strategy,
+    Alignment, Config, EmbedderConfig, MAX_BLOCK, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH, Projection,
+    StackConfig, Strategy, TokenDecoderConfig,
 };
 use super::layout::TensorSpec;
 use crate::error::{Error, Result};
@@ -106,14 +107,96 @@ pub(super) fn end_token(index: &Index, config: &Config) -> Result<Option<u32>> {
     }
 }
 
+/// The value of a key that older files do not have.
+fn text_or<'a>(index: &Index<'a>, key: &str, default: &'a str) -> Result<&'a str> {
+    let key = format!("{ARCHITECTURE}.{key}");
+    if index.get(&key).is_none() { Ok(default) } else { index.text(&key) }
+}
+
+/// Reads the keys of the architecture.
+struct Reader<'i, 'a> {
+    index: &'i Index<'a>,
+}
+
+impl Reader<'_, '_> {
+    fn integer(&self, key: &str, max: usize) -> Result<usize> {
+        self.index.integer(&format!("{ARCHITECTURE}.{key}"), 1..=max as u64)
+    }
+
+    fn text(&self, key: &str) -> Result<&str> {
+        self.index.text(&format!("{ARCHITECTURE}.{key}"))
+    }
+
+    fn stack(&self, name: &str) -> Result<StackConfig> {
+        let float = |key: &str| self.index.float(&format!("{ARCHITECTURE}.{name}.{key}"));
+        Ok(StackConfig {
+            layers: self.integer(&format!("{name}.block_count"), MAX_LAYERS)?,
+            hidden: self.integer(&format!("{name}.embedding_length"), MAX_WIDTH)?,
+            heads: self.integer(&format!("{name}.attention.head_count"), MAX_WIDTH)?,
+            feed_forward: self.integer(&format!("{name}.feed_forward_length"), 8 * MAX_WIDTH)?,
+            rotary: self
+                .index
+                .integer(&format!("{ARCHITECTURE}.{name}.rope.dimension_count"), 0..=MAX_WIDTH as u64)?,
+            rotary_base: float("rope.freq_base")? as f32,
+            epsilon: float("attention.layer_norm_epsilon")? as f32,
+        })
+    }
+
+    fn embedder(&self) -> Result<EmbedderConfig> {
+        match text_or(self.index, "embedder.type", "lookup")? {
+            "lookup" => {
+                let projection = self.text("embedder.projection")?;
+                Ok(EmbedderConfig::Lookup {
+                    width: self.integer("embedder.embedding_length", MAX_WIDTH)?,
+                    projection: [Projection::Concat, Projection::Linear]
+                        .into_iter()
+                        .find(|p| p.name() == projection)
+                        .ok_or_else(|| {
+                            Error::mismatch("embedder.projection", projection, "concat or linear")
+                        })?,
+                })
+            }
+            other => Err(Error::mismatch("embedder.type", other, "lookup")),
+        }
+    }
+
+    fn token_decoder(&self) -> Result<TokenDecoderConfig> {
+        match text_or(self.index, "token_decoder.type", "gpt-neo-x")? {
+            "gpt-neo-x" => {
+                let strategy = self.text("token_decoder.strategy")?;
+                Ok(TokenDecoderConfig::Neox {
+                    stack: self.stack("token_decoder")?,
+                    strategy: Strategy::from_name(strategy).ok_or_else(|| {
+                        Error::mismatch("token_decoder.strategy", strategy, "prefix or summation")
+                    })?,
+                    expansion: self.integer("token_decoder.expansion_ratio", MAX_BLOCK)?,
+                })
+            }
+            other => Err(Error::mismatch("token_decoder.type", other, "gpt-neo-x")),
+        }
+    }
+}
+
 /// The alignment that a file names, left if it names none.
 fn alignment(index: &Index) -> Result<Alignment> {
-    let key = format!("{ARCHITECTURE}.prompt_alignment");
-    if index.get(&key).is_none() {
-        return Ok(Alignment::Left);
-    }
-    let name = index.text(&key)?;
+    let name = text_or(index, "prompt_alignment", "left")?;
     Alignment::from_name(name).ok_or_else(|| Error::mismatch("prompt_alignment", name, "left or tail"))
+}
+
+/// Writes the keys of a decoder.
+fn write_stack<W: Write + Seek>(writer: &mut Writer<W>, name: &str, stack: &StackConfig) {
+    let key = |key: &str| format!("{ARCHITECTURE}.{name}.{key}");
+    writer.u32(&key("block_count"), number(stack.layers));
+    writer.u32(&key("embedding_length"), number(stack.hidden));
+    writer.u32(&key("feed_forward_length"), number(stack.feed_forward));
+    writer.u32(&key("attention.head_count"), number(stack.heads));
+    writer.f32(&key("attention.layer_norm_epsilon"), stack.epsilon);
+    writer.u32(&key("rope.dimension_count"), number(stack.rotary));
+    writer.f32(&key("rope.freq_base"), stack.rotary_base);
+}
+
+fn number(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
 }
 
 impl Config {
@@ -122,38 +205,16 @@ impl Config {
     /// # Errors
     /// If a key is missing, or its value is out of range or contradicts another.
     pub fn read(index: &Index) -> Result<Config> {
-        let integer = |key: &str, max: usize| index.integer(&format!("{ARCHITECTURE}.{key}"), 1..=max as u64);
-        let text = |key: &str| index.text(&format!("{ARCHITECTURE}.{key}"));
-        let stack = |name: &str| -> Result<StackConfig> {
-            Ok(StackConfig {
-                layers: integer(&format!("{name}.block_count"), MAX_LAYERS)?,
-                hidden: integer(&format!("{name}.embedding_length"), MAX_WIDTH)?,
-                heads: integer(&format!("{name}.attention.head_count"), MAX_WIDTH)?,
-                feed_forward: integer(&format!("{name}.feed_forward_length"), 8 * MAX_WIDTH)?,
-                rotary: index
-                    .integer(&format!("{ARCHITECTURE}.{name}.rope.dimension_count"), 0..=MAX_WIDTH as u64)?,
-                rotary_base: index.float(&format!("{ARCHITECTURE}.{name}.rope.freq_base"))? as f32,
-                epsilon: index.float(&format!("{ARCHITECTURE}.{name}.attention.layer_norm_epsilon"))? as f32,
-            })
-        };
-        let strategy = text("token_decoder.strategy")?;
-        let projection = text("embedder.projection")?;
+        let reader = Reader { index };
         let config = Config {
             name: index.text("general.name")?.to_string(),
-            block_length: integer("block_length", MAX_BLOCK)?,
-            vocabulary: integer("vocab_size", MAX_VOCABULARY)?,
-            trained_blocks: integer("context_blocks", 1 << 32)?,
-            embedding: integer("embedder.embedding_length", MAX_WIDTH)?,
-            projection: [Projection::Concat, Projection::Linear]
-                .into_iter()
-                .find(|p| p.name() == projection)
-                .ok_or_else(|| Error::mismatch("embedder.projection", projection, "concat or linear"))?,
-            strategy: Strategy::from_name(strategy)
-                .ok_or_else(|| Error::mismatch("token_decoder.strategy", strategy, "prefix or summation"))?,
+            block_length: reader.integer("block_length", MAX_BLOCK)?,
+            vocabulary: reader.integer("vocab_size", MAX_VOCABULARY)?,
+            trained_blocks: reader.integer("context_blocks", 1 << 32)?,
             alignment: alignment(index)?,
-            expansion: integer("token_decoder.expansion_ratio", MAX_BLOCK)?,
-            block_decoder: stack("block_decoder")?,
-            token_decoder: stack("token_decoder")?,
+            embedder: reader.embedder()?,
+            block_decoder: reader.stack("block_decoder")?,
+            token_decoder: reader.token_decoder()?,
         };
         config.validate()?;
         Ok(config)
@@ -161,7 +222,6 @@ impl Config {
 
     /// Writes the metadata that [`Config::read`] reads.
     pub fn write<W: Write + Seek>(&self, writer: &mut Writer<W>) {
-        let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
         let key = |name: &str| format!("{ARCHITECTURE}.{name}");
         writer.text("general.architecture", ARCHITECTURE);
         writer.text("general.name", &self.name);
@@ -169,19 +229,21 @@ impl Config {
         writer.u32(&key("vocab_size"), number(self.vocabulary));
         writer.u32(&key("context_blocks"), number(self.trained_blocks));
         writer.text(&key("prompt_alignment"), self.alignment.name());
-        writer.u32(&key("embedder.embedding_length"), number(self.embedding));
-        writer.text(&key("embedder.projection"), self.projection.name());
-        writer.text(&key("token_decoder.strategy"), self.strategy.name());
-        writer.u32(&key("token_decoder.expansion_ratio"), number(self.expansion));
-        for (name, stack) in [("block_decoder", &self.block_decoder), ("token_decoder", &self.token_decoder)]
-        {
-            writer.u32(&key(&format!("{name}.block_count")), number(stack.layers));
-            writer.u32(&key(&format!("{name}.embedding_length")), number(stack.hidden));
-            writer.u32(&key(&format!("{name}.feed_forward_length")), number(stack.feed_forward));
-            writer.u32(&key(&format!("{name}.attention.head_count")), number(stack.heads));
-            writer.f32(&key(&format!("{name}.attention.layer_norm_epsilon")), stack.epsilon);
-            writer.u32(&key(&format!("{name}.rope.dimension_count")), number(stack.rotary));
-            writer.f32(&key(&format!("{name}.rope.freq_base")), stack.rotary_base);
+        writer.text(&key("embedder.type"), self.embedder.name());
+        match &self.embedder {
+            EmbedderConfig::Lookup { width, projection } => {
+                writer.u32(&key("embedder.embedding_length"), number(*width));
+                writer.text(&key("embedder.projection"), projection.name());
+            }
+        }
+        write_stack(writer, "block_decoder", &self.block_decoder);
+        writer.text(&key("token_decoder.type"), self.token_decoder.name());
+        match &self.token_decoder {
+            TokenDecoderConfig::Neox { stack, strategy, expansion } => {
+                writer.text(&key("token_decoder.strategy"), strategy.name());
+                writer.u32(&key("token_decoder.expansion_ratio"), number(*expansion));
+                write_stack(writer, "token_decoder", stack);
+            }
         }
     }
 }

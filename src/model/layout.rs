@@ -2,7 +2,7 @@
 //! quantizer and the synthesizer share.
 #![forbid(unsafe_code)]
 
-use super::config::{Config, Projection, StackConfig};
+use super::config::{Config, EmbedderConfig, Projection, StackConfig, TokenDecoderConfig};
 use crate::gguf::{ElementType, NewTensor};
 use crate::quant::{PANEL_ROWS, WeightType};
 
@@ -104,16 +104,24 @@ impl List {
 /// All tensors of a model of this shape, in file order.
 pub fn tensors(config: &Config) -> Vec<TensorSpec> {
     let mut list = List(Vec::new());
-    let (block, token) = (&config.block_decoder, &config.token_decoder);
+    let block = &config.block_decoder;
     let table = |name: &str| format!("{name}.weight");
-    list.push(table(names::EMBEDDER), Role::Table, config.vocabulary, config.embedding);
-    if config.projection == Projection::Linear {
-        list.linear(names::PROJECTION, block.hidden, config.block_length * config.embedding);
+    match &config.embedder {
+        EmbedderConfig::Lookup { width, projection } => {
+            list.push(table(names::EMBEDDER), Role::Table, config.vocabulary, *width);
+            if *projection == Projection::Linear {
+                list.linear(names::PROJECTION, block.hidden, config.block_length * width);
+            }
+        }
     }
     list.stack(names::BLOCK_DECODER, block);
-    list.linear(names::EXPANSION, config.expansion * token.hidden, block.hidden);
-    list.push(table(names::TOKEN_EMBEDDINGS), Role::Table, config.vocabulary, token.hidden);
-    list.stack(names::TOKEN_DECODER, token);
-    list.push(table(names::HEAD), Role::Head, config.vocabulary, token.hidden);
+    match &config.token_decoder {
+        TokenDecoderConfig::Neox { stack, expansion, .. } => {
+            list.linear(names::EXPANSION, expansion * stack.hidden, block.hidden);
+            list.push(table(names::TOKEN_EMBEDDINGS), Role::Table, config.vocabulary, stack.hidden);
+            list.stack(names::TOKEN_DECODER, stack);
+            list.push(table(names::HEAD), Role::Head, config.vocabulary, stack.hidden);
+        }
+    }
     list.0
 }

@@ -3,6 +3,7 @@
 mod attention;
 mod block_decoder;
 mod config;
+mod embedder;
 mod format;
 mod layout;
 mod segment;
@@ -18,7 +19,9 @@ use std::sync::{Arc, Weak};
 
 pub(crate) use block_decoder::BATCH;
 pub use block_decoder::BlockDecoder;
-pub use config::{Alignment, Config, PAD_TOKEN, Projection, StackConfig, Strategy};
+pub use config::{
+    Alignment, Config, EmbedderConfig, PAD_TOKEN, Projection, StackConfig, Strategy, TokenDecoderConfig,
+};
 pub use format::{ARCHITECTURE, Header, keys};
 pub use layout::{Role, TensorSpec, tensors};
 pub(crate) use segment::Segment;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::config::{Config, Projection, StackConfig};
+use super::config::{Config, EmbedderConfig, Projection, StackConfig, TokenDecoderConfig};
 use super::format;
 use super::layout::{Role, TensorSpec, names, tensors};
 use super::storage::{Bytes, Storage};
@@ -78,15 +78,31 @@ pub struct StackWeights {
     pub(crate) final_norm: Norm,
 }
 
+/// The tensors of an embedder.
+pub(crate) enum EmbedderWeights {
+    /// A table, and a projection if the rows of a block are not just concatenated.
+    Lookup { table: Matrix, projection: Option<Linear> },
+}
+
+/// The tensors of a token decoder.
+pub(crate) enum TokenDecoderWeights {
+    /// A GPT-NeoX stack.
+    Neox(NeoxWeights),
+}
+
+/// The tensors of a token decoder that is a GPT-NeoX stack.
+pub(crate) struct NeoxWeights {
+    pub(crate) expansion: Linear,
+    pub(crate) embeddings: Matrix,
+    pub(crate) stack: StackWeights,
+    pub(crate) head: Matrix,
+}
+
 /// Every tensor of a model.
 pub struct ModelWeights {
-    pub(crate) embedder: Matrix,
-    pub(crate) projection: Option<Linear>,
+    pub(crate) embedder: EmbedderWeights,
     pub(crate) block_decoder: StackWeights,
-    pub(crate) expansion: Linear,
-    pub(crate) token_embeddings: Matrix,
-    pub(crate) token_decoder: StackWeights,
-    pub(crate) head: Matrix,
+    pub(crate) token_decoder: TokenDecoderWeights,
 }
 
 struct Loader<'a> {
@@ -171,18 +187,24 @@ impl ModelWeights {
         }
         let found = index.tensors().iter().zip(types).map(|(info, kind)| (info.name, (info, kind)));
         let loader = Loader { storage, specs: known, found: found.collect() };
-        let projection = match config.projection {
-            Projection::Concat => None,
-            Projection::Linear => Some(loader.linear(names::PROJECTION)?),
+        let embedder = match &config.embedder {
+            EmbedderConfig::Lookup { projection, .. } => EmbedderWeights::Lookup {
+                table: loader.matrix(names::EMBEDDER)?,
+                projection: match projection {
+                    Projection::Concat => None,
+                    Projection::Linear => Some(loader.linear(names::PROJECTION)?),
+                },
+            },
         };
-        Ok(ModelWeights {
-            embedder: loader.matrix(names::EMBEDDER)?,
-            projection,
-            block_decoder: loader.stack(names::BLOCK_DECODER, &config.block_decoder)?,
-            expansion: loader.linear(names::EXPANSION)?,
-            token_embeddings: loader.matrix(names::TOKEN_EMBEDDINGS)?,
-            token_decoder: loader.stack(names::TOKEN_DECODER, &config.token_decoder)?,
-            head: loader.matrix(names::HEAD)?,
-        })
+        let token_decoder = match &config.token_decoder {
+            TokenDecoderConfig::Neox { stack, .. } => TokenDecoderWeights::Neox(NeoxWeights {
+                expansion: loader.linear(names::EXPANSION)?,
+                embeddings: loader.matrix(names::TOKEN_EMBEDDINGS)?,
+                stack: loader.stack(names::TOKEN_DECODER, stack)?,
+                head: loader.matrix(names::HEAD)?,
+            }),
+        };
+        let block_decoder = loader.stack(names::BLOCK_DECODER, &config.block_decoder)?;
+        Ok(ModelWeights { embedder, block_decoder, token_decoder })
     }
 }

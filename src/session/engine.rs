@@ -193,7 +193,7 @@ impl Engine {
             closed.for_each(|s| contexts.extend(s.open.context()));
             if !contexts.is_empty() {
                 let expanded = decoder.expand(region, model, contexts);
-                let width = model.config().expansion * model.config().token_decoder.hidden;
+                let width = model.config().token_decoder.opened_floats();
                 let closed = sequences.iter_mut().map(S::borrow_mut).filter(|s| !s.open.is_opened());
                 closed.zip(expanded.chunks_exact(width)).for_each(|(s, expanded)| s.open.open(expanded));
             }
@@ -226,7 +226,7 @@ impl Engine {
     /// and a first text that is shorter than a block becomes a whole one.
     fn settle<S: BorrowMut<Sequence>>(&mut self, sequences: &mut [S]) -> Result<()> {
         self.check(sequences)?;
-        let first = self.model().config().first_positions();
+        let first = self.model().config().token_decoder.first_positions();
         let mut opened = sequences.iter_mut().map(S::borrow_mut).filter(|s| s.open.is_opened());
         if !opened.all(|s| s.open.settle(first)) {
             return Err(Error::argument("logits: expected a new token since they were last computed"));

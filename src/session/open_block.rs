@@ -35,10 +35,7 @@ impl OpenBlock {
             length: config.block_length,
             tokens: Vec::with_capacity(config.block_length),
             context: zeros(config.block_decoder.hidden, "context")?,
-            expanded: zeros(
-                config.expansion.saturating_mul(config.token_decoder.hidden),
-                "expanded context",
-            )?,
+            expanded: zeros(config.token_decoder.opened_floats(), "expanded context")?,
             opened: false,
             cache: Cache::new(CacheType::F32, TokenDecoder::cache_shape(config))?,
             seen: Vec::with_capacity(config.block_length),

@@ -105,7 +105,7 @@ fn teacher_forced(
     let (length, positions) = (config.block_length, config.token_positions());
     let expanded = decoder.expand(region, model, contexts).to_vec();
     decoder.begin();
-    let rows = expanded.chunks_exact(config.expansion * config.token_decoder.hidden);
+    let rows = expanded.chunks_exact(config.token_decoder.opened_floats());
     for (expanded, block) in rows.zip(tokens.chunks_exact(length)) {
         // The last token of a block is never fed.
         decoder.push(model, expanded, &block[..length - 1], 0);
@@ -117,7 +117,7 @@ fn teacher_forced(
             Segment::new(positions, cache)
         })
         .collect();
-    let skipped = config.first_positions() - 1;
+    let skipped = config.token_decoder.first_positions() - 1;
     let column = |row: usize| row / length * positions + skipped + row % length;
     decoder.logits(region, model, &mut segments, column, logits, None)
 }

@@ -229,6 +229,7 @@ fn signal(child: &std::process::Child, signal: i32) {
 #[test]
 fn ctrl_c_ends_the_text_and_shows_the_figures() {
     use std::os::unix::process::ExitStatusExt;
+    crate::common::heed_interrupts();
     let mut child = program()
         .args(["run", "-p", PROMPT, "-n", "-1", "--ignore-end"])
         .stdin(Stdio::null())
@@ -253,6 +254,7 @@ fn a_shell_sees_which_signal_ended_the_program() {
     if crate::common::skipped_under_emulation("the signal would end the emulator") {
         return;
     }
+    crate::common::heed_interrupts();
     for (signal, code) in [("INT", "130"), ("TERM", "143"), ("HUP", "129")] {
         // In the foreground, because the background jobs of a script ignore Ctrl-C.
         let script = format!(
@@ -293,6 +295,7 @@ fn a_signal_that_was_ignored_stays_ignored() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_shows_the_samples_so_far() {
+    crate::common::heed_interrupts();
     let arguments = ["run", "-p", PROMPT, "-n", "-1", "--ignore-end", "--samples", "3"];
     let mut command = program();
     let command = command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

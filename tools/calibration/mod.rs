@@ -14,7 +14,9 @@ use std::collections::HashMap;
 
 use cinderblock::Result;
 use cinderblock::unstable::kernels::Kernels;
-use cinderblock::unstable::model::{Config, PAD_TOKEN, Projection, StackConfig, Strategy, TensorSpec};
+use cinderblock::unstable::model::{
+    Config, EmbedderConfig, PAD_TOKEN, Projection, StackConfig, Strategy, TensorSpec, TokenDecoderConfig,
+};
 use cinderblock::unstable::quant::{PANEL_ROWS, Rounded, WeightType, pack_floats, pack_groups};
 
 use crate::checkpoint::Checkpoint;
@@ -113,15 +115,16 @@ impl<'a> Calibrator<'a> {
         let mut streams = self.blocks(&expanded, tokens)?;
         drop(expanded);
         let positions = config.token_positions();
-        self.stack("token_decoder", &config.token_decoder, &mut streams, positions)?;
+        let TokenDecoderConfig::Neox { stack, .. } = &config.token_decoder;
+        self.stack("token_decoder", stack, &mut streams, positions)?;
         let norm = self.norm("token_decoder.final_norm")?;
-        let skipped = config.first_positions() - 1;
+        let skipped = config.token_decoder.first_positions() - 1;
         let outputs = streams.map(|x| {
             let predicting = x.data.chunks_exact(positions * x.columns);
             let data: Vec<f32> =
                 predicting.flat_map(|block| &block[skipped * x.columns..]).copied().collect();
             let rows = Matrix::new(data.len() / x.columns, x.columns, data);
-            norm.apply(self.kernels, config.token_decoder.epsilon, &rows)
+            norm.apply(self.kernels, stack.epsilon, &rows)
         });
         drop(streams);
         self.head(&outputs)?;
@@ -227,20 +230,20 @@ impl<'a> Calibrator<'a> {
     /// The streams before the block decoder, `[blocks, hidden]`.
     fn embed(&mut self, tokens: &[u32]) -> Result<Streams> {
         let config = self.config;
+        let EmbedderConfig::Lookup { width, projection } = config.embedder;
         let mut sensitivity = self.sensitivity("block_decoder", config.block_decoder.hidden)?;
-        if config.projection == Projection::Linear {
-            let (projection, _) = self.matrix("embedder.projection.weight")?;
-            sensitivity =
-                projection.view().transposed().times(sensitivity.view()).view().times(projection.view());
+        if projection == Projection::Linear {
+            let (layer, _) = self.matrix("embedder.projection.weight")?;
+            sensitivity = layer.view().transposed().times(sensitivity.view()).view().times(layer.view());
         }
-        let table = self.table("embedder.embeddings.weight", &sensitivity.mean_block(config.embedding))?;
-        let width = config.block_length * config.embedding;
+        let table = self.table("embedder.embeddings.weight", &sensitivity.mean_block(width))?;
+        let width = config.block_length * width;
         let embedded = table.map(|table| {
             let data: Vec<f32> =
                 tokens.iter().flat_map(|&token| table.row(token as usize)).copied().collect();
             Matrix::new(data.len() / width, width, data)
         });
-        match config.projection {
+        match projection {
             Projection::Concat => Ok(embedded),
             Projection::Linear => self.linear("embedder.projection", &embedded),
         }
@@ -250,7 +253,8 @@ impl<'a> Calibrator<'a> {
     /// after it.
     fn blocks(&mut self, expanded: &Streams, tokens: &[u32]) -> Result<Streams> {
         let config = self.config;
-        let (length, hidden) = (config.block_length, config.token_decoder.hidden);
+        let TokenDecoderConfig::Neox { stack, strategy, expansion } = &config.token_decoder;
+        let (length, hidden) = (config.block_length, stack.hidden);
         let sensitivity = self.sensitivity("token_decoder", hidden)?;
         let table = self.table("token_decoder.embeddings.weight", &sensitivity)?;
         let columns = |expanded: &Matrix, table: &Matrix| {
@@ -260,13 +264,9 @@ impl<'a> Calibrator<'a> {
             {
                 let part = |part: usize| &context[part * hidden..][..hidden];
                 for position in 0..config.token_positions() {
-                    match config.strategy {
-                        Strategy::Prefix if position < config.expansion => {
-                            data.extend_from_slice(part(position))
-                        }
-                        Strategy::Prefix => {
-                            data.extend(table.row(block[position - config.expansion] as usize))
-                        }
+                    match strategy {
+                        Strategy::Prefix if position < *expansion => data.extend_from_slice(part(position)),
+                        Strategy::Prefix => data.extend(table.row(block[position - expansion] as usize)),
                         Strategy::Summation => {
                             let token = if position == 0 { PAD_TOKEN } else { block[position - 1] };
                             let row = table.row(token as usize).iter().zip(part(position));

@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use cinderblock::unstable::model::{Alignment, Config, Projection, StackConfig, Strategy};
+use cinderblock::unstable::model::{
+    Alignment, Config, EmbedderConfig, Projection, StackConfig, Strategy, TokenDecoderConfig,
+};
 use cinderblock::{Error, Result};
 
 use super::config::{Facts, StackFacts, vanilla};
@@ -226,13 +228,10 @@ impl<'t> Shapes<'t> {
             block_length,
             vocabulary,
             trained_blocks: (context / block_length).max(1),
-            embedding,
-            projection,
-            strategy,
             alignment: Alignment::Tail,
-            expansion,
+            embedder: EmbedderConfig::Lookup { width: embedding, projection },
             block_decoder,
-            token_decoder,
+            token_decoder: TokenDecoderConfig::Neox { stack: token_decoder, strategy, expansion },
         })
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use cinderblock::unstable::gguf::Value;
 use cinderblock::unstable::kernels::{Isa, Kernels};
-use cinderblock::unstable::model::{Config, StackConfig, keys};
+use cinderblock::unstable::model::{Config, EmbedderConfig, StackConfig, TokenDecoderConfig, keys};
 use cinderblock::{MemoryEstimate, Model, Processors, Result, SessionOptions};
 use serde_json::{Value as Json, json};
 
@@ -125,16 +125,18 @@ fn summary(model: &Model, path: Option<&Path>, estimate: &MemoryEstimate) -> Str
     );
     let reason = alignment_reason(model).map_or(String::new(), |reason| format!(": {}", plain(&reason)));
     text += &format!("{:14} aligned {}{reason}\n", "prompts", config.alignment.name());
-    text += &format!(
-        "{:14} table of width {}, {}; context by {}, expansion {}\n",
-        "embedder",
-        config.embedding,
-        config.projection.name(),
-        config.strategy.name(),
-        config.expansion
-    );
+    text += &match &config.embedder {
+        EmbedderConfig::Lookup { width, projection } => {
+            format!("{:14} lookup, table of width {width}, {}\n", "embedder", projection.name())
+        }
+    };
     text += &stack_line("block decoder", &config.block_decoder);
-    text += &stack_line("token decoder", &config.token_decoder);
+    match &config.token_decoder {
+        TokenDecoderConfig::Neox { stack, strategy, expansion } => {
+            text += &stack_line("token decoder", stack);
+            text += &format!("{:14} by {}, expansion {expansion}\n", "context", strategy.name());
+        }
+    }
     let tokenizer = if model.tokenizer_json().is_some() { "in the file" } else { "none" };
     text += &format!("{:14} {tokenizer}\n{:14} {}\n", "tokenizer", "end token", plain(&end_token(model)));
     text += &format!(
@@ -199,6 +201,20 @@ fn json_of(model: &Model, estimate: &MemoryEstimate, verified: bool) -> Json {
             "rotary": stack.rotary,
         })
     };
+    let embedder = match &config.embedder {
+        EmbedderConfig::Lookup { width, projection } => {
+            json!({"type": config.embedder.name(), "width": width, "projection": projection.name()})
+        }
+    };
+    let mut token_decoder = match &config.token_decoder {
+        TokenDecoderConfig::Neox { stack: shape, strategy, expansion } => {
+            let mut json = stack(shape);
+            json["strategy"] = json!(strategy.name());
+            json["expansion"] = json!(expansion);
+            json
+        }
+    };
+    token_decoder["type"] = json!(config.token_decoder.name());
     let metadata: serde_json::Map<String, Json> =
         index.metadata().iter().map(|(key, value)| ((*key).to_string(), json_of_value(value))).collect();
     let tensors: Vec<Json> = index
@@ -221,11 +237,9 @@ fn json_of(model: &Model, estimate: &MemoryEstimate, verified: bool) -> Json {
         "prompt_alignment": config.alignment.name(),
         "prompt_alignment_reason": alignment_reason(model),
         "end_token": model.end_token(),
-        "strategy": config.strategy.name(),
-        "projection": config.projection.name(),
-        "expansion": config.expansion,
+        "embedder": embedder,
         "block_decoder": stack(&config.block_decoder),
-        "token_decoder": stack(&config.token_decoder),
+        "token_decoder": token_decoder,
         "memory": {
             "weights": estimate.weights,
             "cache": estimate.cache,

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use cinderblock::Result;
 use cinderblock::unstable::model::{
-    Alignment, Config, Header, Projection, Role, StackConfig, Strategy, TensorSpec, tensors,
+    Alignment, Config, EmbedderConfig, Header, Projection, Role, StackConfig, Strategy, TensorSpec,
+    TokenDecoderConfig, tensors,
 };
 use cinderblock::unstable::quant::{Q4_RECORD, Q4_SCALES, Q8_RECORD, WeightType, row_scale};
 use half::{bf16, f16};
@@ -78,13 +79,10 @@ impl Preset {
             block_length: 4,
             vocabulary: 50304,
             trained_blocks: 512,
-            embedding: self.hidden / 4,
-            projection: Projection::Concat,
-            strategy: Strategy::Prefix,
             alignment: Alignment::Tail,
-            expansion: 2,
+            embedder: EmbedderConfig::Lookup { width: self.hidden / 4, projection: Projection::Concat },
             block_decoder: stack.clone(),
-            token_decoder: stack,
+            token_decoder: TokenDecoderConfig::Neox { stack, strategy: Strategy::Prefix, expansion: 2 },
         }
     }
 }

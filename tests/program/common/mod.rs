@@ -63,6 +63,14 @@ pub fn program() -> Command {
     with_runner(Command::new)
 }
 
+/// Lets the programs that a test starts be interrupted, also where the tests run in the background of a script, whose
+/// jobs ignore Ctrl-C.
+#[cfg(unix)]
+pub fn heed_interrupts() {
+    // SAFETY: the default action is no function, so nothing can run in a handler.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+}
+
 /// The program as arguments of another command, which `start` makes of the first word.
 pub fn with_runner(start: impl FnOnce(OsString) -> Command) -> Command {
     let mut words: Vec<OsString> = runner().into_iter().map(OsString::from).collect();

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use cinderblock::Model;
+use cinderblock::unstable::model::TokenDecoderConfig;
 use safetensors::SafeTensors;
 
 /// A checkpoint of the layout `main`: concatenated embeddings, prefix.
@@ -48,12 +49,13 @@ impl Reference {
             data.as_chunks::<4>().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect()
         };
         let config = model.config();
+        let TokenDecoderConfig::Neox { stack, .. } = &config.token_decoder;
         Reference {
             tensors: file.iter().map(|(name, tensor)| (name.to_string(), values(tensor.data()))).collect(),
             block_length: config.block_length,
             block_heads: config.block_decoder.heads,
-            token_heads: config.token_decoder.heads,
-            hidden: config.token_decoder.hidden,
+            token_heads: stack.heads,
+            hidden: stack.hidden,
         }
     }
 

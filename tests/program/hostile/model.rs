@@ -1,7 +1,7 @@
 //! Model files that lie.
 
 use cinderblock::unstable::gguf::NewTensor;
-use cinderblock::unstable::model::{Header, Projection, tensors};
+use cinderblock::unstable::model::{EmbedderConfig, Header, Projection, tensors};
 use cinderblock::unstable::quant::WeightType;
 use cinderblock::{ErrorKind, MemoryEstimate, Runtime, SessionOptions};
 
@@ -82,7 +82,7 @@ fn shapes_beyond_all_memory_are_refused_in_one_line() {
     let mut config = File::new("uptrain").model().config().clone();
     // Logits of a block: 68.7 GB.
     (config.block_length, config.vocabulary, config.trained_blocks) = (1024, 1 << 24, 1);
-    (config.embedding, config.projection) = (2, Projection::Linear);
+    config.embedder = EmbedderConfig::Lookup { width: 2, projection: Projection::Linear };
     let specs = tensors(&config);
     let typed: Vec<_> = specs.iter().map(|spec| (spec, WeightType::F16)).collect();
     let lengths: Vec<u64> =
