@@ -112,6 +112,9 @@ pub mod unstable {
     pub mod files {
         pub use crate::files::*;
     }
+    pub mod generation {
+        pub use crate::generation::tokenizer::TextStream;
+    }
     pub mod gguf {
         pub use crate::gguf::*;
     }

@@ -28,6 +28,8 @@ mod quantize;
 mod sampling;
 mod signals;
 mod statistics;
+#[doc(hidden)]
+pub mod unstable;
 pub mod verbs;
 
 pub use command_line::{main, parse};

@@ -7,6 +7,7 @@ mod safetensors;
 mod shapes;
 mod source;
 mod tokenizer;
+pub(crate) mod unstable;
 mod yaml;
 
 use std::path::{Path, PathBuf};

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod model;
 mod program;
+mod seeds;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -3,6 +3,7 @@
 mod journal;
 mod lines;
 mod score;
+pub(crate) mod unstable;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
@@ -263,6 +264,46 @@ impl Defaults {
         };
         RunKey { model: format!("{:016x}", model.fingerprint()), options: journal::digest(options, 4) }
     }
+
+    /// The request of a line.
+    fn request(
+        &self,
+        model: &Model,
+        tokenizer: Option<&Tokenizer>,
+        id: &Json,
+        mut fields: Fields,
+    ) -> Result<Request> {
+        let Defaults { sampler, generate, stops } = self;
+        let prompt = fields.prompt()?.tokens(model, tokenizer)?;
+        if fields.has("continuations") {
+            return Err(Error::format("line: found \"continuations\" without --score, expected none"));
+        }
+        let bias = fields.take("logit_bias", "biases by token id", lines::biases)?;
+        let seed = fields.integer("seed")?.unwrap_or_else(|| mix(sampler.seed, id));
+        Ok(Request {
+            prompt,
+            sampler: SamplerOptions {
+                temperature: fields.float("temperature")?.unwrap_or(sampler.temperature),
+                top_k: fields.size("top_k")?.unwrap_or(sampler.top_k),
+                top_p: fields.float("top_p")?.unwrap_or(sampler.top_p),
+                min_p: fields.float("min_p")?.unwrap_or(sampler.min_p),
+                repetition_penalty: fields.float("repetition_penalty")?.unwrap_or(sampler.repetition_penalty),
+                repetition_window: fields.size("repetition_window")?.unwrap_or(sampler.repetition_window),
+                logit_bias: bias.unwrap_or_else(|| sampler.logit_bias.clone()),
+                seed,
+            },
+            generate: GenerateOptions {
+                max_tokens: fields.size("max_tokens")?.unwrap_or(generate.max_tokens),
+                ignore_end: fields
+                    .take("ignore_end", "true or false", Json::as_bool)?
+                    .unwrap_or(generate.ignore_end),
+                logprobs: fields.size("logprobs")?,
+                ..generate.clone()
+            },
+            stops: fields.take("stop", "a text or a list of texts", texts)?.unwrap_or_else(|| stops.clone()),
+            ..Default::default()
+        })
+    }
 }
 
 /// Opens the input, and a progress bar that knows how many lines a file has.
@@ -343,45 +384,12 @@ impl Run {
 
     /// Submits a line's prompt.
     fn submit(&mut self, name: &Name, fields: Fields) -> Result<()> {
-        let request = self.request(&name.id, fields)?;
+        let request = self.defaults.request(&self.model, self.tokenizer.as_deref(), &name.id, fields)?;
         let (prompt_tokens, logprobs) = (request.prompt.len(), request.generate.logprobs.is_some());
         let number = self.batch.submit(request)?;
         let job = Job { name: Some(name.clone()), logprobs, ..Job::scoring(name.line, 0, prompt_tokens) };
         self.jobs.insert(number, job);
         Ok(())
-    }
-
-    fn request(&self, id: &Json, mut fields: Fields) -> Result<Request> {
-        let Defaults { sampler, generate, stops } = &self.defaults;
-        let prompt = fields.prompt()?.tokens(&self.model, self.tokenizer.as_deref())?;
-        if fields.has("continuations") {
-            return Err(Error::format("line: found \"continuations\" without --score, expected none"));
-        }
-        let bias = fields.take("logit_bias", "biases by token id", lines::biases)?;
-        let seed = fields.integer("seed")?.unwrap_or_else(|| mix(sampler.seed, id));
-        Ok(Request {
-            prompt,
-            sampler: SamplerOptions {
-                temperature: fields.float("temperature")?.unwrap_or(sampler.temperature),
-                top_k: fields.size("top_k")?.unwrap_or(sampler.top_k),
-                top_p: fields.float("top_p")?.unwrap_or(sampler.top_p),
-                min_p: fields.float("min_p")?.unwrap_or(sampler.min_p),
-                repetition_penalty: fields.float("repetition_penalty")?.unwrap_or(sampler.repetition_penalty),
-                repetition_window: fields.size("repetition_window")?.unwrap_or(sampler.repetition_window),
-                logit_bias: bias.unwrap_or_else(|| sampler.logit_bias.clone()),
-                seed,
-            },
-            generate: GenerateOptions {
-                max_tokens: fields.size("max_tokens")?.unwrap_or(generate.max_tokens),
-                ignore_end: fields
-                    .take("ignore_end", "true or false", Json::as_bool)?
-                    .unwrap_or(generate.ignore_end),
-                logprobs: fields.size("logprobs")?,
-                ..generate.clone()
-            },
-            stops: fields.take("stop", "a text or a list of texts", texts)?.unwrap_or_else(|| stops.clone()),
-            ..Default::default()
-        })
     }
 
     fn fail(&mut self, name: &Name, error: &Error) -> Result<()> {

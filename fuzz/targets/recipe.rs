@@ -1,0 +1,5 @@
+#![no_main]
+
+mod harness;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| harness::run(|| cinderblock_fuzz::recipe::run(bytes)));
