@@ -41,11 +41,11 @@ fn decoder(choices: &mut Choices) -> Json {
             let scheme = choices.pick(&["always", "first", "never"]);
             json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true})
         }
-        6 => json!({"type": "WordPiece", "prefix": "##", "cleanup": choices.byte() % 2 == 0}),
+        6 => json!({"type": "WordPiece", "prefix": "##", "cleanup": choices.byte().is_multiple_of(2)}),
         7 => json!({"type": "BPEDecoder", "suffix": text(choices)}),
         8 => json!({
             "type": "CTC", "pad_token": text(choices), "word_delimiter_token": text(choices),
-            "cleanup": choices.byte() % 2 == 0
+            "cleanup": choices.byte().is_multiple_of(2)
         }),
         _ => Json::Null,
     }

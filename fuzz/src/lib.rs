@@ -25,8 +25,11 @@ use std::sync::atomic::AtomicUsize;
 use cinderblock::Error;
 use tempfile::TempDir;
 
-/// The targets that need no feature: their names and functions.
-pub const TARGETS: [(&str, fn(&[u8])); 15] = [
+/// The name of a target, and its function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// The targets that need no feature of the library.
+pub const TARGETS: [Target; 15] = [
     ("batch_line", batch_line::run),
     ("checkpoint", checkpoint::run),
     ("config", config::run),

@@ -77,7 +77,7 @@ fn damage(file: &mut [u8], choices: &mut Choices) {
             _ => choices.some(16).to_vec(),
         };
         // Numbers of tensors are aligned.
-        let place = if choices.byte() % 2 == 0 { place / 4 * 4 } else { place };
+        let place = if choices.byte().is_multiple_of(2) { place / 4 * 4 } else { place };
         let end = file.len().min(place + value.len());
         file[place..end].copy_from_slice(&value[..end - place]);
     }

@@ -142,7 +142,7 @@ impl<T: Copy> Buffer<T> {
 macro_rules! call {
     ($caller:ident, $function:ident($($argument:expr),* $(,)?)) => {{
         let mut error: *mut cinder_error = null_mut();
-        let place = if $caller.choices.byte() % 4 == 0 { null_mut() } else { &raw mut error };
+        let place = if $caller.choices.byte().is_multiple_of(4) { null_mut() } else { &raw mut error };
         // SAFETY: the arguments are null or valid, as the header requires.
         let status = unsafe { $function($($argument,)* place) };
         judge(stringify!($function), status, place, error);
@@ -187,7 +187,7 @@ impl<'b> Caller<'b> {
 
     fn run(mut self) {
         // Most sequences begin with a model and a session.
-        if self.choices.byte() % 8 != 0 {
+        if !self.choices.byte().is_multiple_of(8) {
             self.open();
             self.create();
         }
@@ -198,7 +198,7 @@ impl<'b> Caller<'b> {
             self.step();
         }
         // In either order: sessions keep what they need.
-        let first = self.choices.byte() % 2 == 0;
+        let first = self.choices.byte().is_multiple_of(2);
         if first {
             self.free_models();
         }
@@ -360,7 +360,7 @@ impl<'b> Caller<'b> {
     }
 
     fn session_options(&mut self) -> Option<Box<[u64; STRUCT / 8]>> {
-        if self.choices.byte() % 4 == 0 {
+        if self.choices.byte().is_multiple_of(4) {
             return None;
         }
         let options = cinder_session_options {
@@ -506,7 +506,7 @@ impl<'b> Caller<'b> {
         let mut callback = self.callback();
         let (session, data) = (callback.session, (&raw mut callback).cast());
         let progress: cinder_progress_fn =
-            if self.choices.byte() % 4 == 0 { None } else { Some(on_progress) };
+            if self.choices.byte().is_multiple_of(4) { None } else { Some(on_progress) };
         match self.choices.below(4) {
             0 => {
                 let text = self.choices.some(24);
@@ -547,7 +547,7 @@ impl<'b> Caller<'b> {
 
     fn decode(&mut self) {
         let session = self.session();
-        if self.choices.byte() % 2 == 0 {
+        if self.choices.byte().is_multiple_of(2) {
             let mut token = u32::MAX;
             let status = call!(self, cinder_session_decode_token(session, &raw mut token));
             assert_eq!(status == CINDER_OK, (token as usize) < tiny::VOCABULARY);
@@ -593,7 +593,8 @@ impl<'b> Caller<'b> {
             }
         }
         let options = room(options, declared);
-        let function: cinder_text_fn = if self.choices.byte() % 4 == 0 { None } else { Some(on_text) };
+        let function: cinder_text_fn =
+            if self.choices.byte().is_multiple_of(4) { None } else { Some(on_text) };
         let declared = self.declared();
         let mut generation = room([size_of::<cinder_generation>()], declared);
         let generation =
