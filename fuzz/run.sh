@@ -38,8 +38,9 @@ for target in $targets; do
         header | model | checkpoint) length=16384 ;;
         *) length=2048 ;;
     esac
+    # The time is that of the clock, on a machine that may be busy.
     # The allocator of the targets fails beyond 256 MB at once and 1 GB in all; the fuzzer's limits are a second net.
-    if "$binaries/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=1024 \
+    if "$binaries/$target" -max_total_time="$seconds" -timeout=60 -report_slow_units=60 -rss_limit_mb=2048 -malloc_limit_mb=1024 \
         -max_len=$length -artifact_prefix="artifacts/$target/" -print_final_stats=1 \
         "$@" "target/corpus/$target" "corpus/$target" >"$log" 2>&1; then
         echo "fuzz $target: ok, $(sed -n 's/^stat::number_of_executed_units: *//p' "$log") executions"
