@@ -95,7 +95,7 @@ pub use generation::speculation::{Speculate, SpeculationCounts};
 pub use generation::tokenizer::Tokenizer;
 pub use interrupt::Interrupt;
 pub use model::{
-    Alignment, Config, EmbedderConfig, Model, OpenOptions, Projection, StackConfig, Strategy,
+    Alignment, Config, EmbedderConfig, EncoderConfig, Model, OpenOptions, Projection, StackConfig, Strategy,
     TokenDecoderConfig,
 };
 pub use session::{

@@ -145,7 +145,18 @@ impl Activations {
         );
     }
 
-    /// Quantizes the columns that were written to [`Activations::floats_mut`] of the two.
+    /// All columns as floats, `[columns, width]`.
+    pub fn floats(&self) -> &[f32] {
+        &self.floats[..self.columns * self.width]
+    }
+
+    /// Quantizes the columns that were written to [`Activations::floats_mut`].
+    pub fn quantize(&mut self, pass: Pass<'_>) {
+        let target = self.target(pass.kernels, self.columns);
+        pass.region.run(target.pieces(), |piece| target.quantize(pass.kernels, piece));
+    }
+
+    /// [`Activations::quantize`] for two at once.
     pub fn quantize_both(both: [&mut Activations; 2], pass: Pass<'_>) {
         let kernels = pass.kernels;
         let targets = both.map(|activations| activations.target(kernels, activations.columns));

@@ -75,7 +75,7 @@ impl BlockDecoder {
             self.x.resize(columns * hidden, 0.0);
         }
         let x = &mut self.x[..columns * hidden];
-        self.embedder.embed(pass, model, tokens, x);
+        self.embedder.embed(pass, model, tokens, segments, x);
         weights.block_decoder.forward(pass, &mut self.scratch, x, segments, interrupt)?;
         Ok(&x[..kept_columns(segments, Kept::Wanted) * hidden])
     }

@@ -147,6 +147,58 @@ impl StackConfig {
     }
 }
 
+/// Shape of a RoBERTa encoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EncoderConfig {
+    /// Number of layers.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width inside the feed-forward network.
+    pub feed_forward: usize,
+    /// Rows of the table of positions.
+    pub positions: usize,
+    /// Copies of `<s>` before each block, whose outputs alone go on; 0 if those of the tokens do.
+    pub start_tokens: usize,
+    /// Epsilon of every LayerNorm.
+    pub epsilon: f32,
+}
+
+impl EncoderConfig {
+    /// Outputs of a block of `block_length` tokens, each as wide as the encoder.
+    pub fn outputs(&self, block_length: usize) -> usize {
+        if self.start_tokens > 0 { self.start_tokens } else { block_length }
+    }
+
+    fn validate(&self, block_length: usize) -> Result<()> {
+        within("embedder: layers", self.layers, MAX_LAYERS)?;
+        within("embedder: hidden size", self.hidden, MAX_WIDTH)?;
+        within("embedder: attention heads", self.heads, MAX_WIDTH)?;
+        within("embedder: feed-forward size", self.feed_forward, 8 * MAX_WIDTH)?;
+        within("embedder: positions", self.positions, MAX_WIDTH)?;
+        if self.start_tokens > MAX_BLOCK {
+            let expected = format!("up to {MAX_BLOCK}");
+            return Err(Error::mismatch("embedder: leading tokens", self.start_tokens, expected));
+        }
+        if !self.hidden.is_multiple_of(self.heads) {
+            let expected = format!("a divisor of the hidden size {}", self.hidden);
+            return Err(Error::mismatch("embedder: attention heads", self.heads, expected));
+        }
+        // Rows 0 and 1 are those of no token and of the padding id.
+        let needed = self.start_tokens + block_length + 2;
+        if self.positions < needed {
+            let expected = format!("at least {needed}");
+            return Err(Error::mismatch("embedder: positions", self.positions, expected));
+        }
+        if !(self.epsilon > 0.0 && self.epsilon.is_finite()) {
+            return Err(Error::mismatch("embedder: epsilon", self.epsilon, "a positive float"));
+        }
+        Ok(())
+    }
+}
+
 /// Shape of the embedder.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EmbedderConfig {
@@ -157,13 +209,26 @@ pub enum EmbedderConfig {
         /// How the rows of a block become one vector.
         projection: Projection,
     },
+    /// A RoBERTa encoder inside each block.
+    Roberta {
+        /// The encoder.
+        encoder: EncoderConfig,
+        /// How its outputs become one vector.
+        projection: Projection,
+    },
 }
 
 impl EmbedderConfig {
+    /// Whether the padding of a first block is masked: then the same tokens with other padding are another text.
+    pub fn masks_padding(&self) -> bool {
+        matches!(self, EmbedderConfig::Roberta { .. })
+    }
+
     /// The name in files and in the authors' configurations.
     pub fn name(&self) -> &'static str {
         match self {
             EmbedderConfig::Lookup { .. } => "lookup",
+            EmbedderConfig::Roberta { .. } => "roberta",
         }
     }
 }
@@ -278,6 +343,14 @@ impl Config {
                         width,
                         format!("{} / {}", self.block_decoder.hidden, self.block_length),
                     ));
+                }
+            }
+            EmbedderConfig::Roberta { encoder, projection } => {
+                encoder.validate(self.block_length)?;
+                let wide = encoder.outputs(self.block_length) * encoder.hidden;
+                if *projection == Projection::Concat && wide != self.block_decoder.hidden {
+                    let expected = format!("{} in all outputs of a block", self.block_decoder.hidden);
+                    return Err(Error::mismatch("embedder: concatenated width", wide, expected));
                 }
             }
         }

@@ -5,8 +5,8 @@
 use std::io::{self, Seek, Write};
 
 use super::config::{
-    Alignment, Config, EmbedderConfig, MAX_BLOCK, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH, Projection,
-    StackConfig, Strategy, TokenDecoderConfig,
+    Alignment, Config, EmbedderConfig, EncoderConfig, MAX_BLOCK, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH,
+    Projection, StackConfig, Strategy, TokenDecoderConfig,
 };
 use super::layout::TensorSpec;
 use crate::error::{Error, Result};
@@ -142,21 +142,38 @@ impl Reader<'_, '_> {
         })
     }
 
+    fn projection(&self) -> Result<Projection> {
+        let projection = self.text("embedder.projection")?;
+        [Projection::Concat, Projection::Linear]
+            .into_iter()
+            .find(|p| p.name() == projection)
+            .ok_or_else(|| Error::mismatch("embedder.projection", projection, "concat or linear"))
+    }
+
+    fn encoder(&self) -> Result<EncoderConfig> {
+        let start = format!("{ARCHITECTURE}.embedder.start_token_count");
+        let epsilon = format!("{ARCHITECTURE}.embedder.attention.layer_norm_epsilon");
+        Ok(EncoderConfig {
+            layers: self.integer("embedder.block_count", MAX_LAYERS)?,
+            hidden: self.integer("embedder.embedding_length", MAX_WIDTH)?,
+            heads: self.integer("embedder.attention.head_count", MAX_WIDTH)?,
+            feed_forward: self.integer("embedder.feed_forward_length", 8 * MAX_WIDTH)?,
+            positions: self.integer("embedder.position_count", MAX_WIDTH)?,
+            start_tokens: self.index.integer(&start, 0..=MAX_BLOCK as u64)?,
+            epsilon: self.index.float(&epsilon)? as f32,
+        })
+    }
+
     fn embedder(&self) -> Result<EmbedderConfig> {
         match text_or(self.index, "embedder.type", "lookup")? {
-            "lookup" => {
-                let projection = self.text("embedder.projection")?;
-                Ok(EmbedderConfig::Lookup {
-                    width: self.integer("embedder.embedding_length", MAX_WIDTH)?,
-                    projection: [Projection::Concat, Projection::Linear]
-                        .into_iter()
-                        .find(|p| p.name() == projection)
-                        .ok_or_else(|| {
-                            Error::mismatch("embedder.projection", projection, "concat or linear")
-                        })?,
-                })
+            "lookup" => Ok(EmbedderConfig::Lookup {
+                width: self.integer("embedder.embedding_length", MAX_WIDTH)?,
+                projection: self.projection()?,
+            }),
+            "roberta" => {
+                Ok(EmbedderConfig::Roberta { encoder: self.encoder()?, projection: self.projection()? })
             }
-            other => Err(Error::mismatch("embedder.type", other, "lookup")),
+            other => Err(Error::mismatch("embedder.type", other, "lookup or roberta")),
         }
     }
 
@@ -233,6 +250,16 @@ impl Config {
         match &self.embedder {
             EmbedderConfig::Lookup { width, projection } => {
                 writer.u32(&key("embedder.embedding_length"), number(*width));
+                writer.text(&key("embedder.projection"), projection.name());
+            }
+            EmbedderConfig::Roberta { encoder, projection } => {
+                writer.u32(&key("embedder.block_count"), number(encoder.layers));
+                writer.u32(&key("embedder.embedding_length"), number(encoder.hidden));
+                writer.u32(&key("embedder.feed_forward_length"), number(encoder.feed_forward));
+                writer.u32(&key("embedder.attention.head_count"), number(encoder.heads));
+                writer.f32(&key("embedder.attention.layer_norm_epsilon"), encoder.epsilon);
+                writer.u32(&key("embedder.position_count"), number(encoder.positions));
+                writer.u32(&key("embedder.start_token_count"), number(encoder.start_tokens));
                 writer.text(&key("embedder.projection"), projection.name());
             }
         }

@@ -2,7 +2,7 @@
 //! quantizer and the synthesizer share.
 #![forbid(unsafe_code)]
 
-use super::config::{Config, EmbedderConfig, Projection, StackConfig, TokenDecoderConfig};
+use super::config::{Config, EmbedderConfig, EncoderConfig, Projection, StackConfig, TokenDecoderConfig};
 use crate::gguf::{ElementType, NewTensor};
 use crate::quant::{PANEL_ROWS, WeightType};
 
@@ -61,6 +61,10 @@ impl TensorSpec {
 /// Names of the tensors that are not part of a layer.
 pub(super) mod names {
     pub const EMBEDDER: &str = "embedder.embeddings";
+    pub const POSITIONS: &str = "embedder.positions";
+    pub const KINDS: &str = "embedder.token_types";
+    pub const EMBEDDER_NORM: &str = "embedder.norm";
+    pub const ENCODER: &str = "embedder";
     pub const PROJECTION: &str = "embedder.projection";
     pub const BLOCK_DECODER: &str = "block_decoder";
     pub const TOKEN_DECODER: &str = "token_decoder";
@@ -84,6 +88,26 @@ impl List {
     fn norm(&mut self, name: &str, width: usize) {
         self.push(format!("{name}.weight"), Role::Vector, 1, width);
         self.push(format!("{name}.bias"), Role::Vector, 1, width);
+    }
+
+    fn encoder(&mut self, config: &EncoderConfig, vocabulary: usize) {
+        let (hidden, wide) = (config.hidden, config.feed_forward);
+        for (name, rows) in
+            [(names::EMBEDDER, vocabulary), (names::POSITIONS, config.positions), (names::KINDS, 1)]
+        {
+            self.push(format!("{name}.weight"), Role::Table, rows, hidden);
+        }
+        self.norm(names::EMBEDDER_NORM, hidden);
+        for layer in 0..config.layers {
+            let layer = format!("{}.layers.{layer}", names::ENCODER);
+            for part in ["query", "key", "value", "output"] {
+                self.linear(&format!("{layer}.attention.{part}"), hidden, hidden);
+            }
+            self.norm(&format!("{layer}.attention_norm"), hidden);
+            self.linear(&format!("{layer}.feed_forward.up"), wide, hidden);
+            self.linear(&format!("{layer}.feed_forward.down"), hidden, wide);
+            self.norm(&format!("{layer}.feed_forward_norm"), hidden);
+        }
     }
 
     fn stack(&mut self, name: &str, config: &StackConfig) {
@@ -111,6 +135,13 @@ pub fn tensors(config: &Config) -> Vec<TensorSpec> {
             list.push(table(names::EMBEDDER), Role::Table, config.vocabulary, *width);
             if *projection == Projection::Linear {
                 list.linear(names::PROJECTION, block.hidden, config.block_length * width);
+            }
+        }
+        EmbedderConfig::Roberta { encoder, projection } => {
+            list.encoder(encoder, config.vocabulary);
+            if *projection == Projection::Linear {
+                let outputs = encoder.outputs(config.block_length);
+                list.linear(names::PROJECTION, block.hidden, outputs * encoder.hidden);
             }
         }
     }

@@ -20,7 +20,8 @@ use std::sync::{Arc, Weak};
 pub(crate) use block_decoder::BATCH;
 pub use block_decoder::BlockDecoder;
 pub use config::{
-    Alignment, Config, EmbedderConfig, PAD_TOKEN, Projection, StackConfig, Strategy, TokenDecoderConfig,
+    Alignment, Config, EmbedderConfig, EncoderConfig, PAD_TOKEN, Projection, StackConfig, Strategy,
+    TokenDecoderConfig,
 };
 pub use format::{ARCHITECTURE, Header, keys};
 pub use layout::{Role, TensorSpec, tensors};

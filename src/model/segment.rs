@@ -11,6 +11,8 @@ pub struct Segment<'c> {
     pub(super) first: usize,
     /// Number of its last columns that are wanted: the output of the last layer.
     pub(super) wanted: usize,
+    /// Tokens of padding that its first block begins with, which an encoder masks.
+    pub(super) padding: usize,
     pub(super) cache: &'c mut Cache,
 }
 
@@ -30,13 +32,18 @@ impl<'c> Segment<'c> {
     /// If the cache has no room for that many at once.
     pub fn new(columns: usize, cache: &'c mut Cache) -> Self {
         assert!(columns <= cache.room(), "{columns} columns are more than the cache has room for");
-        Segment { columns, first: 0, wanted: columns, cache }
+        Segment { columns, first: 0, wanted: columns, padding: 0, cache }
     }
 
     /// The same, if only the last column's output is wanted. The others' keys and values are all that the last
     /// layer computes of them.
     pub fn ending(columns: usize, cache: &'c mut Cache) -> Self {
         Segment { wanted: columns.min(1), ..Segment::new(columns, cache) }
+    }
+
+    /// The same, if the first block of the segment begins with tokens of padding that are no part of the text.
+    pub fn padded(self, padding: usize) -> Self {
+        Segment { padding, ..self }
     }
 
     /// Columns that are kept: the segment's last.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::config::{Config, EmbedderConfig, Projection, StackConfig, TokenDecoderConfig};
+use super::config::{Config, EmbedderConfig, EncoderConfig, Projection, StackConfig, TokenDecoderConfig};
 use super::format;
 use super::layout::{Role, TensorSpec, names, tensors};
 use super::storage::{Bytes, Storage};
@@ -82,6 +82,32 @@ pub struct StackWeights {
 pub(crate) enum EmbedderWeights {
     /// A table, and a projection if the rows of a block are not just concatenated.
     Lookup { table: Matrix, projection: Option<Linear> },
+    /// A RoBERTa encoder.
+    Roberta(EncoderWeights),
+}
+
+/// A RoBERTa encoder.
+pub(crate) struct EncoderWeights {
+    pub(crate) config: EncoderConfig,
+    pub(crate) words: Matrix,
+    pub(crate) positions: Matrix,
+    /// Embeddings of token types, of which there is one.
+    pub(crate) kinds: Matrix,
+    pub(crate) norm: Norm,
+    pub(crate) layers: Vec<EncoderLayer>,
+    pub(crate) projection: Option<Linear>,
+}
+
+/// One layer of an encoder; each norm follows the residual sum.
+pub(crate) struct EncoderLayer {
+    pub(crate) query: Linear,
+    pub(crate) key: Linear,
+    pub(crate) value: Linear,
+    pub(crate) attention_output: Linear,
+    pub(crate) attention_norm: Norm,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+    pub(crate) feed_forward_norm: Norm,
 }
 
 /// The tensors of a token decoder.
@@ -155,6 +181,38 @@ impl Loader<'_> {
         Ok(Norm { weight: part("weight")?, bias: part("bias")? })
     }
 
+    fn projection(&self, projection: Projection) -> Result<Option<Linear>> {
+        match projection {
+            Projection::Concat => Ok(None),
+            Projection::Linear => Ok(Some(self.linear(names::PROJECTION)?)),
+        }
+    }
+
+    fn encoder(&self, config: &EncoderConfig, projection: Projection) -> Result<EncoderWeights> {
+        let layers = (0..config.layers).map(|layer| {
+            let part = |part: &str| format!("{}.layers.{layer}.{part}", names::ENCODER);
+            Ok(EncoderLayer {
+                query: self.linear(&part("attention.query"))?,
+                key: self.linear(&part("attention.key"))?,
+                value: self.linear(&part("attention.value"))?,
+                attention_output: self.linear(&part("attention.output"))?,
+                attention_norm: self.norm(&part("attention_norm"))?,
+                up: self.linear(&part("feed_forward.up"))?,
+                down: self.linear(&part("feed_forward.down"))?,
+                feed_forward_norm: self.norm(&part("feed_forward_norm"))?,
+            })
+        });
+        Ok(EncoderWeights {
+            config: config.clone(),
+            words: self.matrix(names::EMBEDDER)?,
+            positions: self.matrix(names::POSITIONS)?,
+            kinds: self.matrix(names::KINDS)?,
+            norm: self.norm(names::EMBEDDER_NORM)?,
+            layers: layers.collect::<Result<_>>()?,
+            projection: self.projection(projection)?,
+        })
+    }
+
     fn stack(&self, name: &str, config: &StackConfig) -> Result<StackWeights> {
         let layers = (0..config.layers).map(|layer| {
             let part = |part: &str| format!("{name}.layers.{layer}.{part}");
@@ -190,11 +248,11 @@ impl ModelWeights {
         let embedder = match &config.embedder {
             EmbedderConfig::Lookup { projection, .. } => EmbedderWeights::Lookup {
                 table: loader.matrix(names::EMBEDDER)?,
-                projection: match projection {
-                    Projection::Concat => None,
-                    Projection::Linear => Some(loader.linear(names::PROJECTION)?),
-                },
+                projection: loader.projection(*projection)?,
             },
+            EmbedderConfig::Roberta { encoder, projection } => {
+                EmbedderWeights::Roberta(loader.encoder(encoder, *projection)?)
+            }
         };
         let token_decoder = match &config.token_decoder {
             TokenDecoderConfig::Neox { stack, .. } => TokenDecoderWeights::Neox(NeoxWeights {

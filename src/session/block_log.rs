@@ -20,6 +20,11 @@ pub(crate) fn extend(digest: u64, block: &[u32]) -> u64 {
     bytes.fold(digest, |digest, byte| (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
+/// The digest of an empty text after which `padding` tokens of padding come that the model masks.
+pub(crate) fn padded(padding: usize) -> u64 {
+    if padding == 0 { EMPTY } else { extend(EMPTY, &[padding as u32]) }
+}
+
 /// Bytes of a log of `slots` blocks.
 pub(crate) fn bytes(slots: usize, block_length: usize) -> usize {
     slots.saturating_mul(4 * block_length + 8)

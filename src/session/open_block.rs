@@ -12,6 +12,8 @@ pub(crate) struct OpenBlock {
     length: usize,
     /// Never a whole block between two calls.
     tokens: Vec<u32>,
+    /// Of these, padding at the start of a first text: none, unless the block is about to enter the cache.
+    padding: usize,
     /// The last whole block's column of the residual stream, `[block_hidden]`.
     context: Vec<f32>,
     /// The expanded context, `[expansion, token_hidden]`, if the block is opened.
@@ -34,6 +36,7 @@ impl OpenBlock {
         Ok(OpenBlock {
             length: config.block_length,
             tokens: Vec::with_capacity(config.block_length),
+            padding: 0,
             context: zeros(config.block_decoder.hidden, "context")?,
             expanded: zeros(config.token_decoder.opened_floats(), "expanded context")?,
             opened: false,
@@ -76,17 +79,30 @@ impl OpenBlock {
     pub(super) fn pad(&mut self) -> usize {
         let padding = self.length - self.tokens.len();
         self.tokens.splice(..0, std::iter::repeat_n(PAD_TOKEN, padding));
+        self.padding = padding;
         padding
     }
 
     /// Takes the tokens of [`OpenBlock::pad`] back.
     pub(super) fn unpad(&mut self, padding: usize) {
         self.tokens.drain(..padding);
+        self.padding = 0;
+    }
+
+    /// Tokens of padding that the block begins with.
+    pub(super) fn padding(&self) -> usize {
+        self.padding
+    }
+
+    /// Notes that a first block, which is about to enter the cache once more, begins with padding.
+    pub(super) fn note_padding(&mut self, padding: usize) {
+        self.padding = padding;
     }
 
     /// Forgets the tokens.
     pub(super) fn clear(&mut self) {
         self.tokens.clear();
+        self.padding = 0;
         self.opened = false;
     }
 

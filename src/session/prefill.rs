@@ -20,6 +20,11 @@ impl Append<'_> {
         if first { self.sequence.padding(self.tokens.len()) } else { 0 }
     }
 
+    /// Tokens of padding that the first block of the next pass begins with.
+    fn masked(&self) -> usize {
+        self.padding() + self.sequence.open.padding()
+    }
+
     /// Whole blocks, the open one first.
     fn blocks(&self) -> usize {
         let open = &self.sequence.open;
@@ -35,7 +40,8 @@ impl Append<'_> {
         let first = self.sequence.blocks() == blocks && open.tokens().is_empty();
         let padding = if first { self.sequence.padding(self.tokens.len()) } else { 0 };
         self.tokens = &self.tokens[added.len() - padding - open.tokens().len()..];
-        self.sequence.note(added, context);
+        let masked = padding + open.padding();
+        self.sequence.note(added, masked, context);
     }
 }
 
@@ -94,12 +100,15 @@ impl Engine {
             let interrupt = interruptible.then_some(&*interrupt);
             runtime.team().region(|region| {
                 let stream = if let [append] = &mut *appends {
-                    let segment = Segment::ending(columns[0], &mut append.sequence.cache);
+                    let padding = append.masked();
+                    let segment = Segment::ending(columns[0], &mut append.sequence.cache).padded(padding);
                     decoder.forward(region, model, completed, &mut [segment], interrupt)?
                 } else {
                     let moving = appends.iter_mut().zip(&*columns).filter(|(_, blocks)| **blocks > 0);
-                    let segments =
-                        moving.map(|(append, blocks)| Segment::ending(*blocks, &mut append.sequence.cache));
+                    let segments = moving.map(|(append, blocks)| {
+                        let padding = append.masked();
+                        Segment::ending(*blocks, &mut append.sequence.cache).padded(padding)
+                    });
                     decoder.forward(region, model, completed, &mut segments.collect::<Vec<_>>(), interrupt)?
                 };
                 let contexts = stream.chunks_exact(model.config().block_decoder.hidden);

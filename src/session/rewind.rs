@@ -30,6 +30,9 @@ impl Engine {
             let digest = sequence.log.digest(slot);
             let tokens = sequence.log.tokens(slot).to_vec();
             sequence.cache.rewind(blocks - 1);
+            if blocks == 1 {
+                sequence.open.note_padding(sequence.masked_padding(&tokens, digest));
+            }
             self.pass(&mut [Append { sequence, tokens: &tokens }], BATCH, false)?;
             sequence.digest = digest;
             sequence.log.set(slot, &tokens, digest);

@@ -58,6 +58,7 @@ impl Scorer {
         let config = model.config();
         let (length, hidden) = (config.block_length, config.block_decoder.hidden);
         let mut padded = vec![PAD_TOKEN; tokens.len().next_multiple_of(length) - tokens.len()];
+        let mut padding = padded.len();
         padded.extend(tokens);
         let (mut contexts, mut done) = (Vec::new(), length);
         cache.clear();
@@ -69,8 +70,10 @@ impl Scorer {
             left = rest;
             contexts.clear();
             contexts.extend_from_slice(team.region(|region| {
-                blocks.forward(region, model, batch, &mut [Segment::new(columns, cache)], None)
+                let segment = Segment::new(columns, cache).padded(padding);
+                blocks.forward(region, model, batch, &mut [segment], None)
             })?);
+            padding = 0;
             for contexts in contexts.chunks(SLAB * hidden) {
                 let targets = &padded[done..done + contexts.len() / hidden * length];
                 done += targets.len();

@@ -24,6 +24,8 @@ pub struct Sequence {
     pub(super) digest: u64,
     pub(super) open: OpenBlock,
     alignment: Alignment,
+    /// Whether the padding of a first block is masked. Its digest then says how much there is.
+    masks_padding: bool,
 }
 
 impl Runtime {
@@ -44,6 +46,7 @@ impl Runtime {
             digest: block_log::EMPTY,
             open: OpenBlock::new(model)?,
             alignment: options.alignment.unwrap_or(config.alignment),
+            masks_padding: config.embedder.masks_padding(),
             model: model.id(),
         })
     }
@@ -109,7 +112,7 @@ impl Sequence {
     /// rewound to: its whole blocks, and the tokens of `text` in them.
     pub fn common_prefix(&self, text: &[u32]) -> (u64, usize) {
         let (padding, length) = (self.padding(text.len()), self.open.length());
-        let mut digest = block_log::EMPTY;
+        let mut digest = self.empty(padding);
         let mut common = (0, 0);
         let mut block = vec![PAD_TOKEN; length];
         for position in 0..self.blocks().min(((padding + text.len()) / length) as u64) {
@@ -190,8 +193,23 @@ impl Sequence {
         }
     }
 
-    /// Notes that blocks have entered the cache: their tokens, and the last one's column of the residual stream.
-    pub(super) fn note(&mut self, tokens: &[u32], context: &[f32]) {
+    /// The digest of an empty text before `padding` tokens of padding.
+    fn empty(&self, padding: usize) -> u64 {
+        block_log::padded(if self.masks_padding { padding } else { 0 })
+    }
+
+    /// Tokens of padding in a first block, which has these tokens and this digest, as far as the model masks them.
+    pub(super) fn masked_padding(&self, block: &[u32], digest: u64) -> usize {
+        let known = |padding: &usize| block_log::extend(self.empty(*padding), block) == digest;
+        (0..block.len()).find(known).unwrap_or(0)
+    }
+
+    /// Notes that blocks have entered the cache: their tokens, of which the first `padding` are padding, and the last
+    /// one's column of the residual stream.
+    pub(super) fn note(&mut self, tokens: &[u32], padding: usize, context: &[f32]) {
+        if padding > 0 {
+            self.digest = self.empty(padding);
+        }
         note(&self.cache, &mut self.log, &mut self.digest, tokens);
         self.open.follow(context);
     }

@@ -276,8 +276,8 @@ const PUBLISHED: [(&str, Option<[usize; 6]>); 25] = [
     ("block_megabyte_b4_19", Some([5, 512, 4, 256, 4, 0])),
     ("block_megabyte_b4_85", Some([11, 768, 4, 512, 4, 0])),
     ("block_ablation_b4_85_lookup_prefix", Some([6, 768, 6, 768, 1, 0])),
-    ("block_ablation_b4_85_roberta_prefix", None),
-    ("block_ablation_b4_85_cls_sum", None),
+    ("block_ablation_b4_85_roberta_prefix", Some([6, 768, 6, 768, 1, 0])),
+    ("block_ablation_b4_85_cls_sum", Some([6, 768, 6, 768, 4, 0])),
     ("block_ablation_b4_85_cls_cross_attn", None),
     ("block_vanilla_ablation_b1_85", Some([6, 768, 6, 768, 1, 0])),
     ("vanilla_31", None),
@@ -327,6 +327,38 @@ fn shapes(vocabulary: usize, block_length: usize, shape: [usize; 6]) -> Vec<(Str
     all
 }
 
+/// Replaces the embedder by an encoder of 3 layers of 256 whose `outputs` outputs are projected.
+fn with_encoder(mut shapes: Vec<(String, Vec<usize>)>, outputs: usize) -> Vec<(String, Vec<usize>)> {
+    shapes.retain(|(name, _)| !name.starts_with("embedder."));
+    let mut add = |name: &str, shape: &[usize]| shapes.push((format!("embedder.{name}"), shape.to_vec()));
+    add("projection_layer.weight", &[768, 256, outputs]);
+    add("projection_layer.bias", &[768]);
+    for (table, rows) in [("word", 50304), ("position", 514), ("token_type", 1)] {
+        add(&format!("embeddings.{table}_embeddings.weight"), &[rows, 256]);
+    }
+    let mut norms = vec!["embeddings.LayerNorm".to_string()];
+    for layer in 0..3 {
+        let part = |part: &str| format!("encoder.layer.{layer}.{part}");
+        norms.extend([part("attention.output.LayerNorm"), part("output.LayerNorm")]);
+        for (name, rows, columns) in [
+            ("attention.self.query", 256, 256),
+            ("attention.self.key", 256, 256),
+            ("attention.self.value", 256, 256),
+            ("attention.output.dense", 256, 256),
+            ("intermediate.dense", 3072, 256),
+            ("output.dense", 256, 3072),
+        ] {
+            add(&part(&format!("{name}.weight")), &[rows, columns]);
+            add(&part(&format!("{name}.bias")), &[rows]);
+        }
+    }
+    for norm in norms {
+        add(&format!("{norm}.weight"), &[256]);
+        add(&format!("{norm}.bias"), &[256]);
+    }
+    shapes
+}
+
 /// Writes a bf16 checkpoint of zeros, in a sparse file; where its data begins, and how long it is.
 fn sparse(path: &Path, shapes: &[(String, Vec<usize>)]) -> (u64, u64) {
     let (mut header, mut end) = (serde_json::Map::new(), 0);
@@ -353,6 +385,11 @@ fn every_published_configuration_is_read_or_refused_by_name() {
         let block_length = if name.contains("_b1_") { 1 } else { 4 };
         let shape = shape
             .map_or_else(|| shapes(64, 4, [1, 64, 1, 64, 2, 0]), |shape| shapes(50304, block_length, shape));
+        let shape = match name {
+            "block_ablation_b4_85_roberta_prefix" => with_encoder(shape, 4),
+            "block_ablation_b4_85_cls_sum" => with_encoder(shape, 3),
+            _ => shape,
+        };
         sparse(&path, &shape);
         let outcome = cinderblock(&["quantize", &place.text(name), "--dry-run", "--json"]);
         fs::remove_dir_all(place.path(name)).unwrap();

@@ -3,10 +3,37 @@
 use std::sync::Arc;
 
 use crate::common::{CASES, Golden, case, demo_model, quantize};
-use cinderblock::{CacheType, Model, Runtime, Sampler, SamplerOptions, Session, SessionOptions};
+use cinderblock::{Alignment, CacheType, Model, Runtime, Sampler, SamplerOptions, Session, SessionOptions};
 
 fn logits(session: &mut Session) -> Vec<f32> {
     session.logits().unwrap().to_vec()
+}
+
+/// The text is shorter than a block, so its padding is known only when its logits are asked for.
+#[test]
+fn masked_padding_survives_rewinding() {
+    for name in ["roberta_prefix", "cls_sum"] {
+        let golden = Golden::read(name);
+        let (_folder, file) = quantize(&case(name), "q8");
+        let runtime = Runtime::new(Model::open(&file).unwrap(), 2).unwrap();
+        for alignment in Alignment::ALL {
+            let options = SessionOptions { alignment: Some(alignment), ..Default::default() };
+            let mut session = runtime.session(&options).unwrap();
+            session.append(&golden.tokens[2..5]).unwrap();
+            let expected = session.logits().unwrap().to_vec();
+            session.append(&golden.tokens[5..20]).unwrap();
+            session.rewind(1).unwrap();
+            assert_eq!(session.logits().unwrap(), expected, "{name}, {}", alignment.name());
+
+            // The same tokens as a text, not as padding, are another text.
+            let mut text = vec![0];
+            text.extend(&golden.tokens[2..5]);
+            assert_eq!(session.common_prefix(&text), (0, 0));
+            session.clear();
+            session.append(&text).unwrap();
+            assert_ne!(session.logits().unwrap(), expected, "{name}, {}", alignment.name());
+        }
+    }
 }
 
 /// Text appended in any pieces gives the same logits, to the bit, for quantized and float weights, with and

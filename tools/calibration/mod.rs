@@ -2,6 +2,7 @@
 //! the model as far as it is rounded, layer by layer. Every matrix is rounded for the inputs that it meets there,
 //! and makes up for what was lost before it.
 
+mod encoder;
 mod forward;
 mod group;
 mod head;
@@ -230,7 +231,12 @@ impl<'a> Calibrator<'a> {
     /// The streams before the block decoder, `[blocks, hidden]`.
     fn embed(&mut self, tokens: &[u32]) -> Result<Streams> {
         let config = self.config;
-        let EmbedderConfig::Lookup { width, projection } = config.embedder;
+        let (width, projection) = match &config.embedder {
+            EmbedderConfig::Lookup { width, projection } => (*width, *projection),
+            EmbedderConfig::Roberta { encoder, projection } => {
+                return self.encode(tokens, encoder, *projection);
+            }
+        };
         let mut sensitivity = self.sensitivity("block_decoder", config.block_decoder.hidden)?;
         if projection == Projection::Linear {
             let (layer, _) = self.matrix("embedder.projection.weight")?;

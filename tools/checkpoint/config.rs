@@ -22,6 +22,8 @@ pub struct Facts {
     pub max_length: Option<usize>,
     pub projection_layer: Option<bool>,
     pub embedding: Option<usize>,
+    /// What is known of the embedder if it is a RoBERTa encoder.
+    pub encoder: Option<EncoderFacts>,
     pub strategy: Option<Strategy>,
     /// Whether the first block of a text was padded from the left in training, by a random amount.
     pub padded: Option<bool>,
@@ -30,6 +32,17 @@ pub struct Facts {
     pub tokenizer: Option<String>,
     pub block_decoder: StackFacts,
     pub token_decoder: StackFacts,
+}
+
+/// What is known of a RoBERTa encoder.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EncoderFacts {
+    pub layers: Option<usize>,
+    pub heads: Option<usize>,
+    pub feed_forward: Option<usize>,
+    pub epsilon: Option<f64>,
+    /// Copies of `<s>` before each block: those of `roberta_cls`, none for `roberta`.
+    pub start_tokens: usize,
 }
 
 /// What is known of one decoder.
@@ -451,12 +464,66 @@ fn tokenizer(document: &Section<'_>) -> Result<Option<String>> {
     Ok(embedder.or(decoder).map(String::from))
 }
 
-/// Reads the embedder: whether it has a projection layer, and the width of its table.
-fn embedder(document: &Section<'_>) -> Result<(bool, Option<usize>)> {
+/// Reads the settings of a RoBERTa encoder. What its `config` leaves out is that of `roberta-base`.
+fn encoder(embedder: &Section<'_>, start_tokens: usize) -> Result<EncoderFacts> {
+    if embedder.flag("use_pretrained_weights")? != Some(true) {
+        embedder.section("config")?;
+    }
+    embedder.only("model_name_or_path", &["roberta-base", "FacebookAI/roberta-base"])?;
+    let Some(config) = embedder.optional("config")? else {
+        return Ok(EncoderFacts { start_tokens, ..EncoderFacts::default() });
+    };
+    config.only("model_type", &["roberta"])?;
+    config.only("hidden_act", &["gelu", "gelu_python"])?;
+    config.only("position_embedding_type", &["absolute"])?;
+    config.only("type_vocab_size", &["1"])?;
+    // Both decide which rows of the tables are read.
+    config.only("pad_token_id", &["1"])?;
+    config.only("bos_token_id", &["0"])?;
+    config.only("is_decoder", &["false"])?;
+    let keys = [
+        "num_hidden_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "intermediate_size",
+        "vocab_size",
+        "layer_norm_eps",
+        "hidden_act",
+        "position_embedding_type",
+        "type_vocab_size",
+        "bos_token_id",
+        "model_type",
+    ];
+    config.known(&[&keys, &HARMLESS_KEYS])?;
+    Ok(EncoderFacts {
+        layers: config.integer("num_hidden_layers")?,
+        heads: config.integer("num_attention_heads")?,
+        feed_forward: config.integer("intermediate_size")?,
+        epsilon: config.float("layer_norm_eps")?,
+        start_tokens,
+    })
+}
+
+/// What a section says of an embedder.
+struct EmbedderFacts {
+    projection_layer: bool,
+    /// Width of the table.
+    embedding: Option<usize>,
+    encoder: Option<EncoderFacts>,
+}
+
+/// Reads the embedder.
+fn embedder(document: &Section<'_>) -> Result<EmbedderFacts> {
     let embedder = document.section("embedder")?;
-    embedder.required_only("cls", &["lookup"])?;
+    embedder.required_only("cls", &["lookup", "roberta", "roberta_cls"])?;
     embedder.only("n_embedding_tokens", &["1"])?;
-    let projection = embedder.text("projection_method")?.unwrap_or("concat");
+    let encoder = match embedder.required_text("cls")? {
+        "roberta" => Some(encoder(&embedder, 0)?),
+        "roberta_cls" => Some(encoder(&embedder, embedder.integer("n_cls_tokens")?.unwrap_or(1))?),
+        _ => None,
+    };
+    let default = if encoder.is_some() { "projection_layer" } else { "concat" };
+    let projection = embedder.text("projection_method")?.unwrap_or(default);
     if !["concat", "projection_layer"].contains(&projection) {
         return Err(Error::unsupported(format!(
             "embedder.projection_method: found {projection}, only concat and projection_layer are supported"
@@ -476,10 +543,10 @@ fn embedder(document: &Section<'_>) -> Result<(bool, Option<usize>)> {
         "attn_implementation",
         "config",
     ]])?;
-    if let Some(config) = config {
+    if let (Some(config), None) = (config, &encoder) {
         config.known(&[&["vocab_size", "hidden_size", "bos_token_id", "model_type"], &HARMLESS_KEYS])?;
     }
-    Ok((projection == "projection_layer", embedding))
+    Ok(EmbedderFacts { projection_layer: projection == "projection_layer", embedding, encoder })
 }
 
 /// Reads a small regular file.
@@ -513,7 +580,7 @@ impl Facts {
         if document.get("model").is_some() && document.get("embedder").is_none() {
             return Err(vanilla(name.unwrap_or("the model")));
         }
-        let (projection_layer, embedding) = embedder(&document)?;
+        let EmbedderFacts { projection_layer, embedding, encoder } = embedder(&document)?;
         let block_decoder = stack(&document, "block_decoder")?;
         let token = document.section("token_decoder")?;
         token.required_only("cls", &["gpt-neo-x"])?;
@@ -535,6 +602,7 @@ impl Facts {
             max_length: document.integer("max_length")?,
             projection_layer: Some(projection_layer),
             embedding,
+            encoder,
             strategy: Some(strategy),
             padded: document.flag("random_pad_first_block")?,
             expansion_ratio: token.integer("expansion_ratio")?,

@@ -12,7 +12,7 @@ mod yaml;
 
 use std::path::{Path, PathBuf};
 
-use cinderblock::unstable::model::{Alignment, Config, Role, TensorSpec};
+use cinderblock::unstable::model::{Alignment, Config, EmbedderConfig, Role, TensorSpec};
 use cinderblock::{Error, Result};
 
 use config::{Facts, Ignored, StackFacts};
@@ -80,6 +80,37 @@ const OTHERS: [(&str, &str); 7] = [
     ("token_decoder.final_norm", "token_decoder.gpt_neox.final_layer_norm"),
     ("token_decoder.head", "token_decoder.embed_out"),
 ];
+
+/// Authors' names of the parts of an encoder's layers, beside ours.
+const ENCODER_PARTS: [(&str, &str); 8] = [
+    ("attention.query", "attention.self.query"),
+    ("attention.key", "attention.self.key"),
+    ("attention.value", "attention.self.value"),
+    ("attention.output", "attention.output.dense"),
+    ("attention_norm", "attention.output.LayerNorm"),
+    ("feed_forward.up", "intermediate.dense"),
+    ("feed_forward.down", "output.dense"),
+    ("feed_forward_norm", "output.LayerNorm"),
+];
+
+/// Authors' names of everything else in an encoder.
+const ENCODER_OTHERS: [(&str, &str); 4] = [
+    ("embedder.embeddings", "embedder.embeddings.word_embeddings"),
+    ("embedder.positions", "embedder.embeddings.position_embeddings"),
+    ("embedder.token_types", "embedder.embeddings.token_type_embeddings"),
+    ("embedder.norm", "embedder.embeddings.LayerNorm"),
+];
+
+/// The authors' name of one of our tensors, if it is one of an encoder.
+fn encoder_source_name(name: &str) -> Option<String> {
+    let (stem, kind) = name.rsplit_once('.')?;
+    if let Some((_, source)) = ENCODER_OTHERS.iter().find(|(ours, _)| *ours == stem) {
+        return Some(format!("{source}.{kind}"));
+    }
+    let (layer, part) = stem.strip_prefix("embedder.layers.")?.split_once('.')?;
+    let (_, source) = ENCODER_PARTS.iter().find(|(ours, _)| *ours == part)?;
+    Some(format!("embedder.encoder.layer.{layer}.{source}.{kind}"))
+}
 
 /// The authors' name of one of our tensors.
 fn source_name(name: &str) -> String {
@@ -202,6 +233,11 @@ impl Checkpoint {
         if attention_bias && self.unbiased.iter().any(|stack| spec.name.starts_with(stack)) {
             return None;
         }
+        if matches!(self.config.embedder, EmbedderConfig::Roberta { .. })
+            && let Some(name) = encoder_source_name(&spec.name)
+        {
+            return Some(name);
+        }
         let tied = self.tied && spec.role == Role::Head;
         Some(source_name(if tied { "token_decoder.embeddings.weight" } else { &spec.name }))
     }
@@ -215,7 +251,7 @@ impl Checkpoint {
             (_, Axes::Plain) => vec![spec.rows, spec.width],
             (_, Axes::OneTap) => vec![spec.rows, spec.width, 1],
             (_, Axes::Taps) => {
-                let taps = self.config.block_length;
+                let taps = self.taps();
                 vec![spec.rows, spec.width / taps, taps]
             }
         };
@@ -248,7 +284,7 @@ impl Checkpoint {
         self.tensors.read(&name, first * columns, rows * columns, bytes, output)?;
         if self.axes(spec) == Axes::Taps {
             // A Conv1d kernel is [out, in, tap]; the concatenated block is [tap, in].
-            let taps = self.config.block_length;
+            let taps = self.taps();
             let width = columns / taps;
             let mut row = vec![0.0; columns];
             for kernel in output.chunks_exact_mut(columns) {
@@ -267,7 +303,7 @@ impl Checkpoint {
         if self.axes(spec) != Axes::Taps {
             return (name, index);
         }
-        let taps = self.config.block_length;
+        let taps = self.taps();
         let (row, at, width) = (index / spec.width, index % spec.width, spec.width / taps);
         (name, row * spec.width + at % width * taps + at / width)
     }
@@ -280,6 +316,14 @@ impl Checkpoint {
             self.tensors.names().filter(|name| !used.contains(*name)).map(String::from).collect();
         unused.sort_unstable();
         unused
+    }
+
+    /// Inputs of the projection layer: the outputs of an embedder for a block.
+    fn taps(&self) -> usize {
+        match &self.config.embedder {
+            EmbedderConfig::Lookup { .. } => self.config.block_length,
+            EmbedderConfig::Roberta { encoder, .. } => encoder.outputs(self.config.block_length),
+        }
     }
 
     fn axes(&self, spec: &TensorSpec) -> Axes {

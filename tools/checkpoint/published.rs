@@ -3,12 +3,15 @@
 use cinderblock::unstable::model::Strategy;
 use cinderblock::{Error, Result};
 
-use super::config::{Facts, StackFacts, vanilla};
+use super::config::{EncoderFacts, Facts, StackFacts, vanilla};
 
 /// Their vocabulary: the one of GPT-NeoX-20B, filled up.
 const VOCABULARY: usize = 50304;
 /// Tokens of the contexts that all were trained with.
 const CONTEXT: usize = 2048;
+
+/// Layers and width of their encoders.
+const ENCODER: (usize, usize) = (3, 256);
 
 /// What kind of model a configuration describes.
 enum Kind {
@@ -18,6 +21,8 @@ enum Kind {
     Uptrained(usize),
     /// As MEGABYTE: the context is added to the token embeddings.
     Summation,
+    /// A RoBERTa encoder with this many leading tokens, and a prefix of one pseudo token or summation.
+    Encoded(usize, Strategy),
     /// Not supported: what it has.
     Other(&'static str),
     /// No Block Transformer.
@@ -67,12 +72,9 @@ const TABLE: [Published; 25] = [
     row("block_megabyte_b4_19", Kind::Summation, (5, 512), (4, 256), false),
     row("block_megabyte_b4_85", Kind::Summation, (11, 768), (4, 512), false),
     row("block_ablation_b4_85_lookup_prefix", Kind::Prefix(1), (6, 768), (6, 768), false),
-    refused("block_ablation_b4_85_roberta_prefix", Kind::Other("a RoBERTa embedder (roberta)")),
-    refused("block_ablation_b4_85_cls_sum", Kind::Other("a RoBERTa embedder (roberta_cls)")),
-    refused(
-        "block_ablation_b4_85_cls_cross_attn",
-        Kind::Other("a RoBERTa embedder (roberta_cls) and a T5 token decoder (cross_attention)"),
-    ),
+    row("block_ablation_b4_85_roberta_prefix", Kind::Encoded(0, Strategy::Prefix), (6, 768), (6, 768), false),
+    row("block_ablation_b4_85_cls_sum", Kind::Encoded(3, Strategy::Summation), (6, 768), (6, 768), false),
+    refused("block_ablation_b4_85_cls_cross_attn", Kind::Other("a T5 token decoder (cross_attention)")),
     Published {
         block_length: 1,
         ..row("block_vanilla_ablation_b1_85", Kind::Prefix(1), (6, 768), (6, 768), true)
@@ -100,11 +102,12 @@ pub fn facts(name: &str) -> Result<Option<Facts>> {
     let Some(published) = find(name) else { return Ok(None) };
     let (strategy, expansion_ratio) = match published.kind {
         Kind::Prefix(ratio) | Kind::Uptrained(ratio) => (Strategy::Prefix, Some(ratio)),
-        Kind::Summation => (Strategy::Summation, None),
+        Kind::Encoded(_, Strategy::Prefix) => (Strategy::Prefix, Some(1)),
+        Kind::Summation | Kind::Encoded(_, Strategy::Summation) => (Strategy::Summation, None),
         Kind::Vanilla => return Err(vanilla(name)),
         Kind::Other(what) => {
             return Err(Error::unsupported(format!(
-                "{name} has {what}; only lookup embedders and GPT-NeoX token decoders are supported"
+                "{name} has {what}; only GPT-NeoX token decoders are supported"
             )));
         }
     };
@@ -114,13 +117,24 @@ pub fn facts(name: &str) -> Result<Option<Facts>> {
         ..StackFacts::default()
     };
     let uptrained = matches!(published.kind, Kind::Uptrained(_));
+    let encoder = match published.kind {
+        Kind::Encoded(start_tokens, _) => {
+            Some(EncoderFacts { layers: Some(ENCODER.0), start_tokens, ..EncoderFacts::default() })
+        }
+        _ => None,
+    };
     let hidden = published.block_decoder.1;
     let mut facts = Facts {
         name: Some(name.to_string()),
         block_length: Some(published.block_length),
         max_length: Some(CONTEXT),
-        projection_layer: Some(uptrained),
-        embedding: Some(if uptrained { hidden } else { hidden / published.block_length }),
+        projection_layer: Some(uptrained || encoder.is_some()),
+        embedding: Some(match &encoder {
+            Some(_) => ENCODER.1,
+            None if uptrained => hidden,
+            None => hidden / published.block_length,
+        }),
+        encoder,
         strategy: Some(strategy),
         // As in the files: the key is there, or it is not.
         padded: published.padded.then_some(true),

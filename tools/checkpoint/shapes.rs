@@ -4,11 +4,11 @@
 use std::path::Path;
 
 use cinderblock::unstable::model::{
-    Alignment, Config, EmbedderConfig, Projection, StackConfig, Strategy, TokenDecoderConfig,
+    Alignment, Config, EmbedderConfig, EncoderConfig, Projection, StackConfig, Strategy, TokenDecoderConfig,
 };
 use cinderblock::{Error, Result};
 
-use super::config::{Facts, StackFacts, vanilla};
+use super::config::{EncoderFacts, Facts, StackFacts, vanilla};
 use super::safetensors::Tensors;
 
 /// Pythia's settings, which decoders have that give no others.
@@ -31,10 +31,6 @@ pub fn check_kind(tensors: &Tensors, name: &str) -> Result<()> {
         Some(path) => error.in_file(path),
         None => error,
     };
-    if with("embedder.encoder.") {
-        let detail = "a RoBERTa embedder (roberta or roberta_cls) is not supported, only lookup";
-        return Err(file(Error::unsupported(detail)));
-    }
     if with("token_decoder.decoder.") {
         let detail = "a T5 token decoder (t5, cross_attention) is not supported, only gpt-neo-x";
         return Err(file(Error::unsupported(detail)));
@@ -151,6 +147,27 @@ impl<'t> Shapes<'t> {
         })
     }
 
+    /// The encoder of an embedder of this width.
+    fn encoder(&self, facts: &EncoderFacts, hidden: usize) -> Result<EncoderConfig> {
+        let number = |name: &str| -> Option<usize> {
+            name.strip_prefix("embedder.encoder.layer.")?.split('.').next()?.parse().ok()
+        };
+        let found = self.tensors.names().filter_map(number).max().map_or(0, |last| last.saturating_add(1));
+        agree("embedder.config.num_hidden_layers", facts.layers, found)?;
+        let up = "embedder.encoder.layer.0.intermediate.dense.weight";
+        let feed_forward = self.dimension(up, 2, 0)?;
+        agree("embedder.config.intermediate_size", facts.feed_forward, feed_forward)?;
+        Ok(EncoderConfig {
+            layers: found,
+            hidden,
+            heads: facts.heads.unwrap_or(StackConfig::default_heads(hidden)),
+            feed_forward,
+            positions: self.dimension("embedder.embeddings.position_embeddings.weight", 2, 0)?,
+            start_tokens: facts.start_tokens,
+            epsilon: facts.epsilon.unwrap_or(EPSILON) as f32,
+        })
+    }
+
     /// Tokens of a block, and how their embeddings become one.
     fn blocks(&mut self, facts: &Facts, hidden: usize, embedding: usize) -> Result<(usize, Projection)> {
         let layer = self.has(PROJECTION);
@@ -194,7 +211,17 @@ impl<'t> Shapes<'t> {
     /// If a tensor is missing, or tensors and facts contradict each other; `place` is where the facts are from.
     pub fn config(&mut self, facts: &Facts, name: &str, place: &Path) -> Result<Config> {
         let named = |error: Error| error.in_file(place);
-        let embeddings = "embedder.embeddings.weight";
+        let encoded = self.tensors.names().any(|name| name.starts_with("embedder.encoder."));
+        if encoded != facts.encoder.is_some() {
+            let [found, expected] = if encoded { ["roberta", "lookup"] } else { ["lookup", "roberta"] };
+            let what = "embedder of the checkpoint";
+            let expected = format!("{expected}, as no configuration says otherwise; give one with --config");
+            return Err(named(Error::mismatch(what, found, expected)));
+        }
+        let embeddings = match encoded {
+            false => "embedder.embeddings.weight",
+            true => "embedder.embeddings.word_embeddings.weight",
+        };
         let vocabulary = self.dimension(embeddings, 2, 0)?;
         let embedding = self.dimension(embeddings, 2, 1)?;
         let block_decoder = self.stack("block_decoder", &facts.block_decoder).map_err(named)?;
@@ -229,7 +256,13 @@ impl<'t> Shapes<'t> {
             vocabulary,
             trained_blocks: (context / block_length).max(1),
             alignment: Alignment::Tail,
-            embedder: EmbedderConfig::Lookup { width: embedding, projection },
+            embedder: match &facts.encoder {
+                None => EmbedderConfig::Lookup { width: embedding, projection },
+                Some(facts) => {
+                    let encoder = self.encoder(facts, embedding).map_err(named)?;
+                    EmbedderConfig::Roberta { encoder, projection }
+                }
+            },
             block_decoder,
             token_decoder: TokenDecoderConfig::Neox { stack: token_decoder, strategy, expansion },
         })

@@ -129,6 +129,16 @@ fn summary(model: &Model, path: Option<&Path>, estimate: &MemoryEstimate) -> Str
         EmbedderConfig::Lookup { width, projection } => {
             format!("{:14} lookup, table of width {width}, {}\n", "embedder", projection.name())
         }
+        EmbedderConfig::Roberta { encoder, projection } => format!(
+            "{:14} roberta, {} layers of {}, {} heads, feed-forward {}, {} leading tokens, {}\n",
+            "embedder",
+            encoder.layers,
+            encoder.hidden,
+            encoder.heads,
+            encoder.feed_forward,
+            encoder.start_tokens,
+            projection.name()
+        ),
     };
     text += &stack_line("block decoder", &config.block_decoder);
     match &config.token_decoder {
@@ -205,6 +215,16 @@ fn json_of(model: &Model, estimate: &MemoryEstimate, verified: bool) -> Json {
         EmbedderConfig::Lookup { width, projection } => {
             json!({"type": config.embedder.name(), "width": width, "projection": projection.name()})
         }
+        EmbedderConfig::Roberta { encoder, projection } => json!({
+            "type": config.embedder.name(),
+            "layers": encoder.layers,
+            "hidden": encoder.hidden,
+            "heads": encoder.heads,
+            "feed_forward": encoder.feed_forward,
+            "positions": encoder.positions,
+            "start_tokens": encoder.start_tokens,
+            "projection": projection.name(),
+        }),
     };
     let mut token_decoder = match &config.token_decoder {
         TokenDecoderConfig::Neox { stack: shape, strategy, expansion } => {

@@ -12,7 +12,18 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The reference cases that are part of the repository.
-pub const CASES: [&str; 7] = ["block1", "block8", "main", "main_bf16", "megabyte", "uptrain", "wide_heads"];
+pub const CASES: [&str; 10] = [
+    "block1",
+    "block8",
+    "cls_sum",
+    "main",
+    "main_bf16",
+    "megabyte",
+    "prefix1",
+    "roberta_prefix",
+    "uptrain",
+    "wide_heads",
+];
 
 /// The file of the program.
 pub fn binary() -> &'static Path {
