@@ -154,8 +154,16 @@ fn calibration_works_for_every_variant() {
         let (summary, _) =
             quantize_with(&checkpoint, &["--calibrate", &text, "--calibration-tokens", "1024"]);
         for row in summary["report"].as_array().unwrap() {
-            let number = |key: &str| row[key].as_f64().unwrap();
-            assert!(number("output_error") <= number("output_error_nearest"), "{name}: {row}");
+            let number = |key: &str| row[key].as_f64();
+            // The small tables of an encoder are rounded to nearest.
+            let plain = ["embedder.positions.weight", "embedder.token_types.weight"];
+            if plain.iter().any(|plain| row["name"] == *plain) {
+                continue;
+            }
+            assert!(
+                number("output_error").unwrap() <= number("output_error_nearest").unwrap(),
+                "{name}: {row}"
+            );
         }
     }
 }
