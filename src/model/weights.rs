@@ -83,7 +83,7 @@ pub(crate) enum EmbedderWeights {
     /// A table, and a projection if the rows of a block are not just concatenated.
     Lookup { table: Matrix, projection: Option<Linear> },
     /// A RoBERTa encoder.
-    Roberta(EncoderWeights),
+    Roberta(Box<EncoderWeights>),
 }
 
 /// A RoBERTa encoder.
@@ -251,7 +251,7 @@ impl ModelWeights {
                 projection: loader.projection(*projection)?,
             },
             EmbedderConfig::Roberta { encoder, projection } => {
-                EmbedderWeights::Roberta(loader.encoder(encoder, *projection)?)
+                EmbedderWeights::Roberta(Box::new(loader.encoder(encoder, *projection)?))
             }
         };
         let token_decoder = match &config.token_decoder {

@@ -73,7 +73,7 @@ fn a_damaged_configuration_is_refused_by_name() {
         ("\ntoken_decoder:\n  cls: gpt-neo-x\n", "\ntoken_decoder:\n", "token_decoder.cls is missing"),
         ("  decoding_strategy: prefix\n", "", "token_decoder.decoding_strategy is missing"),
         ("prefix\n  config:", "prefix\n  other:", "token_decoder.config is missing"),
-        ("cls: lookup", "cls: roberta", "embedder.cls: found roberta, only lookup"),
+        ("cls: lookup", "cls: roberta", "embedder of the checkpoint: found lookup, expected roberta"),
         ("\nblock_decoder:\n  cls: gpt-neo-x", "\nblock_decoder:\n  cls: gpt-neo", "found gpt-neo, only"),
         ("\ntoken_decoder:\n  cls: gpt-neo-x", "\ntoken_decoder:\n  cls: t5", "token_decoder.cls: found t5"),
         ("n_embedding_tokens: 1", "n_embedding_tokens: 2", "n_embedding_tokens: found 2, only 1"),
