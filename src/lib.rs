@@ -94,9 +94,10 @@ pub use generation::snapshot::Snapshot;
 pub use generation::speculation::{Speculate, SpeculationCounts};
 pub use generation::tokenizer::Tokenizer;
 pub use interrupt::Interrupt;
+pub use kernels::Activation;
 pub use model::{
-    Alignment, Config, EmbedderConfig, EncoderConfig, Model, OpenOptions, Projection, StackConfig, Strategy,
-    TokenDecoderConfig,
+    Alignment, Config, EmbedderConfig, EncoderConfig, Model, OpenOptions, Projection, Residual, StackConfig,
+    Strategy, TokenDecoderConfig,
 };
 pub use session::{
     Append, Engine, Logits, Runtime, Scorer, Sequence, Session, SessionOptions, negative_log_likelihood,

@@ -6,8 +6,8 @@ use std::io::Write;
 
 use cinderblock::Team;
 use cinderblock::unstable::kernels::{
-    Activations, Attention, Epilogue, Isa, Kernels, KeyValue, Pass, Product, QUERIES, Run, Term, Visible,
-    multiply, score_floats,
+    Activation, Activations, Attention, Epilogue, Isa, Kernels, KeyValue, Pass, Product, QUERIES, Run, Term,
+    Visible, multiply, score_floats,
 };
 use cinderblock::unstable::quant::{
     GROUP, PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, Rounded, SPAN, WeightType, Weights, multiplier_limit,
@@ -290,7 +290,7 @@ fn gelu_is_the_exact_form() {
     for kernels in Kernels::all() {
         let inputs: Vec<f32> = (-120_000..=120_000).map(|i| i as f32 / 10_000.0).collect();
         let mut outputs = inputs.clone();
-        kernels.gelu(&mut outputs);
+        kernels.activate(Activation::Gelu, &mut outputs);
         for (x, y) in inputs.iter().zip(&outputs) {
             let wanted = exact(f64::from(*x));
             assert!(
@@ -300,9 +300,46 @@ fn gelu_is_the_exact_form() {
             );
         }
         let mut extremes = [0.0, -0.0, 50.0, -50.0, 1e30, f32::MIN_POSITIVE];
-        kernels.gelu(&mut extremes);
+        kernels.activate(Activation::Gelu, &mut extremes);
         assert_eq!(extremes[..3], [0.0, 0.0, 50.0]);
         assert!(extremes[3].abs() < 1e-30 && extremes[4] == 1e30);
+    }
+}
+
+/// GELU by the hyperbolic tangent: 2e-6 relative, and in the tails as far as its argument is exact.
+#[test]
+fn tanh_gelu_is_the_tanh_form() {
+    let mut of_fused: Option<Vec<f32>> = None;
+    for kernels in Kernels::all() {
+        let inputs: Vec<f32> = (-70_000..=120_000).map(|i| i as f32 / 10_000.0).collect();
+        let mut outputs = inputs.clone();
+        kernels.activate(Activation::GeluTanh, &mut outputs);
+        for (x, y) in inputs.iter().zip(&outputs) {
+            let x = f64::from(*x);
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            // (1 + tanh u) / 2, which is not lost where u is far below 0.
+            let wanted = x / (1.0 + libm::exp(-2.0 * u));
+            let error = (f64::from(*y) - wanted).abs();
+            let limit = (2e-6 + 2e-7 * (-u).max(0.0)) * wanted.abs();
+            assert!(error <= limit, "{} gelu_tanh({x}) = {y}, expected {wanted}", kernels.isa());
+        }
+        let mut extremes = [0.0, -0.0, 50.0, -50.0, 1e30, f32::MIN_POSITIVE];
+        kernels.activate(Activation::GeluTanh, &mut extremes);
+        assert_eq!(extremes[..3], [0.0, 0.0, 50.0]);
+        assert!(extremes[3].abs() < 1e-30 && extremes[4] == 1e30);
+        if kernels.isa().name() != "scalar" {
+            let first = of_fused.get_or_insert_with(|| outputs.clone());
+            assert!(*first == outputs, "{}: other bits", kernels.isa());
+        }
+    }
+}
+
+#[test]
+fn relu_keeps_what_is_no_number() {
+    for kernels in Kernels::all() {
+        let mut values = [-1.0, 0.0, 2.5, f32::NAN, f32::NEG_INFINITY];
+        kernels.activate(Activation::Relu, &mut values);
+        assert!(values[..3] == [0.0, 0.0, 2.5] && values[3].is_nan() && values[4] == 0.0);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use cinderblock::unstable::model::{EmbedderConfig, TokenDecoderConfig};
 use cinderblock::unstable::quant::WeightType;
-use cinderblock::{Alignment, Config, Model, Projection, StackConfig, Strategy};
+use cinderblock::{Activation, Alignment, Config, Model, Projection, Residual, StackConfig, Strategy};
 
 use super::{Choices, check, model, tiny};
 
@@ -38,6 +38,9 @@ fn config(choices: &mut Choices) -> Config {
             rotary: choices.pick(&[0, 2, 4, 8, hidden / heads / 2 * 2]),
             rotary_base: choices.pick(&[10000.0, 1.0, 1e-30, f32::MIN_POSITIVE, f32::MAX]),
             epsilon: choices.pick(&[1e-5, f32::MIN_POSITIVE, 1e-39, 1.0, f32::MAX]),
+            residual: Residual::Parallel,
+            activation: Activation::Gelu,
+            attention_bias: true,
         }
     };
     let (mut block_decoder, token_decoder) = (stack(), stack());

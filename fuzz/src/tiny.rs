@@ -5,7 +5,9 @@ use std::sync::OnceLock;
 
 use cinderblock::unstable::model::{EmbedderConfig, Header, Role, TensorSpec, TokenDecoderConfig, tensors};
 use cinderblock::unstable::quant::{PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, WeightType, pack_floats};
-use cinderblock::{Alignment, Config, Model, Projection, Runtime, StackConfig, Strategy};
+use cinderblock::{
+    Activation, Alignment, Config, Model, Projection, Residual, Runtime, StackConfig, Strategy,
+};
 
 /// A tokenizer of the letters a to h, of pairs, and of the token that ends a text.
 pub const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[{"id":11,"content":"<end>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],"normalizer":null,"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true},"post_processor":null,"decoder":{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":true},"model":{"type":"BPE","dropout":null,"unk_token":null,"continuing_subword_prefix":null,"end_of_word_suffix":null,"fuse_unk":false,"byte_fallback":false,"vocab":{"a":0,"b":1,"c":2,"d":3,"Ã":4,"©":5,"Ġ":6,"ab":7,"Ġa":8,"Ċ":9,"cd":10},"merges":["a b","c d","Ġ a"]}}"#;
@@ -23,6 +25,9 @@ pub fn config() -> Config {
         rotary: 2,
         rotary_base: 10000.0,
         epsilon: 1e-5,
+        residual: Residual::Parallel,
+        activation: Activation::Gelu,
+        attention_bias: true,
     };
     Config {
         name: "tiny".into(),

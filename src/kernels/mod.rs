@@ -29,5 +29,5 @@ pub use isa::Isa;
 pub use operands::{Attention, ColumnTile, LANES, QUERIES, Run, Stored, Visible, score_floats};
 pub use pass::Pass;
 pub use product::{Epilogue, Product, Term, multiply};
-pub use table::Kernels;
+pub use table::{Activation, Kernels};
 pub use vectorize::{Vectorized, vectorize};

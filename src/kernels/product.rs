@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::activations::Activations;
 use super::operands::{INPUT_COLUMNS, TILE_COLUMNS};
 use super::pass::Pass;
-use super::table::Kernels;
+use super::table::{Activation, Kernels};
 use crate::quant::{PANEL_ROWS, Weights};
 use crate::threads::{Strip, Strips};
 
@@ -28,8 +28,8 @@ pub struct Term<'a> {
 pub enum Epilogue {
     /// Nothing.
     Store,
-    /// Exact GELU.
-    Gelu,
+    /// An activation function.
+    Activate(Activation),
     /// It is added to what is there: the residual stream.
     Accumulate,
 }
@@ -118,8 +118,8 @@ impl<'a> Job<'a> {
                 if !term.bias.is_empty() {
                     add_bias(&term.bias[row..row + rows], tile);
                 }
-                if self.epilogue == Epilogue::Gelu {
-                    self.kernels.gelu(tile.as_flattened_mut());
+                if let Epilogue::Activate(activation) = self.epilogue {
+                    self.kernels.activate(activation, tile.as_flattened_mut());
                 }
                 for (column, values) in tile.iter().enumerate() {
                     let output = &mut output.row(first + column)[at * PANEL_ROWS..][..rows];

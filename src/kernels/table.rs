@@ -35,11 +35,42 @@ pub(super) struct FloatKernels {
     pub(super) quantize: QuantizeKernel,
     pub(super) layer_norm: LayerNormKernel,
     pub(super) gelu: unsafe fn(&mut [f32]),
+    pub(super) gelu_tanh: unsafe fn(&mut [f32]),
     pub(super) f32_to_f16: unsafe fn(&[f32], &mut [u16]),
     pub(super) f32_to_q8: unsafe fn(&[f32], f32, &mut [i8]),
     pub(super) attend_f32: AttendKernel<f32>,
     pub(super) attend_f16: AttendKernel<u16>,
     pub(super) attend_q8: AttendKernel<i8>,
+}
+
+/// The function between the two products of a feed-forward network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// Exact GELU, by the error function.
+    Gelu,
+    /// GELU by the hyperbolic tangent.
+    GeluTanh,
+    /// 0 for negative values.
+    Relu,
+}
+
+impl Activation {
+    /// All of them.
+    pub const ALL: [Activation; 3] = [Activation::Gelu, Activation::GeluTanh, Activation::Relu];
+
+    /// The name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Gelu => "gelu",
+            Activation::GeluTanh => "gelu_tanh",
+            Activation::Relu => "relu",
+        }
+    }
+
+    /// The activation with a name.
+    pub fn from_name(name: &str) -> Option<Activation> {
+        Self::ALL.into_iter().find(|activation| activation.name() == name)
+    }
 }
 
 /// The kernels of one instruction set. A value exists only where the machine can run them.
@@ -135,9 +166,17 @@ impl Kernels {
         unsafe { (self.float.layer_norm)(input, weight, bias, epsilon, output) }
     }
 
-    /// Exact GELU in place.
-    pub fn gelu(&self, values: &mut [f32]) {
-        // SAFETY: as `quantize`.
-        unsafe { (self.float.gelu)(values) }
+    /// An activation function in place.
+    pub fn activate(&self, activation: Activation, values: &mut [f32]) {
+        match activation {
+            // SAFETY: as `quantize`.
+            Activation::Gelu => unsafe { (self.float.gelu)(values) },
+            // SAFETY: as `quantize`.
+            Activation::GeluTanh => unsafe { (self.float.gelu_tanh)(values) },
+            // Not `max`, which would hide values that are no numbers.
+            Activation::Relu => {
+                values.iter_mut().for_each(|value| *value = if *value < 0.0 { 0.0 } else { *value });
+            }
+        }
     }
 }

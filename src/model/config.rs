@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
+use crate::kernels::Activation;
 
 /// The token that fills the first, partial block from the left.
 pub const PAD_TOKEN: u32 = 0;
@@ -78,6 +79,30 @@ impl Projection {
     }
 }
 
+/// What the feed-forward part of a layer reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residual {
+    /// What attention reads: the two parts are added to the stream together.
+    Parallel,
+    /// The stream with the output of attention added.
+    Sequential,
+}
+
+impl Residual {
+    /// The name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Residual::Parallel => "parallel",
+            Residual::Sequential => "sequential",
+        }
+    }
+
+    /// The one with a name.
+    pub fn from_name(name: &str) -> Option<Residual> {
+        [Residual::Parallel, Residual::Sequential].into_iter().find(|residual| residual.name() == name)
+    }
+}
+
 /// Shape of one of the two GPT-NeoX stacks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StackConfig {
@@ -95,11 +120,17 @@ pub struct StackConfig {
     pub rotary_base: f32,
     /// Epsilon of every LayerNorm.
     pub epsilon: f32,
+    /// What the feed-forward part of a layer reads.
+    pub residual: Residual,
+    /// Inside the feed-forward network.
+    pub activation: Activation,
+    /// Whether the two products of attention have biases.
+    pub attention_bias: bool,
 }
 
 impl StackConfig {
     /// The authors' number of heads for models that do not say: heads of 32, 64 or 128.
-    pub fn default_heads(hidden: usize) -> usize {
+    pub const fn default_heads(hidden: usize) -> usize {
         hidden
             / if hidden <= 256 {
                 32
@@ -245,6 +276,11 @@ pub enum TokenDecoderConfig {
         /// Vectors that a context embedding expands to, each as wide as the stack.
         expansion: usize,
     },
+    /// The vocabulary head alone: a context predicts the one token of the next block.
+    Head {
+        /// Width of a context.
+        hidden: usize,
+    },
 }
 
 impl TokenDecoderConfig {
@@ -252,6 +288,7 @@ impl TokenDecoderConfig {
     pub fn name(&self) -> &'static str {
         match self {
             TokenDecoderConfig::Neox { .. } => "gpt-neo-x",
+            TokenDecoderConfig::Head { .. } => "head",
         }
     }
 
@@ -259,6 +296,7 @@ impl TokenDecoderConfig {
     pub fn layers(&self) -> usize {
         match self {
             TokenDecoderConfig::Neox { stack, .. } => stack.layers,
+            TokenDecoderConfig::Head { .. } => 0,
         }
     }
 
@@ -266,6 +304,7 @@ impl TokenDecoderConfig {
     pub fn hidden(&self) -> usize {
         match self {
             TokenDecoderConfig::Neox { stack, .. } => stack.hidden,
+            TokenDecoderConfig::Head { hidden } => *hidden,
         }
     }
 
@@ -274,6 +313,7 @@ impl TokenDecoderConfig {
         match self {
             TokenDecoderConfig::Neox { strategy: Strategy::Prefix, expansion, .. } => *expansion,
             TokenDecoderConfig::Neox { strategy: Strategy::Summation, .. } => 1,
+            TokenDecoderConfig::Head { .. } => 1,
         }
     }
 
@@ -281,6 +321,7 @@ impl TokenDecoderConfig {
     pub fn opened_floats(&self) -> usize {
         match self {
             TokenDecoderConfig::Neox { stack, expansion, .. } => expansion.saturating_mul(stack.hidden),
+            TokenDecoderConfig::Head { hidden } => *hidden,
         }
     }
 }
@@ -364,6 +405,16 @@ impl Config {
                         expansion,
                         format!("at least the block length {}", self.block_length),
                     ));
+                }
+            }
+            TokenDecoderConfig::Head { hidden } => {
+                if self.block_length != 1 {
+                    let expected = "1, as a vocabulary head alone predicts one token";
+                    return Err(Error::mismatch("block length", self.block_length, expected));
+                }
+                if *hidden != self.block_decoder.hidden {
+                    let expected = format!("{}, that of the block decoder", self.block_decoder.hidden);
+                    return Err(Error::mismatch("token decoder: width of a context", hidden, expected));
                 }
             }
         }

@@ -6,11 +6,12 @@ use std::io::{self, Seek, Write};
 
 use super::config::{
     Alignment, Config, EmbedderConfig, EncoderConfig, MAX_BLOCK, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH,
-    Projection, StackConfig, Strategy, TokenDecoderConfig,
+    Projection, Residual, StackConfig, Strategy, TokenDecoderConfig,
 };
 use super::layout::TensorSpec;
 use crate::error::{Error, Result};
 use crate::gguf::{Index, Writer};
+use crate::kernels::Activation;
 use crate::quant::WeightType;
 
 /// `general.architecture` of every file.
@@ -139,6 +140,21 @@ impl Reader<'_, '_> {
                 .integer(&format!("{ARCHITECTURE}.{name}.rope.dimension_count"), 0..=MAX_WIDTH as u64)?,
             rotary_base: float("rope.freq_base")? as f32,
             epsilon: float("attention.layer_norm_epsilon")? as f32,
+            residual: self.named(
+                name,
+                "residual",
+                Residual::from_name,
+                "parallel",
+                "parallel or sequential",
+            )?,
+            activation: self.named(
+                name,
+                "activation",
+                Activation::from_name,
+                "gelu",
+                "gelu, gelu_tanh or relu",
+            )?,
+            attention_bias: self.named(name, "attention.bias", bias_from_name, "yes", "yes or no")?,
         })
     }
 
@@ -164,6 +180,20 @@ impl Reader<'_, '_> {
         })
     }
 
+    /// A value by its name, under a key that older files do not have.
+    fn named<T>(
+        &self,
+        stack: &str,
+        key: &str,
+        from_name: fn(&str) -> Option<T>,
+        default: &str,
+        expected: &str,
+    ) -> Result<T> {
+        let key = format!("{stack}.{key}");
+        let name = text_or(self.index, &key, default)?;
+        from_name(name).ok_or_else(|| Error::mismatch(key, name, expected))
+    }
+
     fn embedder(&self) -> Result<EmbedderConfig> {
         match text_or(self.index, "embedder.type", "lookup")? {
             "lookup" => Ok(EmbedderConfig::Lookup {
@@ -177,7 +207,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn token_decoder(&self) -> Result<TokenDecoderConfig> {
+    fn token_decoder(&self, block_decoder: &StackConfig) -> Result<TokenDecoderConfig> {
         match text_or(self.index, "token_decoder.type", "gpt-neo-x")? {
             "gpt-neo-x" => {
                 let strategy = self.text("token_decoder.strategy")?;
@@ -189,9 +219,14 @@ impl Reader<'_, '_> {
                     expansion: self.integer("token_decoder.expansion_ratio", MAX_BLOCK)?,
                 })
             }
-            other => Err(Error::mismatch("token_decoder.type", other, "gpt-neo-x")),
+            "head" => Ok(TokenDecoderConfig::Head { hidden: block_decoder.hidden }),
+            other => Err(Error::mismatch("token_decoder.type", other, "gpt-neo-x or head")),
         }
     }
+}
+
+fn bias_from_name(name: &str) -> Option<bool> {
+    [("yes", true), ("no", false)].into_iter().find(|(own, _)| *own == name).map(|(_, bias)| bias)
 }
 
 /// The alignment that a file names, left if it names none.
@@ -210,6 +245,9 @@ fn write_stack<W: Write + Seek>(writer: &mut Writer<W>, name: &str, stack: &Stac
     writer.f32(&key("attention.layer_norm_epsilon"), stack.epsilon);
     writer.u32(&key("rope.dimension_count"), number(stack.rotary));
     writer.f32(&key("rope.freq_base"), stack.rotary_base);
+    writer.text(&key("residual"), stack.residual.name());
+    writer.text(&key("activation"), stack.activation.name());
+    writer.text(&key("attention.bias"), if stack.attention_bias { "yes" } else { "no" });
 }
 
 fn number(value: usize) -> u32 {
@@ -223,6 +261,7 @@ impl Config {
     /// If a key is missing, or its value is out of range or contradicts another.
     pub fn read(index: &Index) -> Result<Config> {
         let reader = Reader { index };
+        let block_decoder = reader.stack("block_decoder")?;
         let config = Config {
             name: index.text("general.name")?.to_string(),
             block_length: reader.integer("block_length", MAX_BLOCK)?,
@@ -230,8 +269,8 @@ impl Config {
             trained_blocks: reader.integer("context_blocks", 1 << 32)?,
             alignment: alignment(index)?,
             embedder: reader.embedder()?,
-            block_decoder: reader.stack("block_decoder")?,
-            token_decoder: reader.token_decoder()?,
+            token_decoder: reader.token_decoder(&block_decoder)?,
+            block_decoder,
         };
         config.validate()?;
         Ok(config)
@@ -271,6 +310,7 @@ impl Config {
                 writer.u32(&key("token_decoder.expansion_ratio"), number(*expansion));
                 write_stack(writer, "token_decoder", stack);
             }
+            TokenDecoderConfig::Head { .. } => {}
         }
     }
 }

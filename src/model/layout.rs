@@ -81,8 +81,14 @@ impl List {
     }
 
     fn linear(&mut self, name: &str, rows: usize, width: usize) {
+        self.optional_bias(name, rows, width, true);
+    }
+
+    fn optional_bias(&mut self, name: &str, rows: usize, width: usize, bias: bool) {
         self.push(format!("{name}.weight"), Role::Matrix, rows, width);
-        self.push(format!("{name}.bias"), Role::Vector, 1, rows);
+        if bias {
+            self.push(format!("{name}.bias"), Role::Vector, 1, rows);
+        }
     }
 
     fn norm(&mut self, name: &str, width: usize) {
@@ -116,8 +122,9 @@ impl List {
             let layer = format!("{name}.layers.{layer}");
             self.norm(&format!("{layer}.attention_norm"), hidden);
             self.norm(&format!("{layer}.feed_forward_norm"), hidden);
-            self.linear(&format!("{layer}.attention.qkv"), 3 * hidden, hidden);
-            self.linear(&format!("{layer}.attention.output"), hidden, hidden);
+            let bias = config.attention_bias;
+            self.optional_bias(&format!("{layer}.attention.qkv"), 3 * hidden, hidden, bias);
+            self.optional_bias(&format!("{layer}.attention.output"), hidden, hidden, bias);
             self.linear(&format!("{layer}.feed_forward.up"), wide, hidden);
             self.linear(&format!("{layer}.feed_forward.down"), hidden, wide);
         }
@@ -152,6 +159,9 @@ pub fn tensors(config: &Config) -> Vec<TensorSpec> {
             list.push(table(names::TOKEN_EMBEDDINGS), Role::Table, config.vocabulary, stack.hidden);
             list.stack(names::TOKEN_DECODER, stack);
             list.push(table(names::HEAD), Role::Head, config.vocabulary, stack.hidden);
+        }
+        TokenDecoderConfig::Head { hidden } => {
+            list.push(table(names::HEAD), Role::Head, config.vocabulary, *hidden);
         }
     }
     list.0

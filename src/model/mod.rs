@@ -20,7 +20,7 @@ use std::sync::{Arc, Weak};
 pub(crate) use block_decoder::BATCH;
 pub use block_decoder::BlockDecoder;
 pub use config::{
-    Alignment, Config, EmbedderConfig, EncoderConfig, PAD_TOKEN, Projection, StackConfig, Strategy,
+    Alignment, Config, EmbedderConfig, EncoderConfig, PAD_TOKEN, Projection, Residual, StackConfig, Strategy,
     TokenDecoderConfig,
 };
 pub use format::{ARCHITECTURE, Header, keys};

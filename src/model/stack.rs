@@ -1,15 +1,15 @@
-//! One GPT-NeoX stack over columns of a residual stream: parallel residual, fused QKV, partial rotary
-//! embedding, exact GELU. Both decoders are stacks; they differ in what their caches are.
+//! One GPT-NeoX stack over columns of a residual stream: parallel or sequential residual, fused QKV, partial rotary
+//! embedding. Both decoders are stacks; they differ in what their caches are.
 
 #![forbid(unsafe_code)]
 
 use super::attention::{Angles, AttentionScratch, HeadScratch, LayerAttention, head_width};
-use super::config::StackConfig;
+use super::config::{Residual, StackConfig};
 use super::segment::{Kept, Segment, keep_wanted, kept_columns};
 use super::weights::{Layer, Linear, Norm, StackWeights};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::kernels::{Activations, Epilogue, Kernels, Pass, Product, Term, multiply};
+use crate::kernels::{Activation, Activations, Epilogue, Kernels, Pass, Product, Term, multiply};
 
 /// Buffers of a forward pass. They grow to the largest number of columns, then stay.
 pub struct Scratch {
@@ -91,7 +91,7 @@ impl Scratch {
 impl Linear {
     /// The product of this matrix with columns of activations.
     pub(super) fn term<'a>(&'a self, input: &'a Activations) -> Term<'a> {
-        Term { weights: self.weight.view(), bias: &self.bias, input }
+        Term { weights: self.weight.view(), bias: self.bias.as_deref().unwrap_or(&[]), input }
     }
 }
 
@@ -141,9 +141,9 @@ impl StackWeights {
         Ok(())
     }
 
-    /// `x += attention(norm(x)) + feed_forward(norm(x))`. The two branches read the same stream, so each phase does
-    /// the work of both. The last layer computes of an unwanted column only its key and value, and leaves the wanted
-    /// columns at the start of `x`.
+    /// Parallel: `x += attention(norm(x)) + feed_forward(norm(x))`. The two branches read the same stream, so each
+    /// phase does the work of both. Sequential: `x += attention(norm(x)); x += feed_forward(norm(x))`. The last layer
+    /// computes of an unwanted column only its key and value, and leaves the wanted columns at the start of `x`.
     fn layer(
         &self,
         pass: Pass<'_>,
@@ -156,13 +156,41 @@ impl StackWeights {
         let narrows =
             index + 1 == self.layers.len() && kept_columns(segments, Kept::Wanted) * config.hidden < x.len();
         let kept = if narrows { Kept::Wanted } else { Kept::All };
+        if config.residual == Residual::Sequential {
+            return self.sequential_layer(pass, (index, kept), scratch, x, segments);
+        }
         match kept {
             Kept::All => scratch.norms(pass, config, layer, x),
             Kept::Wanted => scratch.norms_of_wanted(pass, config, layer, x, segments),
         }
-        scratch.first_products(pass, layer);
+        scratch.first_products(pass, config, layer);
         scratch.attend(pass, config, (index, kept), segments);
+        Activations::quantize_both([&mut scratch.attended, &mut scratch.feed_forward], pass);
         scratch.add_branches(pass, layer, &mut x[..kept_columns(segments, kept) * config.hidden]);
+    }
+
+    fn sequential_layer(
+        &self,
+        pass: Pass<'_>,
+        (index, kept): (usize, Kept),
+        scratch: &mut Scratch,
+        x: &mut [f32],
+        segments: &mut [Segment<'_>],
+    ) {
+        let (layer, config) = (&self.layers[index], &self.config);
+        scratch.attention_norm(pass, config, layer, x);
+        scratch.queries_keys_values(pass, layer);
+        scratch.attend(pass, config, (index, kept), segments);
+        scratch.attended.quantize(pass);
+        if kept == Kept::Wanted {
+            keep_wanted(x, config.hidden, segments);
+        }
+        let x = &mut x[..kept_columns(segments, kept) * config.hidden];
+        add_product(pass, &layer.attention_output, &scratch.attended, x);
+        scratch.feed_forward_norm(pass, config, layer, x);
+        scratch.upward(pass, config.activation, layer);
+        scratch.feed_forward.quantize(pass);
+        add_product(pass, &layer.down, &scratch.feed_forward, x);
     }
 }
 
@@ -187,28 +215,54 @@ impl Scratch {
         x: &mut [f32],
         segments: &[Segment<'_>],
     ) {
+        self.attention_norm(pass, config, layer, x);
+        keep_wanted(x, config.hidden, segments);
+        let wanted = kept_columns(segments, Kept::Wanted) * config.hidden;
+        self.feed_forward_norm(pass, config, layer, &x[..wanted]);
+    }
+
+    /// The input of attention: the norm of `x` (`[columns, hidden]`).
+    fn attention_norm(&mut self, pass: Pass<'_>, config: &StackConfig, layer: &Layer, x: &[f32]) {
         self.attention_input.fill(pass, x.len() / config.hidden, |column, output| {
             layer.attention_norm.apply(pass.kernels, config, x, column, output);
         });
-        keep_wanted(x, config.hidden, segments);
-        self.feed_forward_input.fill(pass, kept_columns(segments, Kept::Wanted), |column, output| {
+    }
+
+    /// The input of the feed-forward part: the norm of `x` (`[columns, hidden]`).
+    fn feed_forward_norm(&mut self, pass: Pass<'_>, config: &StackConfig, layer: &Layer, x: &[f32]) {
+        self.feed_forward_input.fill(pass, x.len() / config.hidden, |column, output| {
             layer.feed_forward_norm.apply(pass.kernels, config, x, column, output);
         });
     }
 
     /// The first product of each branch: queries, keys and values, and the upward projection of the feed-forward part.
-    fn first_products(&mut self, pass: Pass<'_>, layer: &Layer) {
+    fn first_products(&mut self, pass: Pass<'_>, config: &StackConfig, layer: &Layer) {
         let qkv = [layer.qkv.term(&self.attention_input)];
         let up = [layer.up.term(&self.feed_forward_input)];
         let rows = layer.qkv.weight.view().rows();
         let output = &mut self.qkv[..self.attention_input.columns() * rows];
         let qkv = Product { terms: &qkv, epilogue: Epilogue::Store, output };
         let output = self.feed_forward.floats_mut(self.feed_forward_input.columns());
-        let up = Product { terms: &up, epilogue: Epilogue::Gelu, output };
+        let up = Product { terms: &up, epilogue: Epilogue::Activate(config.activation), output };
         multiply(pass, qkv, Some(up));
     }
 
-    /// Attention; then both branches are quantized for their last products.
+    /// The first product of attention alone.
+    fn queries_keys_values(&mut self, pass: Pass<'_>, layer: &Layer) {
+        let terms = [layer.qkv.term(&self.attention_input)];
+        let rows = layer.qkv.weight.view().rows();
+        let output = &mut self.qkv[..self.attention_input.columns() * rows];
+        multiply(pass, Product { terms: &terms, epilogue: Epilogue::Store, output }, None);
+    }
+
+    /// The first product of the feed-forward part alone.
+    fn upward(&mut self, pass: Pass<'_>, activation: Activation, layer: &Layer) {
+        let terms = [layer.up.term(&self.feed_forward_input)];
+        let output = self.feed_forward.floats_mut(self.feed_forward_input.columns());
+        multiply(pass, Product { terms: &terms, epilogue: Epilogue::Activate(activation), output }, None);
+    }
+
+    /// Attention of the kept columns.
     fn attend(
         &mut self,
         pass: Pass<'_>,
@@ -219,7 +273,6 @@ impl Scratch {
         let attention = LayerAttention { config, layer, kept, qkv: &self.qkv, angles: &self.angles };
         let output = self.attended.floats_mut(kept_columns(segments, kept));
         attention.run(pass, segments, &mut self.attention, output);
-        Activations::quantize_both([&mut self.attended, &mut self.feed_forward], pass);
     }
 
     /// The last product of each branch, added to `x` (`[kept, hidden]`). Both end in the same rows of the stream: one
@@ -228,4 +281,10 @@ impl Scratch {
         let terms = [layer.attention_output.term(&self.attended), layer.down.term(&self.feed_forward)];
         multiply(pass, Product { terms: &terms, epilogue: Epilogue::Accumulate, output: x }, None);
     }
+}
+
+/// Adds the product of a layer with its input to `x`.
+fn add_product(pass: Pass<'_>, layer: &Linear, input: &Activations, x: &mut [f32]) {
+    let terms = [layer.term(input)];
+    multiply(pass, Product { terms: &terms, epilogue: Epilogue::Accumulate, output: x }, None);
 }

@@ -49,10 +49,10 @@ impl Deref for Vector {
     }
 }
 
-/// A matrix with a bias.
+/// A matrix, and a bias if the layer has one.
 pub struct Linear {
     pub(crate) weight: Matrix,
-    pub(crate) bias: Vector,
+    pub(crate) bias: Option<Vector>,
 }
 
 /// Weight and bias of a LayerNorm.
@@ -61,7 +61,7 @@ pub struct Norm {
     pub(crate) bias: Vector,
 }
 
-/// One layer of a stack; attention and feed-forward read the same input.
+/// One layer of a stack.
 pub struct Layer {
     pub(crate) attention_norm: Norm,
     pub(crate) feed_forward_norm: Norm,
@@ -114,6 +114,8 @@ pub(crate) struct EncoderLayer {
 pub(crate) enum TokenDecoderWeights {
     /// A GPT-NeoX stack.
     Neox(NeoxWeights),
+    /// The vocabulary head alone.
+    Head(Matrix),
 }
 
 /// The tensors of a token decoder that is a GPT-NeoX stack.
@@ -173,7 +175,9 @@ impl Loader<'_> {
     }
 
     fn linear(&self, name: &str) -> Result<Linear> {
-        Ok(Linear { weight: self.matrix(name)?, bias: self.vector(&format!("{name}.bias"))? })
+        let bias = format!("{name}.bias");
+        let bias = self.specs.contains_key(&bias).then(|| self.vector(&bias)).transpose()?;
+        Ok(Linear { weight: self.matrix(name)?, bias })
     }
 
     fn norm(&self, name: &str) -> Result<Norm> {
@@ -261,6 +265,7 @@ impl ModelWeights {
                 stack: loader.stack(names::TOKEN_DECODER, stack)?,
                 head: loader.matrix(names::HEAD)?,
             }),
+            TokenDecoderConfig::Head { .. } => TokenDecoderWeights::Head(loader.matrix(names::HEAD)?),
         };
         let block_decoder = loader.stack(names::BLOCK_DECODER, &config.block_decoder)?;
         Ok(ModelWeights { embedder, block_decoder, token_decoder })

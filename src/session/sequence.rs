@@ -143,7 +143,7 @@ impl Sequence {
         let mut all: Vec<u32> = closed.chain(self.open.tokens()).copied().collect();
         if known == 0 {
             // The padding of the first block is not part of the text.
-            let padding = all.iter().take(length).take_while(|token| **token == PAD_TOKEN).count();
+            let padding = all.iter().take(length - 1).take_while(|token| **token == PAD_TOKEN).count();
             all.drain(..padding);
         }
         all.split_off(all.len().saturating_sub(max))

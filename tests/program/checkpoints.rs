@@ -228,10 +228,14 @@ fn what_is_no_checkpoint_is_refused_with_the_step_that_helps() {
     let vanilla = [("gpt_neox.embed_in.weight", TABLE), ("embed_out.weight", HEAD)];
     let vanilla = vanilla.map(|(name, from)| (name.to_string(), place.tensors[from].clone()));
     write_tensors(&place.path("pythia/model.safetensors"), &vanilla.clone().into());
-    place.refused("pythia", &[], "pythia is a vanilla GPT-NeoX model");
+    place.refused("pythia", &[], "num_attention_heads is missing");
+    place.write("pythia/config.yaml", &place.config);
+    place.refused("pythia", &[], "found that of a Block Transformer, expected that of a GPT-NeoX");
     let llama = [("model.embed_tokens.weight".to_string(), vanilla[0].1.clone())];
     write_tensors(&place.path("llama/model.safetensors"), &llama.into());
     place.refused("llama", &[], "found \"model.embed_tokens.weight\", expected those of a Block Transformer");
+    place.write("llama/config.json", r#"{"model_type": "llama"}"#);
+    place.refused("llama", &[], "model_type: found llama, only gpt_neox is supported");
 }
 
 #[test]
@@ -258,6 +262,7 @@ fn two_sets_of_weights_are_refused_unless_they_are_one() {
 
 /// The names of the authors' configurations, and of those that are read the shape: layers and width of the block
 /// decoder, of the token decoder, vectors a context, and the width of the embedder's table where it has a projection.
+/// Of a vanilla model: layers, width, and that of the feed-forward network.
 const PUBLISHED: [(&str, Option<[usize; 6]>); 25] = [
     ("block_main_b4_5", Some([3, 256, 3, 256, 2, 0])),
     ("block_main_b4_19", Some([3, 512, 3, 512, 2, 0])),
@@ -280,11 +285,36 @@ const PUBLISHED: [(&str, Option<[usize; 6]>); 25] = [
     ("block_ablation_b4_85_cls_sum", Some([6, 768, 6, 768, 4, 0])),
     ("block_ablation_b4_85_cls_cross_attn", None),
     ("block_vanilla_ablation_b1_85", Some([6, 768, 6, 768, 1, 0])),
-    ("vanilla_31", None),
-    ("vanilla_70", None),
-    ("vanilla_160", None),
-    ("vanilla_410", None),
+    ("vanilla_31", Some([6, 256, 4096, 0, 0, 0])),
+    ("vanilla_70", Some([6, 512, 2048, 0, 0, 0])),
+    ("vanilla_160", Some([12, 768, 3072, 0, 0, 0])),
+    ("vanilla_410", Some([24, 1024, 4096, 0, 0, 0])),
 ];
+
+/// Shapes of all tensors of a vanilla model.
+fn vanilla_shapes(vocabulary: usize, [layers, hidden, wide, ..]: [usize; 6]) -> Vec<(String, Vec<usize>)> {
+    let mut all = vec![("embed_out.weight".to_string(), vec![vocabulary, hidden])];
+    let mut add = |name: &str, shape: &[usize]| all.push((format!("gpt_neox.{name}"), shape.to_vec()));
+    add("embed_in.weight", &[vocabulary, hidden]);
+    add("final_layer_norm.weight", &[hidden]);
+    add("final_layer_norm.bias", &[hidden]);
+    for layer in 0..layers {
+        for norm in ["input_layernorm", "post_attention_layernorm"] {
+            add(&format!("layers.{layer}.{norm}.weight"), &[hidden]);
+            add(&format!("layers.{layer}.{norm}.bias"), &[hidden]);
+        }
+        for (matrix, rows, columns) in [
+            ("attention.query_key_value", 3 * hidden, hidden),
+            ("attention.dense", hidden, hidden),
+            ("mlp.dense_h_to_4h", wide, hidden),
+            ("mlp.dense_4h_to_h", hidden, wide),
+        ] {
+            add(&format!("layers.{layer}.{matrix}.weight"), &[rows, columns]);
+            add(&format!("layers.{layer}.{matrix}.bias"), &[rows]);
+        }
+    }
+    all
+}
 
 /// Shapes of all tensors of a model, `block_decoder.gpt_neox.embed_in` included, which nobody uses.
 fn shapes(vocabulary: usize, block_length: usize, shape: [usize; 6]) -> Vec<(String, Vec<usize>)> {
@@ -383,8 +413,11 @@ fn every_published_configuration_is_read_or_refused_by_name() {
     for (name, shape) in PUBLISHED {
         let path = place.path(&format!("{name}/checkpoint-1000/model.safetensors"));
         let block_length = if name.contains("_b1_") { 1 } else { 4 };
-        let shape = shape
-            .map_or_else(|| shapes(64, 4, [1, 64, 1, 64, 2, 0]), |shape| shapes(50304, block_length, shape));
+        let shape = match shape {
+            None => shapes(64, 4, [1, 64, 1, 64, 2, 0]),
+            Some(shape) if name.starts_with("vanilla") => vanilla_shapes(50304, shape),
+            Some(shape) => shapes(50304, block_length, shape),
+        };
         let shape = match name {
             "block_ablation_b4_85_roberta_prefix" => with_encoder(shape, 4),
             "block_ablation_b4_85_cls_sum" => with_encoder(shape, 3),
@@ -476,7 +509,15 @@ fn keys_that_change_the_mathematics_are_obeyed_or_refused() {
         place.write("ck/config.yaml", &with(line));
         assert!(place.model("ck", &[]).0 == plain, "{line}");
     }
-    for line in ["rotary_emb_base: 500", "rope_theta: 500", "rotary_pct: 0.5", "layer_norm_eps: 1e-3"] {
+    for line in [
+        "rotary_emb_base: 500",
+        "rope_theta: 500",
+        "rotary_pct: 0.5",
+        "layer_norm_eps: 1e-3",
+        "use_parallel_residual: false",
+        "hidden_act: gelu_fast",
+        "hidden_act: relu",
+    ] {
         place.write("ck/config.yaml", &with(line));
         assert!(place.model("ck", &[]).0 != plain, "{line}");
     }
@@ -484,8 +525,7 @@ fn keys_that_change_the_mathematics_are_obeyed_or_refused() {
         ("rope_scaling: {type: linear, factor: 2.0}", "rope_scaling.type: found linear"),
         ("rope_parameters: {rope_type: yarn}", "rope_parameters.rope_type: found yarn"),
         ("rope_parameters: {rope_theta: 5}\n    rope_theta: 6", "found 5, expected 6"),
-        ("use_parallel_residual: false", "use_parallel_residual: found false"),
-        ("hidden_act: gelu_fast", "hidden_act: found gelu_fast"),
+        ("hidden_act: silu", "hidden_act: found silu"),
         ("sliding_window: 8", "unknown key block_decoder.config.sliding_window"),
     ] {
         place.write("ck/config.yaml", &with(line));
@@ -535,11 +575,103 @@ fn keys_that_change_the_mathematics_are_obeyed_or_refused() {
     place.tensors = read_tensors(&case("main").join("model.safetensors"));
     place.tensors.iter_mut().filter(|(name, _)| bias(name)).for_each(|(_, tensor)| tensor.2.fill(0));
     place.plain("ck");
-    let (zeros, _) = place.model("ck", &[]);
+    let tokens = text_of_ids();
+    let loss = |place: &Place| {
+        let model = place.text("m.gguf");
+        cinderblock(&["perplexity", "-m", &model, "--tokens", &tokens, "--json"]).json()["nll"].clone()
+    };
+    place.model("ck", &[]);
+    let zeros = loss(&place);
     place.tensors.retain(|name, _| !bias(name));
     place.plain("ck");
     place.write("ck/config.yaml", &format!("{config}    attention_bias: false\n"));
-    assert!(place.model("ck", &[]).0 == zeros);
+    place.model("ck", &[]);
+    assert_eq!(loss(&place), zeros);
+}
+
+/// Ids that every reference case knows.
+fn text_of_ids() -> String {
+    ids(&(0..40).map(|i| 2 + i * i * 7 % 41).collect::<Vec<u32>>())
+}
+
+#[test]
+fn hub_folders_are_read_as_they_are() {
+    let place = Place::new();
+    let source = case("neox_hf");
+    let config = fs::read_to_string(source.join("config.json")).unwrap();
+    let mut tensors = read_tensors(&source.join("model.safetensors"));
+    let write = |tensors: &Tensors, config: &str| {
+        write_tensors(&place.path("hub/model.safetensors"), tensors);
+        place.write("hub/config.json", config);
+    };
+    write(&tensors, &config);
+    place.write("hub/generation_config.json", r#"{"eos_token_id": 7}"#);
+    let (plain, printed) = place.model("hub", &[]);
+    for expected in ["hub/config.json", "alignment      tail: every token is a block", "7, from"] {
+        assert!(printed.contains(expected), "{expected}: {printed}");
+    }
+    let model = place.text("m.gguf");
+    let facts = cinderblock(&["inspect", &model, "--json"]).json();
+    assert!(
+        facts["block_length"] == 1 && facts["trained_blocks"] == 2048 && facts["name"] == "hub",
+        "{facts}"
+    );
+
+    // Other ways to say the same.
+    let with = |changes: &[(&str, Json)]| {
+        let mut json: Json = serde_json::from_str(&config).unwrap();
+        for (key, value) in changes {
+            if value.is_null() {
+                json.as_object_mut().unwrap().remove(*key);
+            } else {
+                json[*key] = value.clone();
+            }
+        }
+        json.to_string()
+    };
+    let rope = json!({"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25});
+    let no = Json::Null;
+    for changes in [
+        vec![("rotary_pct", no.clone()), ("rotary_emb_base", no.clone()), ("rope_parameters", rope)],
+        vec![("rotary_pct", no.clone()), ("partial_rotary_factor", json!(0.25))],
+        vec![("rotary_emb_base", no.clone()), ("rope_theta", json!(10000))],
+        vec![("attention_bias", no.clone()), ("use_parallel_residual", no.clone())],
+    ] {
+        write(&tensors, &with(&changes));
+        assert!(place.model("hub", &[]).0 == plain, "{changes:?}");
+    }
+    // Buffers of older files are no weights.
+    let mut older = tensors.clone();
+    for (name, kind) in
+        [("attention.bias", "BOOL"), ("attention.masked_bias", "F32"), ("rotary_emb.inv_freq", "F32")]
+    {
+        let bytes = if kind == "BOOL" { vec![1; 4] } else { floats(&[-1e9; 4]) };
+        older.insert(format!("gpt_neox.layers.0.{name}"), (kind.to_string(), vec![1, 1, 2, 2], bytes));
+    }
+    write(&older, &config);
+    assert!(place.model("hub", &[]).0 == plain);
+    for (key, value, expected) in [
+        ("num_attention_heads", no.clone(), "num_attention_heads is missing"),
+        ("model_type", json!("mamba"), "model_type: found mamba, only gpt_neox is supported"),
+        ("hidden_act", json!("silu"), "hidden_act: found silu"),
+        ("vocab_size", json!(272), "vocab_size: found 272, expected 271"),
+        ("intermediate_size", json!(321), "intermediate_size: found 321"),
+        ("rope_scaling", json!({"type": "linear", "factor": 2.0}), "rope_scaling.type: found linear"),
+        ("sliding_window", json!(8), "unknown key sliding_window"),
+    ] {
+        write(&tensors, &with(&[(key, value)]));
+        place.refused("hub", &[], expected);
+    }
+    // A tied head is the table.
+    let table = tensors["gpt_neox.embed_in.weight"].clone();
+    tensors.insert("embed_out.weight".to_string(), table);
+    write(&tensors, &config);
+    let (explicit, _) = place.model("hub", &[]);
+    tensors.remove("embed_out.weight");
+    write(&tensors, &config);
+    place.refused("hub", &[], "one part of a model");
+    write(&tensors, &with(&[("tie_word_embeddings", json!(true))]));
+    assert!(place.model("hub", &[]).0 == explicit);
 }
 
 #[test]

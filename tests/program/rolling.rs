@@ -9,7 +9,7 @@ use cinderblock::{Alignment, CacheType, Model, Runtime, Session, SessionOptions,
 use proptest::prelude::*;
 
 /// Those of `windows/generate.py`.
-const WINDOWED: [&str; 4] = ["main", "megabyte", "uptrain", "block8"];
+const WINDOWED: [&str; 6] = ["main", "megabyte", "uptrain", "block8", "vanilla", "neox_sequential"];
 const WINDOWS: [(usize, usize); 5] = [(1, 0), (3, 0), (3, 2), (4, 5), (17, 4)];
 const COLUMNS: usize = 8;
 

@@ -4,7 +4,7 @@
     tests/windows/generate.py ORACLE.py
 
 Each case's tokens are read twice, so that the text is far longer than any window. `CASE-wW-sS.npy` holds some of the
-logits of every token after the first block, [rows, COLUMNS]: in row r, column c is that of token
+logits of every token after the first block (of a vanilla model: token), [rows, COLUMNS]: in row r, column c is that of token
 (7 r + 33 c) mod vocabulary. Needs numpy and pyyaml.
 """
 import importlib.util
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-CASES = ["main", "megabyte", "uptrain", "block8"]
+CASES = ["main", "megabyte", "uptrain", "block8", "vanilla", "neox_sequential"]
 WINDOWS = [(1, 0), (3, 0), (3, 2), (4, 5), (17, 4)]
 COLUMNS = 8
 
@@ -26,7 +26,7 @@ for case in CASES:
     folder = tests / "cases" / case
     tokens = 2 * json.loads((folder / "golden.json").read_text())["tokens"]
     for window, sinks in WINDOWS:
-        logits = oracle.BlockTransformer(folder, window, sinks).logits(tokens)
+        logits = oracle.load(folder, window, sinks).logits(tokens)
         rows = np.arange(len(logits))[:, None]
         chosen = logits[rows, (7 * rows + 33 * np.arange(COLUMNS)) % logits.shape[1]]
         np.save(tests / "windows" / f"{case}-w{window}-s{sinks}.npy", chosen.astype("<f4"))

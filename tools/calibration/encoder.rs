@@ -1,9 +1,10 @@
 //! The forward pass of a RoBERTa embedder while its matrices are rounded. All blocks are whole: none is padded.
 
 use cinderblock::Result;
+use cinderblock::unstable::kernels::Activation;
 use cinderblock::unstable::model::{EncoderConfig, Projection};
 
-use super::forward::gelu;
+use super::forward::activate;
 use super::matrix::Matrix;
 use super::{Calibrator, Streams};
 
@@ -51,8 +52,8 @@ impl Calibrator<'_> {
             let sum = self.linear(&part("attention.output"), &attended)?;
             self.add_and_norm(&mut x, &sum, &part("attention_norm"), epsilon)?;
             let mut wide = self.linear(&part("feed_forward.up"), &x)?;
-            gelu(kernels, &mut wide.exact);
-            gelu(kernels, &mut wide.rounded);
+            activate(kernels, Activation::Gelu, &mut wide.exact);
+            activate(kernels, Activation::Gelu, &mut wide.rounded);
             let down = self.linear(&part("feed_forward.down"), &wide)?;
             self.add_and_norm(&mut x, &down, &part("feed_forward_norm"), epsilon)?;
         }

@@ -1,7 +1,7 @@
 //! The mathematics of a decoder on many samples at once, in floats: LayerNorm, causal attention with rotary
 //! embedding. Products are elsewhere; they are what calibration changes.
 
-use cinderblock::unstable::kernels::Kernels;
+use cinderblock::unstable::kernels::{Activation, Kernels};
 use cinderblock::unstable::model::StackConfig;
 use rayon::prelude::*;
 
@@ -23,9 +23,9 @@ impl Norm {
     }
 }
 
-/// Exact GELU in place.
-pub fn gelu(kernels: &Kernels, x: &mut Matrix) {
-    x.data.par_chunks_mut(x.columns).for_each(|row| kernels.gelu(row));
+/// An activation function in place.
+pub fn activate(kernels: &Kernels, activation: Activation, x: &mut Matrix) {
+    x.data.par_chunks_mut(x.columns).for_each(|row| kernels.activate(activation, row));
 }
 
 /// Causal self-attention within every `length` consecutive rows; the last sequence may be shorter. `qkv` is

@@ -16,13 +16,14 @@ use std::collections::HashMap;
 use cinderblock::Result;
 use cinderblock::unstable::kernels::Kernels;
 use cinderblock::unstable::model::{
-    Config, EmbedderConfig, PAD_TOKEN, Projection, StackConfig, Strategy, TensorSpec, TokenDecoderConfig,
+    Config, EmbedderConfig, PAD_TOKEN, Projection, Residual, StackConfig, Strategy, TensorSpec,
+    TokenDecoderConfig,
 };
 use cinderblock::unstable::quant::{PANEL_ROWS, Rounded, WeightType, pack_floats, pack_groups};
 
 use crate::checkpoint::Checkpoint;
 use crate::interrupt;
-use forward::{Norm, attention, gelu};
+use forward::{Norm, activate, attention};
 use head::calibrate_head;
 use matrix::Matrix;
 use tensor::{Calibrated, Inputs, calibrate, calibrate_table};
@@ -63,6 +64,11 @@ struct Streams {
 impl Streams {
     fn map(&self, map: impl Fn(&Matrix) -> Matrix) -> Streams {
         Streams { exact: map(&self.exact), rounded: map(&self.rounded) }
+    }
+
+    fn add(&mut self, other: &Streams) {
+        self.exact.add(&other.exact);
+        self.rounded.add(&other.rounded);
     }
 
     fn inputs(&self) -> Inputs<'_> {
@@ -110,26 +116,41 @@ impl<'a> Calibrator<'a> {
         self.stack("block_decoder", &config.block_decoder, &mut streams, config.trained_blocks)?;
         let norm = self.norm("block_decoder.final_norm")?;
         let contexts = streams.map(|x| norm.apply(self.kernels, config.block_decoder.epsilon, x));
-        let expanded = self.linear("token_decoder.expansion", &contexts)?;
-        drop((streams, contexts));
+        drop(streams);
+        let outputs = match &config.token_decoder {
+            TokenDecoderConfig::Neox { stack, strategy, expansion } => {
+                self.neox(contexts, tokens, stack, (*strategy, *expansion))?
+            }
+            TokenDecoderConfig::Head { .. } => contexts,
+        };
+        self.head(&outputs)?;
+        Ok(self.calibration)
+    }
 
-        let mut streams = self.blocks(&expanded, tokens)?;
+    /// The inputs of the vocabulary head after a token decoder that is a GPT-NeoX stack.
+    fn neox(
+        &mut self,
+        contexts: Streams,
+        tokens: &[u32],
+        stack: &StackConfig,
+        (strategy, expansion): (Strategy, usize),
+    ) -> Result<Streams> {
+        let config = self.config;
+        let expanded = self.linear("token_decoder.expansion", &contexts)?;
+        drop(contexts);
+        let mut streams = self.blocks(&expanded, tokens, stack.hidden, (strategy, expansion))?;
         drop(expanded);
         let positions = config.token_positions();
-        let TokenDecoderConfig::Neox { stack, .. } = &config.token_decoder;
         self.stack("token_decoder", stack, &mut streams, positions)?;
         let norm = self.norm("token_decoder.final_norm")?;
         let skipped = config.token_decoder.first_positions() - 1;
-        let outputs = streams.map(|x| {
+        Ok(streams.map(|x| {
             let predicting = x.data.chunks_exact(positions * x.columns);
             let data: Vec<f32> =
                 predicting.flat_map(|block| &block[skipped * x.columns..]).copied().collect();
             let rows = Matrix::new(data.len() / x.columns, x.columns, data);
             norm.apply(self.kernels, stack.epsilon, &rows)
-        });
-        drop(streams);
-        self.head(&outputs)?;
-        Ok(self.calibration)
+        }))
     }
 
     /// Reads a tensor; `None` if the model has none of that name.
@@ -178,10 +199,10 @@ impl<'a> Calibrator<'a> {
         });
     }
 
-    /// Rounds a matrix with a bias for its inputs and returns its outputs.
+    /// Rounds a matrix for its inputs and returns its outputs, to which its bias is added if it has one.
     fn linear(&mut self, name: &str, inputs: &Streams) -> Result<Streams> {
         let (weights, kind) = self.matrix(&format!("{name}.weight"))?;
-        let bias = self.matrix(&format!("{name}.bias"))?.0.data;
+        let bias = self.read(&format!("{name}.bias"))?.map_or(Vec::new(), |(bias, _)| bias.data);
         let calibrated = calibrate(kind, &weights, &bias, inputs.inputs());
         self.keep(name, &calibrated);
         let product = |x: &Matrix, weights: &Matrix, bias: &[f32]| {
@@ -257,10 +278,15 @@ impl<'a> Calibrator<'a> {
 
     /// The streams before the token decoder, `[blocks - 1, positions, hidden]`: each context meets the block
     /// after it.
-    fn blocks(&mut self, expanded: &Streams, tokens: &[u32]) -> Result<Streams> {
+    fn blocks(
+        &mut self,
+        expanded: &Streams,
+        tokens: &[u32],
+        hidden: usize,
+        (strategy, expansion): (Strategy, usize),
+    ) -> Result<Streams> {
         let config = self.config;
-        let TokenDecoderConfig::Neox { stack, strategy, expansion } = &config.token_decoder;
-        let (length, hidden) = (config.block_length, stack.hidden);
+        let length = config.block_length;
         let sensitivity = self.sensitivity("token_decoder", hidden)?;
         let table = self.table("token_decoder.embeddings.weight", &sensitivity)?;
         let columns = |expanded: &Matrix, table: &Matrix| {
@@ -271,7 +297,7 @@ impl<'a> Calibrator<'a> {
                 let part = |part: usize| &context[part * hidden..][..hidden];
                 for position in 0..config.token_positions() {
                     match strategy {
-                        Strategy::Prefix if position < *expansion => data.extend_from_slice(part(position)),
+                        Strategy::Prefix if position < expansion => data.extend_from_slice(part(position)),
                         Strategy::Prefix => data.extend(table.row(block[position - expansion] as usize)),
                         Strategy::Summation => {
                             let token = if position == 0 { PAD_TOKEN } else { block[position - 1] };
@@ -302,17 +328,22 @@ impl<'a> Calibrator<'a> {
             drop(qkv);
             let sum = self.linear(&part("attention.output"), &attended)?;
             drop(attended);
+            // What the feed-forward part reads.
+            let sequential = config.residual == Residual::Sequential;
+            if sequential {
+                x.add(&sum);
+            }
             let norm = self.norm(&part("feed_forward_norm"))?;
             let normed = x.map(|x| norm.apply(kernels, config.epsilon, x));
             let mut wide = self.linear(&part("feed_forward.up"), &normed)?;
             drop(normed);
-            gelu(kernels, &mut wide.exact);
-            gelu(kernels, &mut wide.rounded);
+            activate(kernels, config.activation, &mut wide.exact);
+            activate(kernels, config.activation, &mut wide.rounded);
             let down = self.linear(&part("feed_forward.down"), &wide)?;
-            for branch in [&sum, &down] {
-                x.exact.add(&branch.exact);
-                x.rounded.add(&branch.rounded);
+            if !sequential {
+                x.add(&sum);
             }
+            x.add(&down);
         }
         Ok(())
     }

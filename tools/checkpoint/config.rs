@@ -1,10 +1,11 @@
-//! The authors' trainer configuration, and the `config.json` of a part: which model a checkpoint holds.
+//! The authors' trainer configuration, the `config.json` of a part or of a GPT-NeoX: which model a checkpoint holds.
 //!
 //! Every key of a section that describes the model is obeyed, known to change nothing, or refused by name.
 
 use std::cell::Cell;
 use std::path::Path;
 
+use cinderblock::unstable::kernels::Activation;
 use cinderblock::unstable::model::Strategy;
 use cinderblock::{Error, Result};
 
@@ -12,6 +13,15 @@ use super::yaml::Value;
 
 /// No configuration is longer; it is read whole.
 const MAX_BYTES: u64 = 32 << 10;
+
+/// What a checkpoint holds, going by the names of its tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A Block Transformer.
+    Block,
+    /// A GPT-NeoX, whose blocks are single tokens.
+    Vanilla,
+}
 
 /// What is known of a model before its tensors are looked at. Sizes are compared with the tensors, which decide; what
 /// is not given is found from them, as far as they decide it.
@@ -30,6 +40,7 @@ pub struct Facts {
     pub expansion_ratio: Option<usize>,
     /// The name of the tokenizer, as the authors call it.
     pub tokenizer: Option<String>,
+    /// That of a vanilla model is its only stack.
     pub block_decoder: StackFacts,
     pub token_decoder: StackFacts,
 }
@@ -60,6 +71,8 @@ pub struct StackFacts {
     pub tied: Option<bool>,
     /// Whether the linear layers of attention have biases.
     pub attention_bias: Option<bool>,
+    pub parallel_residual: Option<bool>,
+    pub activation: Option<Activation>,
 }
 
 impl StackFacts {
@@ -94,7 +107,18 @@ impl StackFacts {
         one(&mut self.rotary_base, other.rotary_base, "rotary_emb_base", name)?;
         one(&mut self.epsilon, other.epsilon, "layer_norm_eps", name)?;
         one(&mut self.tied, other.tied, "tie_word_embeddings", name)?;
-        one(&mut self.attention_bias, other.attention_bias, "attention_bias", name)
+        one(&mut self.attention_bias, other.attention_bias, "attention_bias", name)?;
+        one(&mut self.parallel_residual, other.parallel_residual, "use_parallel_residual", name)?;
+        match (self.activation, other.activation) {
+            (Some(own), Some(other)) if own != other => {
+                let expected = format!("{}, as the trainer configuration has it", own.name());
+                Err(Error::mismatch(format!("{name}: hidden_act"), other.name(), expected))
+            }
+            _ => {
+                self.activation = self.activation.or(other.activation);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -258,7 +282,7 @@ const MORE_STACK_KEYS: [&str; 3] = ["tie_word_embeddings", "bos_token_id", "mode
 
 /// Keys of any Hugging Face configuration that change nothing that is computed here: training, bookkeeping, and what
 /// another part or the generating program reads.
-const HARMLESS_KEYS: [&str; 73] = [
+const HARMLESS_KEYS: [&str; 74] = [
     "_name_or_path",
     "name_or_path",
     "_attn_implementation",
@@ -332,6 +356,7 @@ const HARMLESS_KEYS: [&str; 73] = [
     "add_cross_attention",
     "cross_attention_hidden_size",
     "_commit_hash",
+    "custom_pipelines",
 ];
 
 /// One number that several keys may give; where more than one does, they agree.
@@ -344,14 +369,25 @@ fn agreeing(given: &[(String, Option<f64>)]) -> Result<Option<f64>> {
     }
 }
 
+/// Names of activation functions.
+const ACTIVATIONS: [(&str, Activation); 6] = [
+    ("gelu", Activation::Gelu),
+    ("gelu_python", Activation::Gelu),
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("relu", Activation::Relu),
+];
+
+fn activation(config: &Section<'_>) -> Result<Option<Activation>> {
+    config.only("hidden_act", &ACTIVATIONS.map(|(name, _)| name))?;
+    let name = config.text("hidden_act")?;
+    Ok(ACTIVATIONS.iter().find(|(own, _)| Some(*own) == name).map(|(_, activation)| *activation))
+}
+
 /// Reads the settings of a GPT-NeoX.
 fn stack_settings(config: &Section<'_>) -> Result<StackFacts> {
     config.only("model_type", &["gpt_neox"])?;
-    // Both are the exact form.
-    config.only("hidden_act", &["gelu", "gelu_python"])?;
-    if config.flag("use_parallel_residual")? == Some(false) {
-        config.only("use_parallel_residual", &["true"])?;
-    }
     let (mut fraction, mut base) = (Vec::new(), Vec::new());
     for key in ["rotary_pct", "partial_rotary_factor"] {
         fraction.push((config.path(key), config.float(key)?));
@@ -379,10 +415,13 @@ fn stack_settings(config: &Section<'_>) -> Result<StackFacts> {
         epsilon: config.float("layer_norm_eps")?,
         tied: config.flag("tie_word_embeddings")?,
         attention_bias: config.flag("attention_bias")?,
+        parallel_residual: config.flag("use_parallel_residual")?,
+        activation: activation(config)?,
     })
 }
 
-/// Heads of the Pythia models: what a decoder has that was initialized from one of them whole.
+/// Heads of the Pythia models: what a decoder has that was initialized from one of them whole, and a vanilla model whose
+/// configuration does not change them.
 const PYTHIA_HEADS: [(&str, usize); 10] = [
     ("pythia-14m", 4),
     ("pythia-31m", 8),
@@ -404,23 +443,60 @@ fn stack(document: &Section<'_>, name: &str) -> Result<StackFacts> {
     config.required_integer("num_hidden_layers")?;
     let mut facts = stack_settings(&config)?;
     config.known(&[&STACK_KEYS, &MORE_STACK_KEYS, &HARMLESS_KEYS])?;
-    let base = decoder.text("model_name_or_path")?.unwrap_or("EleutherAI/pythia-410m-deduped");
+    let heads = pythia_heads(&decoder)?;
+    // The trainer's rule for the number of heads is for decoders that are built from `config`; one that is loaded
+    // whole keeps the heads that it has.
+    if decoder.flag("use_pretrained_weights")? == Some(true) {
+        facts.heads = facts.heads.or(heads);
+    }
+    Ok(facts)
+}
+
+/// Heads of the Pythia model that a section names, whose settings are those that the section leaves out.
+fn pythia_heads(section: &Section<'_>) -> Result<Option<usize>> {
+    let base = section.text("model_name_or_path")?.unwrap_or("EleutherAI/pythia-410m-deduped");
     let is_pythia = |part: &&str| part.starts_with("pythia-");
     let Some(size) = base.split('/').rfind(is_pythia) else {
-        let path = decoder.path("model_name_or_path");
+        let path = section.path("model_name_or_path");
         return Err(Error::unsupported(format!(
             "{path}: found {base}, whose settings are not known here, only those of EleutherAI's pythia models; if \
              they are the same, --ignore-key {path}"
         )));
     };
-    // The trainer's rule for the number of heads is for decoders that are built from `config`; one that is loaded
-    // whole keeps the heads that it has.
-    if decoder.flag("use_pretrained_weights")? == Some(true) && facts.heads.is_none() {
-        let names =
-            |name: &str| size.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
-        facts.heads = PYTHIA_HEADS.iter().find(|(name, _)| names(name)).map(|(_, heads)| *heads);
+    let names =
+        |name: &str| size.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+    Ok(PYTHIA_HEADS.iter().find(|(name, _)| names(name)).map(|(_, heads)| *heads))
+}
+
+/// Reads a trainer configuration of a vanilla model. What its `model_config` leaves out is that of the model it names.
+fn vanilla_trainer(document: &Section<'_>) -> Result<Facts> {
+    document.only("model", &["gpt-neo-x"])?;
+    let mut stack = StackFacts::default();
+    if let Some(config) = document.optional("model_config")? {
+        stack = stack_settings(&config)?;
+        config.known(&[&STACK_KEYS, &MORE_STACK_KEYS, &HARMLESS_KEYS])?;
     }
-    Ok(facts)
+    stack.heads = stack.heads.or(pythia_heads(document)?);
+    Ok(Facts {
+        name: document.text("name")?.map(String::from),
+        block_length: Some(1),
+        max_length: document.integer("max_length")?,
+        tokenizer: tokenizer(document)?,
+        block_decoder: stack,
+        ..Facts::default()
+    })
+}
+
+/// Reads the `config.json` of a vanilla model.
+fn vanilla_config(document: &Section<'_>) -> Result<Facts> {
+    let stack = stack_settings(document)?;
+    document.known(&[&STACK_KEYS, &MORE_STACK_KEYS, &HARMLESS_KEYS])?;
+    Ok(Facts {
+        block_length: Some(1),
+        max_length: document.integer("max_position_embeddings")?,
+        block_decoder: stack,
+        ..Facts::default()
+    })
 }
 
 /// The length of a block, from either of the two keys that give it.
@@ -561,24 +637,34 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 impl Facts {
-    /// Reads a trainer configuration.
+    /// Reads the configuration of a model of that kind: a trainer's, or a `config.json`.
     ///
     /// # Errors
-    /// If it cannot be read, a key is missing, unknown or has no sensible value, or the model is of a kind that is not
-    /// supported.
-    pub fn read(path: &Path, ignored: &Ignored) -> Result<Facts> {
-        Self::parse(&read(path)?, ignored).map_err(|error| error.in_file(path))
+    /// If it cannot be read, a key is missing, unknown or has no sensible value, or the model is of another kind or one
+    /// that is not supported.
+    pub fn read(path: &Path, kind: Kind, ignored: &Ignored) -> Result<Facts> {
+        Self::parse(&read(path)?, kind, ignored).map_err(|error| error.in_file(path))
     }
 
-    fn parse(bytes: &[u8], ignored: &Ignored) -> Result<Facts> {
+    fn parse(bytes: &[u8], kind: Kind, ignored: &Ignored) -> Result<Facts> {
         let value = Value::parse(bytes)?;
         if !matches!(value, Value::Map(_)) {
             return Err(Error::mismatch("configuration", value, "YAML with sections"));
         }
         let document = Section { path: String::new(), value: &value, ignored };
         let name = document.text("name")?;
-        if document.get("model").is_some() && document.get("embedder").is_none() {
-            return Err(vanilla(name.unwrap_or("the model")));
+        let found = match document.get("embedder").or(document.get("block_decoder")) {
+            None if ["model", "model_type"].iter().any(|key| document.get(key).is_some()) => Kind::Vanilla,
+            None => kind,
+            Some(_) => Kind::Block,
+        };
+        if found != kind {
+            let expected = format!("that of {}, as the tensors are", kind.name());
+            return Err(Error::mismatch("configuration", format!("that of {}", found.name()), expected));
+        }
+        if kind == Kind::Vanilla {
+            let trainer = document.get("model").is_some();
+            return if trainer { vanilla_trainer(&document) } else { vanilla_config(&document) };
         }
         let EmbedderFacts { projection_layer, embedding, encoder } = embedder(&document)?;
         let block_decoder = stack(&document, "block_decoder")?;
@@ -640,9 +726,16 @@ impl StackFacts {
     }
 }
 
-/// Why an ordinary GPT-NeoX is refused.
-pub fn vanilla(name: &str) -> Error {
-    Error::unsupported(format!(
-        "{name} is a vanilla GPT-NeoX model without blocks; only Block Transformers are supported"
-    ))
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Block => "a Block Transformer",
+            Kind::Vanilla => "a GPT-NeoX",
+        }
+    }
+}
+
+/// The architecture that a `config.json` names.
+pub fn model_type(path: &Path) -> Option<String> {
+    Some(Value::parse(&read(path).ok()?).ok()?.get("model_type")?.as_text()?.to_string())
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use cinderblock::unstable::model::{Alignment, Config, EmbedderConfig, Role, TensorSpec};
 use cinderblock::{Error, Result};
 
-use config::{Facts, Ignored, StackFacts};
+use config::{Facts, Ignored, Kind, StackFacts};
 use safetensors::Tensors;
 use shapes::Shapes;
 use source::{Source, Weights};
@@ -54,11 +54,13 @@ pub struct Checkpoint {
     /// Folders in which the next run would look for files.
     folders: Vec<PathBuf>,
     tensors: Tensors,
-    /// The vocabulary head is the token decoder's table.
+    kind: Kind,
+    /// The vocabulary head is the table of the decoder that it follows.
     tied: bool,
-    /// Stacks whose attention has no biases: here it has biases of 0.
-    unbiased: Vec<&'static str>,
 }
+
+/// The configuration of a model on the Hub.
+const HUB_CONFIG: &str = "config.json";
 
 /// Authors' names of the layers' parts, beside ours.
 const LAYER_PARTS: [(&str, &str); 6] = [
@@ -127,6 +129,16 @@ fn source_name(name: &str) -> String {
     name.to_string()
 }
 
+/// The name in a GPT-NeoX of one of our tensors.
+fn vanilla_name(name: &str) -> String {
+    if name == "embedder.embeddings.weight" {
+        return "gpt_neox.embed_in.weight".to_string();
+    }
+    let name = source_name(name);
+    let parts = ["block_decoder.", "token_decoder."];
+    parts.iter().find_map(|part| name.strip_prefix(part)).unwrap_or(&name).to_string()
+}
+
 impl Checkpoint {
     /// Opens a checkpoint; `say` gets a line where that takes long.
     ///
@@ -141,9 +153,11 @@ impl Checkpoint {
         let ignored = Ignored::new(&options.ignore_keys);
         let mut notes = vec![("weights", source.weights.path().display().to_string())];
         let name = source.name().unwrap_or_else(|| "block-transformer".to_string());
-        let (mut facts, config_path) = find_config(options.config.as_deref(), &source, &name, &ignored)?;
         let tensors = source.weights.open()?;
-        shapes::check_kind(&tensors, &name)?;
+        let kind =
+            shapes::find_kind(&tensors).map_err(|error| other_architecture(&source).unwrap_or(error))?;
+        let (mut facts, config_path) =
+            find_config(options.config.as_deref(), &source, (&name, kind), &ignored)?;
         let mut files: Vec<PathBuf> = tensors.files().map(Path::to_path_buf).collect();
         if let Weights::Parts(folder) = &source.weights {
             files.extend(merge_parts(&mut facts, folder, &ignored)?);
@@ -159,9 +173,12 @@ impl Checkpoint {
         });
         let place = config_path.clone().unwrap_or_else(|| source.weights.path().to_path_buf());
         let mut shapes = Shapes::new(&tensors);
-        let mut config = shapes.config(&facts, &name, &place)?;
+        let mut config = match kind {
+            Kind::Block => shapes.config(&facts, &name, &place)?,
+            Kind::Vanilla => shapes.vanilla(&facts, &name, &place)?,
+        };
         let reason;
-        (config.alignment, reason) = alignment(options.alignment, &facts);
+        (config.alignment, reason) = alignment(options.alignment, kind, &facts);
         if let Some(name) = &options.name {
             config.name.clone_from(name);
         }
@@ -193,10 +210,11 @@ impl Checkpoint {
             tokenizer::end_token(options.end_token.as_ref(), lexicon.as_ref(), &folders, config.vocabulary)?;
         notes.push(("end token", end.1));
         files.extend(config_path);
-        let stacks = [("block_decoder", &facts.block_decoder), ("token_decoder", &facts.token_decoder)];
-        let unbiased = stacks.iter().filter(|(_, stack)| stack.attention_bias == Some(false));
-        let unbiased = unbiased.map(|(name, _)| *name).collect();
-        let tied = facts.token_decoder.tied == Some(true);
+        let last = match kind {
+            Kind::Block => &facts.token_decoder,
+            Kind::Vanilla => &facts.block_decoder,
+        };
+        let tied = last.tied == Some(true);
         let (end_token, alignment_reason) = (end.0, reason);
         Ok(Checkpoint {
             config,
@@ -207,8 +225,8 @@ impl Checkpoint {
             files,
             folders,
             tensors,
+            kind,
             tied,
-            unbiased,
         })
     }
 
@@ -226,25 +244,23 @@ impl Checkpoint {
         known.chain(self.files.iter().cloned()).chain(entries)
     }
 
-    /// The name in the checkpoint of the tensor that holds one of ours; `None` for biases that it does not have.
-    fn source_of(&self, spec: &TensorSpec) -> Option<String> {
-        let attention_bias =
-            spec.name.ends_with(".attention.qkv.bias") || spec.name.ends_with(".attention.output.bias");
-        if attention_bias && self.unbiased.iter().any(|stack| spec.name.starts_with(stack)) {
-            return None;
-        }
+    /// The name in the checkpoint of the tensor that holds one of ours.
+    fn source_of(&self, spec: &TensorSpec) -> String {
         if matches!(self.config.embedder, EmbedderConfig::Roberta { .. })
             && let Some(name) = encoder_source_name(&spec.name)
         {
-            return Some(name);
+            return name;
         }
         let tied = self.tied && spec.role == Role::Head;
-        Some(source_name(if tied { "token_decoder.embeddings.weight" } else { &spec.name }))
+        match self.kind {
+            Kind::Block => source_name(if tied { "token_decoder.embeddings.weight" } else { &spec.name }),
+            Kind::Vanilla => vanilla_name(if tied { "embedder.embeddings.weight" } else { &spec.name }),
+        }
     }
 
     /// Checks a tensor's shape before anything is written.
     pub fn check(&self, spec: &TensorSpec) -> Result<()> {
-        let Some(name) = self.source_of(spec) else { return Ok(()) };
+        let name = self.source_of(spec);
         let entry = self.tensors.check_floats(&name)?;
         let expected = match (spec.role, self.axes(spec)) {
             (Role::Vector, _) => vec![spec.width],
@@ -276,11 +292,7 @@ impl Checkpoint {
         output: &mut Vec<f32>,
     ) -> Result<()> {
         let columns = spec.width;
-        let Some(name) = self.source_of(spec) else {
-            output.clear();
-            output.resize(rows * columns, 0.0);
-            return Ok(());
-        };
+        let name = self.source_of(spec);
         self.tensors.read(&name, first * columns, rows * columns, bytes, output)?;
         if self.axes(spec) == Axes::Taps {
             // A Conv1d kernel is [out, in, tap]; the concatenated block is [tap, in].
@@ -299,7 +311,7 @@ impl Checkpoint {
 
     /// The checkpoint's name of a tensor, and the place of its element `index` there.
     pub fn origin(&self, spec: &TensorSpec, index: usize) -> (String, usize) {
-        let name = self.source_of(spec).unwrap_or_else(|| spec.name.clone());
+        let name = self.source_of(spec);
         if self.axes(spec) != Axes::Taps {
             return (name, index);
         }
@@ -310,8 +322,7 @@ impl Checkpoint {
 
     /// Names of the checkpoint's tensors that a model does not use.
     pub fn unused(&self, specs: &[TensorSpec]) -> Vec<String> {
-        let used: std::collections::HashSet<String> =
-            specs.iter().filter_map(|spec| self.source_of(spec)).collect();
+        let used: std::collections::HashSet<String> = specs.iter().map(|spec| self.source_of(spec)).collect();
         let mut unused: Vec<String> =
             self.tensors.names().filter(|name| !used.contains(*name)).map(String::from).collect();
         unused.sort_unstable();
@@ -344,10 +355,11 @@ enum Axes {
 }
 
 /// Why the prompt is aligned as it is: as the model was trained, if that is known.
-fn alignment(asked: Option<Alignment>, facts: &Facts) -> (Alignment, String) {
+fn alignment(asked: Option<Alignment>, kind: Kind, facts: &Facts) -> (Alignment, String) {
     let published = facts.name.as_deref().and_then(|name| Some((name, published::padded(name)?)));
     match (asked, facts.padded, published) {
         (Some(alignment), ..) => (alignment, "chosen with --align".to_string()),
+        _ if kind == Kind::Vanilla => (Alignment::Tail, "every token is a block".to_string()),
         (_, Some(padded), _) => {
             let alignment = if padded { Alignment::Left } else { Alignment::Tail };
             (alignment, format!("random_pad_first_block is {padded}"))
@@ -363,11 +375,21 @@ fn alignment(asked: Option<Alignment>, facts: &Facts) -> (Alignment, String) {
     }
 }
 
+/// The error for tensors of another architecture that a `config.json` beside them names.
+fn other_architecture(source: &Source) -> Option<Error> {
+    let path = source.folders.iter().map(|folder| folder.join(HUB_CONFIG)).find(|path| path.exists())?;
+    let found = config::model_type(&path).filter(|found| found != "gpt_neox")?;
+    let detail = format!(
+        "model_type: found {found}, only gpt_neox is supported, and Block Transformers of the authors' trainer"
+    );
+    Some(Error::unsupported(detail).in_file(&path))
+}
+
 /// Finds what describes the model, and the file that it is from, if it is from one.
 fn find_config(
     given: Option<&Path>,
     source: &Source,
-    name: &str,
+    (name, kind): (&str, Kind),
     ignored: &Ignored,
 ) -> Result<(Facts, Option<PathBuf>)> {
     let beside = source.run.parent().unwrap_or(Path::new(""));
@@ -379,14 +401,17 @@ fn find_config(
     places.push(beside.join(&own));
     // In the authors' repository, runs are in results/ and configurations in conf/trainer/.
     places.push(beside.join("../conf/trainer").join(&own));
+    if kind == Kind::Vanilla {
+        places.extend(source.folders.iter().map(|folder| folder.join(HUB_CONFIG)));
+    }
     let place = match given {
         Some(path) => Some(path.to_path_buf()),
         None => places.into_iter().find(|path| path.exists()),
     };
     if let Some(path) = place {
-        return Ok((Facts::read(&path, ignored)?, Some(path)));
+        return Ok((Facts::read(&path, kind, ignored)?, Some(path)));
     }
-    Ok((published::facts(name)?.unwrap_or_default(), None))
+    Ok((published::facts(name, kind)?.unwrap_or_default(), None))
 }
 
 /// Adds what the `config.json` files of an export give; answers which of them were read.

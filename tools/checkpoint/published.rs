@@ -3,7 +3,7 @@
 use cinderblock::unstable::model::Strategy;
 use cinderblock::{Error, Result};
 
-use super::config::{EncoderFacts, Facts, StackFacts, vanilla};
+use super::config::{self, EncoderFacts, Facts, StackFacts};
 
 /// Their vocabulary: the one of GPT-NeoX-20B, filled up.
 const VOCABULARY: usize = 50304;
@@ -25,8 +25,8 @@ enum Kind {
     Encoded(usize, Strategy),
     /// Not supported: what it has.
     Other(&'static str),
-    /// No Block Transformer.
-    Vanilla,
+    /// A GPT-NeoX of that number of heads, whose feed-forward network is as wide as given.
+    Vanilla(usize, usize),
 }
 
 /// A configuration: its name, block length, layers and width of the two decoders, whether first blocks were padded.
@@ -47,6 +47,10 @@ const fn row(
     padded: bool,
 ) -> Published {
     Published { name, kind, block_length: 4, block_decoder, token_decoder, padded }
+}
+
+const fn vanilla(name: &'static str, stack: (usize, usize), heads: usize, feed_forward: usize) -> Published {
+    Published { block_length: 1, ..row(name, Kind::Vanilla(heads, feed_forward), stack, (0, 0), false) }
 }
 
 /// A configuration of which only the name and the reason matter.
@@ -79,10 +83,10 @@ const TABLE: [Published; 25] = [
         block_length: 1,
         ..row("block_vanilla_ablation_b1_85", Kind::Prefix(1), (6, 768), (6, 768), true)
     },
-    refused("vanilla_31", Kind::Vanilla),
-    refused("vanilla_70", Kind::Vanilla),
-    refused("vanilla_160", Kind::Vanilla),
-    refused("vanilla_410", Kind::Vanilla),
+    vanilla("vanilla_31", (6, 256), 8, 4096),
+    vanilla("vanilla_70", (6, 512), 8, 2048),
+    vanilla("vanilla_160", (12, 768), 12, 3072),
+    vanilla("vanilla_410", (24, 1024), 16, 4096),
 ];
 
 fn find(name: &str) -> Option<&'static Published> {
@@ -94,27 +98,42 @@ pub fn padded(name: &str) -> Option<bool> {
     find(name).map(|published| published.padded)
 }
 
-/// The facts of a configuration, as its file gives them; `None` for a name that is none of theirs.
+/// The facts of a configuration, as its file gives them; `None` for a name that is none of theirs of that kind.
 ///
 /// # Errors
-/// If the model is of a kind that is not supported.
-pub fn facts(name: &str) -> Result<Option<Facts>> {
-    let Some(published) = find(name) else { return Ok(None) };
+/// If the model is one that is not supported.
+pub fn facts(name: &str, kind: config::Kind) -> Result<Option<Facts>> {
+    let own = |published: &Published| match published.kind {
+        Kind::Vanilla(..) => config::Kind::Vanilla,
+        _ => config::Kind::Block,
+    };
+    let Some(published) = find(name).filter(|published| own(published) == kind) else { return Ok(None) };
+    let stack = |(layers, hidden): (usize, usize)| StackFacts {
+        layers: Some(layers),
+        hidden: Some(hidden),
+        ..StackFacts::default()
+    };
     let (strategy, expansion_ratio) = match published.kind {
         Kind::Prefix(ratio) | Kind::Uptrained(ratio) => (Strategy::Prefix, Some(ratio)),
         Kind::Encoded(_, Strategy::Prefix) => (Strategy::Prefix, Some(1)),
         Kind::Summation | Kind::Encoded(_, Strategy::Summation) => (Strategy::Summation, None),
-        Kind::Vanilla => return Err(vanilla(name)),
+        Kind::Vanilla(heads, feed_forward) => {
+            let mut stack = stack(published.block_decoder);
+            (stack.heads, stack.feed_forward) = (Some(heads), Some(feed_forward));
+            return Ok(Some(Facts {
+                name: Some(name.to_string()),
+                block_length: Some(1),
+                max_length: Some(CONTEXT),
+                tokenizer: Some("pythia".to_string()),
+                block_decoder: stack,
+                ..Facts::default()
+            }));
+        }
         Kind::Other(what) => {
             return Err(Error::unsupported(format!(
                 "{name} has {what}; only GPT-NeoX token decoders are supported"
             )));
         }
-    };
-    let stack = |(layers, hidden): (usize, usize)| StackFacts {
-        layers: Some(layers),
-        hidden: Some(hidden),
-        ..StackFacts::default()
     };
     let uptrained = matches!(published.kind, Kind::Uptrained(_));
     let encoder = match published.kind {

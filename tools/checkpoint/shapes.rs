@@ -3,12 +3,14 @@
 
 use std::path::Path;
 
+use cinderblock::unstable::kernels::Activation;
 use cinderblock::unstable::model::{
-    Alignment, Config, EmbedderConfig, EncoderConfig, Projection, StackConfig, Strategy, TokenDecoderConfig,
+    Alignment, Config, EmbedderConfig, EncoderConfig, Projection, Residual, StackConfig, Strategy,
+    TokenDecoderConfig,
 };
 use cinderblock::{Error, Result};
 
-use super::config::{EncoderFacts, Facts, StackFacts, vanilla};
+use super::config::{EncoderFacts, Facts, Kind, StackFacts};
 use super::safetensors::Tensors;
 
 /// Pythia's settings, which decoders have that give no others.
@@ -21,11 +23,11 @@ const CONTEXT: usize = 2048;
 const PROJECTION: &str = "embedder.projection_layer.weight";
 const EXPANSION: &str = "token_decoder.expansion_layer.weight";
 
-/// Refuses other kinds of models by name.
+/// The kind of a model.
 ///
 /// # Errors
 /// If the tensors are those of another architecture or a variant that is not supported.
-pub fn check_kind(tensors: &Tensors, name: &str) -> Result<()> {
+pub fn find_kind(tensors: &Tensors) -> Result<Kind> {
     let with = |prefix: &str| tensors.names().any(|name| name.starts_with(prefix));
     let file = |error: Error| match tensors.files().next() {
         Some(path) => error.in_file(path),
@@ -36,24 +38,29 @@ pub fn check_kind(tensors: &Tensors, name: &str) -> Result<()> {
         return Err(file(Error::unsupported(detail)));
     }
     if ["embedder.", "block_decoder.", "token_decoder."].into_iter().any(with) {
-        return Ok(());
+        return Ok(Kind::Block);
     }
-    if with("expansion_layer.") || (with("gpt_neox.") && !with("embed_out.")) || with("embeddings.weight") {
-        let detail =
-            "one part of a model: name the folder that holds embedder, block_decoder and token_decoder";
-        return Err(file(Error::unsupported(detail)));
+    if with("expansion_layer.") || with("embeddings.weight") {
+        return Err(file(one_part()));
     }
     if with("gpt_neox.") {
-        return Err(file(vanilla(name)));
+        return Ok(Kind::Vanilla);
     }
     match tensors.names().min() {
         // What is missing then says which tensor was expected.
-        None => Ok(()),
+        None => Ok(Kind::Block),
         Some(found) => {
-            let expected = "those of a Block Transformer: embedder.*, block_decoder.*, token_decoder.*";
+            let expected = "those of a Block Transformer (embedder.*, block_decoder.*, token_decoder.*) or a GPT-NeoX (gpt_neox.*)";
             Err(file(Error::mismatch("tensors", format!("{found:?}"), expected)))
         }
     }
+}
+
+/// Why one part of an export is refused.
+fn one_part() -> Error {
+    Error::unsupported(
+        "one part of a model: name the folder that holds embedder, block_decoder and token_decoder",
+    )
 }
 
 /// A size that the configuration repeats must be that of the tensors.
@@ -103,12 +110,11 @@ impl<'t> Shapes<'t> {
         self.tensors.names().filter_map(number).max().map_or(0, |last| last.saturating_add(1))
     }
 
-    fn stack(&mut self, name: &str, facts: &StackFacts) -> Result<StackConfig> {
-        let prefix = format!("{name}.gpt_neox");
+    fn stack(&mut self, name: &str, prefix: &str, facts: &StackFacts) -> Result<StackConfig> {
         let hidden = self.dimension(&format!("{prefix}.final_layer_norm.weight"), 1, 0)?;
         let up = format!("{prefix}.layers.0.mlp.dense_h_to_4h.weight");
         let feed_forward = self.dimension(&up, 2, 0)?;
-        let layers = facts.layers.unwrap_or_else(|| self.layers(&prefix));
+        let layers = facts.layers.unwrap_or_else(|| self.layers(prefix));
         let beyond = format!("{prefix}.layers.{layers}.");
         if let Some(extra) = self.tensors.names().find(|tensor| tensor.starts_with(&beyond)) {
             let found = format!("{layers}, but the checkpoint has {extra:?}");
@@ -144,6 +150,12 @@ impl<'t> Shapes<'t> {
             rotary: ((hidden / heads) as f64 * fraction) as usize,
             rotary_base: base as f32,
             epsilon: epsilon as f32,
+            residual: match facts.parallel_residual {
+                Some(false) => Residual::Sequential,
+                _ => Residual::Parallel,
+            },
+            activation: facts.activation.unwrap_or(Activation::Gelu),
+            attention_bias: facts.attention_bias != Some(false),
         })
     }
 
@@ -224,8 +236,11 @@ impl<'t> Shapes<'t> {
         };
         let vocabulary = self.dimension(embeddings, 2, 0)?;
         let embedding = self.dimension(embeddings, 2, 1)?;
-        let block_decoder = self.stack("block_decoder", &facts.block_decoder).map_err(named)?;
-        let token_decoder = self.stack("token_decoder", &facts.token_decoder).map_err(named)?;
+        let stack = |shapes: &mut Self, name: &str, facts| {
+            shapes.stack(name, &format!("{name}.gpt_neox"), facts).map_err(named)
+        };
+        let block_decoder = stack(self, "block_decoder", &facts.block_decoder)?;
+        let token_decoder = stack(self, "token_decoder", &facts.token_decoder)?;
         agree("embedder.config.hidden_size", facts.embedding, embedding).map_err(named)?;
         agree("token_decoder.config.vocab_size", facts.token_decoder.vocabulary, vocabulary)
             .map_err(named)?;
@@ -265,6 +280,37 @@ impl<'t> Shapes<'t> {
             },
             block_decoder,
             token_decoder: TokenDecoderConfig::Neox { stack: token_decoder, strategy, expansion },
+        })
+    }
+
+    /// The shape of a vanilla model: its blocks are single tokens, and its token decoder is the vocabulary head.
+    ///
+    /// # Errors
+    /// As [`Shapes::config`], and if nothing gives the number of heads.
+    pub fn vanilla(&mut self, facts: &Facts, name: &str, place: &Path) -> Result<Config> {
+        let named = |error: Error| error.in_file(place);
+        let stack = &facts.block_decoder;
+        if stack.tied != Some(true) && !self.has("embed_out.weight") {
+            return Err(named(one_part()));
+        }
+        if stack.heads.is_none() {
+            let detail = "num_attention_heads is missing: the tensors do not decide it";
+            return Err(named(Error::format(detail)));
+        }
+        let table = "gpt_neox.embed_in.weight";
+        let vocabulary = self.dimension(table, 2, 0)?;
+        let width = self.dimension(table, 2, 1)?;
+        agree("vocab_size", stack.vocabulary, vocabulary).map_err(named)?;
+        let stack = self.stack("gpt_neox", "gpt_neox", stack).map_err(named)?;
+        Ok(Config {
+            name: facts.name.clone().unwrap_or_else(|| name.to_string()),
+            block_length: 1,
+            vocabulary,
+            trained_blocks: facts.max_length.unwrap_or(CONTEXT),
+            alignment: Alignment::Tail,
+            embedder: EmbedderConfig::Lookup { width, projection: Projection::Concat },
+            token_decoder: TokenDecoderConfig::Head { hidden: stack.hidden },
+            block_decoder: stack,
         })
     }
 }

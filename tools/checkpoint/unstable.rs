@@ -4,7 +4,7 @@ use std::path::Path;
 
 use cinderblock::Result;
 
-use super::config::{Facts, Ignored, StackFacts};
+use super::config::{Facts, Ignored, Kind, StackFacts};
 use super::safetensors::Tensors;
 use super::yaml::Value;
 
@@ -15,9 +15,10 @@ pub fn yaml(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Reads a trainer configuration.
+/// Reads a configuration as that of a model of either kind.
 pub fn trainer_config(path: &Path) -> Result<()> {
-    Facts::read(path, &Ignored::new(&[])).map(drop)
+    let read = |kind| Facts::read(path, kind, &Ignored::new(&[])).map(drop);
+    read(Kind::Block).or_else(|_| read(Kind::Vanilla))
 }
 
 /// Reads the `config.json` of a decoder, and merges it with itself.

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use cinderblock::unstable::gguf::Value;
+use cinderblock::unstable::kernels::Activation;
 use cinderblock::unstable::kernels::{Isa, Kernels};
-use cinderblock::unstable::model::{Config, EmbedderConfig, StackConfig, TokenDecoderConfig, keys};
+use cinderblock::unstable::model::{Config, EmbedderConfig, Residual, StackConfig, TokenDecoderConfig, keys};
 use cinderblock::{MemoryEstimate, Model, Processors, Result, SessionOptions};
 use serde_json::{Value as Json, json};
 
@@ -93,12 +94,15 @@ fn plain(text: &str) -> String {
 
 fn stack_line(name: &str, stack: &StackConfig) -> String {
     format!(
-        "{name:14} {} layers, hidden {}, {} heads of {}, feed-forward {}\n",
+        "{name:14} {} layers, hidden {}, {} heads of {}, feed-forward {}{}{}{}\n",
         stack.layers,
         stack.hidden,
         stack.heads,
         stack.head_dim(),
-        stack.feed_forward
+        stack.feed_forward,
+        if stack.activation == Activation::Gelu { "" } else { ", " },
+        if stack.activation == Activation::Gelu { "" } else { stack.activation.name() },
+        if stack.residual == Residual::Parallel { "" } else { ", sequential residual" },
     )
 }
 
@@ -145,6 +149,9 @@ fn summary(model: &Model, path: Option<&Path>, estimate: &MemoryEstimate) -> Str
         TokenDecoderConfig::Neox { stack, strategy, expansion } => {
             text += &stack_line("token decoder", stack);
             text += &format!("{:14} by {}, expansion {expansion}\n", "context", strategy.name());
+        }
+        TokenDecoderConfig::Head { .. } => {
+            text += &format!("{:14} the vocabulary head alone\n", "token decoder");
         }
     }
     let tokenizer = if model.tokenizer_json().is_some() { "in the file" } else { "none" };
@@ -209,6 +216,9 @@ fn json_of(model: &Model, estimate: &MemoryEstimate, verified: bool) -> Json {
             "head_dim": stack.head_dim(),
             "feed_forward": stack.feed_forward,
             "rotary": stack.rotary,
+            "residual": stack.residual.name(),
+            "activation": stack.activation.name(),
+            "attention_bias": stack.attention_bias,
         })
     };
     let embedder = match &config.embedder {
@@ -233,6 +243,7 @@ fn json_of(model: &Model, estimate: &MemoryEstimate, verified: bool) -> Json {
             json["expansion"] = json!(expansion);
             json
         }
+        TokenDecoderConfig::Head { hidden } => json!({"hidden": hidden}),
     };
     token_decoder["type"] = json!(config.token_decoder.name());
     let metadata: serde_json::Map<String, Json> =

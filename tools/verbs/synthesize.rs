@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use cinderblock::Result;
+use cinderblock::unstable::kernels::Activation;
 use cinderblock::unstable::model::{
-    Alignment, Config, EmbedderConfig, Header, Projection, Role, StackConfig, Strategy, TensorSpec,
+    Alignment, Config, EmbedderConfig, Header, Projection, Residual, Role, StackConfig, Strategy, TensorSpec,
     TokenDecoderConfig, tensors,
 };
 use cinderblock::unstable::quant::{Q4_RECORD, Q4_SCALES, Q8_RECORD, WeightType, row_scale};
@@ -46,43 +47,87 @@ pub struct Arguments {
     seed: u64,
 }
 
-/// A published shape: vocabulary 50304, blocks of 4 tokens, a prefix of 2, feed-forward 4 x hidden.
+/// A published shape with a vocabulary of 50304, trained with 2048 tokens.
 struct Preset {
+    name: &'static str,
+    /// Of each stack.
+    layers: usize,
+    hidden: usize,
+    heads: usize,
+    feed_forward: usize,
+    kind: Kind,
+}
+
+/// What stands around the stacks.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Blocks of 4 tokens and two stacks, of which the second reads a prefix of 2.
+    Block,
+    /// One stack, with a vocabulary head.
+    Vanilla,
+}
+
+/// A block model: the authors' number of heads, feed-forward 4 x hidden.
+const fn block(name: &'static str, layers: usize, hidden: usize) -> Preset {
+    let heads = StackConfig::default_heads(hidden);
+    Preset { name, layers, hidden, heads, feed_forward: 4 * hidden, kind: Kind::Block }
+}
+
+const fn vanilla(
     name: &'static str,
     layers: usize,
     hidden: usize,
+    heads: usize,
+    feed_forward: usize,
+) -> Preset {
+    Preset { name, layers, hidden, heads, feed_forward, kind: Kind::Vanilla }
 }
 
-const PRESETS: [Preset; 6] = [
-    Preset { name: "block_main_b4_5", layers: 3, hidden: 256 },
-    Preset { name: "block_main_b4_19", layers: 3, hidden: 512 },
-    Preset { name: "block_main_b4_85", layers: 6, hidden: 768 },
-    Preset { name: "block_main_b4_300", layers: 12, hidden: 1024 },
-    Preset { name: "block_main_b4_800", layers: 8, hidden: 2048 },
-    Preset { name: "block_main_b4_1.2b", layers: 12, hidden: 2048 },
+const PRESETS: [Preset; 10] = [
+    block("block_main_b4_5", 3, 256),
+    block("block_main_b4_19", 3, 512),
+    block("block_main_b4_85", 6, 768),
+    block("block_main_b4_300", 12, 1024),
+    block("block_main_b4_800", 8, 2048),
+    block("block_main_b4_1.2b", 12, 2048),
+    // Its configuration changes the width of Pythia 410M and leaves that of the feed-forward network.
+    vanilla("vanilla_31", 6, 256, 8, 4096),
+    vanilla("vanilla_70", 6, 512, 8, 2048),
+    vanilla("vanilla_160", 12, 768, 12, 3072),
+    vanilla("vanilla_410", 24, 1024, 16, 4096),
 ];
 
 impl Preset {
     fn config(&self) -> Config {
-        let heads = StackConfig::default_heads(self.hidden);
         let stack = StackConfig {
             layers: self.layers,
             hidden: self.hidden,
-            heads,
-            feed_forward: 4 * self.hidden,
-            rotary: self.hidden / heads / 4,
+            heads: self.heads,
+            feed_forward: self.feed_forward,
+            rotary: self.hidden / self.heads / 4,
             rotary_base: 10000.0,
             epsilon: 1e-5,
+            residual: Residual::Parallel,
+            activation: Activation::Gelu,
+            attention_bias: true,
         };
+        let block_length = match self.kind {
+            Kind::Block => 4,
+            Kind::Vanilla => 1,
+        };
+        let width = self.hidden / block_length;
         Config {
             name: format!("{} (random weights)", self.name),
-            block_length: 4,
+            block_length,
             vocabulary: 50304,
-            trained_blocks: 512,
+            trained_blocks: 2048 / block_length,
             alignment: Alignment::Tail,
-            embedder: EmbedderConfig::Lookup { width: self.hidden / 4, projection: Projection::Concat },
+            embedder: EmbedderConfig::Lookup { width, projection: Projection::Concat },
             block_decoder: stack.clone(),
-            token_decoder: TokenDecoderConfig::Neox { stack, strategy: Strategy::Prefix, expansion: 2 },
+            token_decoder: match self.kind {
+                Kind::Block => TokenDecoderConfig::Neox { stack, strategy: Strategy::Prefix, expansion: 2 },
+                Kind::Vanilla => TokenDecoderConfig::Head { hidden: self.hidden },
+            },
         }
     }
 }

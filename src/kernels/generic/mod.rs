@@ -12,7 +12,7 @@ mod rows;
 
 pub(super) use attend::attend;
 pub(super) use convert::{f32_to_f16, f32_to_q8, max_magnitude, quantize};
-pub(super) use functions::{gelu, layer_norm};
+pub(super) use functions::{gelu, gelu_tanh, layer_norm};
 pub(super) use lanes::{Bf16, F16, Simd};
 pub(super) use rows::rows;
 
@@ -24,8 +24,8 @@ macro_rules! float_kernels {
         use crate::kernels::table::FloatKernels;
 
         pub(super) const FLOAT: FloatKernels = FloatKernels {
-            rows_f32, rows_f16, rows_bf16, quantize, layer_norm, gelu, f32_to_f16, f32_to_q8, attend_f32, attend_f16,
-            attend_q8,
+            rows_f32, rows_f16, rows_bf16, quantize, layer_norm, gelu, gelu_tanh, f32_to_f16, f32_to_q8, attend_f32,
+            attend_f16, attend_q8,
         };
 
         $(#[target_feature(enable = $features)])?
@@ -51,6 +51,10 @@ macro_rules! float_kernels {
         $(#[target_feature(enable = $features)])?
         unsafe fn gelu(values: &mut [f32]) {
             generic::gelu::<$simd>(values)
+        }
+        $(#[target_feature(enable = $features)])?
+        unsafe fn gelu_tanh(values: &mut [f32]) {
+            generic::gelu_tanh::<$simd>(values)
         }
         $(#[target_feature(enable = $features)])?
         unsafe fn f32_to_f16(values: &[f32], bits: &mut [u16]) {

@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::kernels::{Activations, Epilogue, Pass, Product, multiply};
+use crate::kernels::{Activation, Activations, Epilogue, Pass, Product, multiply};
 use crate::model::config::{EncoderConfig, Projection};
 use crate::model::segment::Segment;
 use crate::model::weights::{EncoderLayer, EncoderWeights, Linear, Norm};
@@ -151,7 +151,11 @@ impl Roberta {
             self.normalize(pass, config, &layer.attention_norm, group);
             let terms = [layer.up.term(&self.input)];
             let up = self.feed_forward.floats_mut(group.columns());
-            multiply(pass, Product { terms: &terms, epilogue: Epilogue::Gelu, output: up }, None);
+            multiply(
+                pass,
+                Product { terms: &terms, epilogue: Epilogue::Activate(Activation::Gelu), output: up },
+                None,
+            );
             self.feed_forward.quantize(pass);
             self.add(pass, &layer.down, Branch::FeedForward, group);
             norm = &layer.feed_forward_norm;
@@ -272,7 +276,7 @@ impl Roberta {
             Branch::FeedForward => &self.feed_forward,
         };
         let terms = [layer.term(input)];
-        let output = &mut self.x[..group.columns() * layer.bias.len()];
+        let output = &mut self.x[..group.columns() * layer.weight.view().rows()];
         multiply(pass, Product { terms: &terms, epilogue: Epilogue::Accumulate, output }, None);
     }
 }

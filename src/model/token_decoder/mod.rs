@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod head;
 mod neox;
 
 use super::Model;
@@ -9,11 +10,11 @@ use super::attention::head_width;
 use super::config::{Config, TokenDecoderConfig};
 use super::segment::Segment;
 use super::stack::Scratch;
-use super::weights::{ModelWeights, TokenDecoderWeights};
+use super::weights::{Matrix, ModelWeights, StackWeights, TokenDecoderWeights};
 use crate::cache::CacheShape;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::kernels::Pass;
+use crate::kernels::{Activations, Pass};
 use crate::threads::Region;
 
 /// The token decoder of a model, and its buffers.
@@ -21,44 +22,62 @@ pub struct TokenDecoder(Kind);
 
 enum Kind {
     Neox(neox::Neox),
+    Head(head::Head),
 }
 
 /// Shape and tensors of a decoder that is a GPT-NeoX stack.
 fn neox_parts(model: &Model) -> neox::Parts<'_> {
-    let TokenDecoderConfig::Neox { stack, strategy, expansion } = &model.config.token_decoder;
-    let TokenDecoderWeights::Neox(weights) = &model.weights.token_decoder;
+    let (TokenDecoderConfig::Neox { stack, strategy, expansion }, TokenDecoderWeights::Neox(weights)) =
+        (&model.config.token_decoder, &model.weights.token_decoder)
+    else {
+        unreachable!("the decoder was made for this model")
+    };
     let (strategy, expansion) = (*strategy, *expansion);
     neox::Parts { stack, strategy, expansion, weights, block_decoder: &model.weights.block_decoder }
 }
 
+/// Tensors of a decoder that is a vocabulary head: its own, and the block decoder, whose final norm comes before it.
+fn head_parts(model: &Model) -> (&Matrix, &StackWeights) {
+    let TokenDecoderWeights::Head(head) = &model.weights.token_decoder else {
+        unreachable!("the decoder was made for this model")
+    };
+    (head, &model.weights.block_decoder)
+}
+
 impl TokenDecoder {
     /// Buffers, still empty.
+    ///
+    /// # Panics
+    /// If the weights are not those of a model of this configuration.
     pub fn new(config: &Config, weights: &ModelWeights) -> Self {
         TokenDecoder(match (&config.token_decoder, &weights.token_decoder) {
             (TokenDecoderConfig::Neox { stack, .. }, TokenDecoderWeights::Neox(weights)) => {
                 Kind::Neox(neox::Neox::new(config, stack, weights))
             }
+            (_, TokenDecoderWeights::Head(weights)) => Kind::Head(head::Head::new(config, weights)),
+            _ => panic!("weights of another model"),
         })
     }
 
     /// Shape of the cache of one block, which never rolls.
     pub fn cache_shape(config: &Config) -> CacheShape {
-        let TokenDecoderConfig::Neox { stack, .. } = &config.token_decoder;
-        CacheShape {
-            layers: stack.layers,
-            heads: stack.heads,
-            width: head_width(stack.head_dim()),
-            sinks: 0,
-            window: config.token_positions(),
-            rolls: false,
-        }
+        let (layers, heads, head_dim) = match &config.token_decoder {
+            TokenDecoderConfig::Neox { stack, .. } => (stack.layers, stack.heads, stack.head_dim()),
+            TokenDecoderConfig::Head { .. } => (0, 1, 1),
+        };
+        let window = config.token_positions();
+        CacheShape { layers, heads, width: head_width(head_dim), sinks: 0, window, rolls: false }
     }
 
     /// Bytes of the buffers for one sequence.
     pub(crate) fn bytes(config: &Config) -> usize {
-        let TokenDecoderConfig::Neox { stack, .. } = &config.token_decoder;
-        let positions = config.token_positions();
-        Scratch::bytes(stack, positions, positions) + 4 * positions * stack.hidden
+        match &config.token_decoder {
+            TokenDecoderConfig::Neox { stack, .. } => {
+                let positions = config.token_positions();
+                Scratch::bytes(stack, positions, positions) + 4 * positions * stack.hidden
+            }
+            TokenDecoderConfig::Head { hidden } => 8 * hidden + Activations::bytes(*hidden, 1, true),
+        }
     }
 
     /// Opens blocks: contexts (`[blocks, block_hidden]`, before the block decoder's final norm) become what the decoder
@@ -67,6 +86,7 @@ impl TokenDecoder {
         let pass = Pass::new(region, model.kernels);
         match &mut self.0 {
             Kind::Neox(decoder) => decoder.expand(pass, neox_parts(model), contexts),
+            Kind::Head(decoder) => decoder.expand(contexts),
         }
     }
 
@@ -74,6 +94,7 @@ impl TokenDecoder {
     pub(crate) fn begin(&mut self) {
         match &mut self.0 {
             Kind::Neox(decoder) => decoder.begin(),
+            Kind::Head(decoder) => decoder.begin(),
         }
     }
 
@@ -82,6 +103,7 @@ impl TokenDecoder {
     pub(crate) fn push(&mut self, model: &Model, opened: &[f32], tokens: &[u32], first: usize) -> usize {
         match &mut self.0 {
             Kind::Neox(decoder) => decoder.push(neox_parts(model), opened, tokens, first),
+            Kind::Head(decoder) => decoder.push(opened),
         }
     }
 
@@ -103,6 +125,11 @@ impl TokenDecoder {
         let rows = (logits.len() / model.config.vocabulary, column);
         match &mut self.0 {
             Kind::Neox(decoder) => decoder.logits(pass, neox_parts(model), segments, rows, logits, interrupt),
+            Kind::Head(decoder) => {
+                interrupt.map_or(Ok(()), Interrupt::check)?;
+                decoder.logits(pass, head_parts(model), segments, rows, logits);
+                Ok(())
+            }
         }
     }
 }

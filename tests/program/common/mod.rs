@@ -12,16 +12,19 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The reference cases that are part of the repository.
-pub const CASES: [&str; 10] = [
+pub const CASES: [&str; 13] = [
     "block1",
     "block8",
     "cls_sum",
     "main",
     "main_bf16",
     "megabyte",
+    "neox_hf",
+    "neox_sequential",
     "prefix1",
     "roberta_prefix",
     "uptrain",
+    "vanilla",
     "wide_heads",
 ];
 

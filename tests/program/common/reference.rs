@@ -49,7 +49,7 @@ impl Reference {
             data.as_chunks::<4>().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect()
         };
         let config = model.config();
-        let TokenDecoderConfig::Neox { stack, .. } = &config.token_decoder;
+        let TokenDecoderConfig::Neox { stack, .. } = &config.token_decoder else { panic!("{config:?}") };
         Reference {
             tensors: file.iter().map(|(name, tensor)| (name.to_string(), values(tensor.data()))).collect(),
             block_length: config.block_length,
