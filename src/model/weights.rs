@@ -113,7 +113,7 @@ pub(crate) struct EncoderLayer {
 /// The tensors of a token decoder.
 pub(crate) enum TokenDecoderWeights {
     /// A GPT-NeoX stack.
-    Neox(NeoxWeights),
+    Neox(Box<NeoxWeights>),
     /// The vocabulary head alone.
     Head(Matrix),
 }
@@ -259,12 +259,12 @@ impl ModelWeights {
             }
         };
         let token_decoder = match &config.token_decoder {
-            TokenDecoderConfig::Neox { stack, .. } => TokenDecoderWeights::Neox(NeoxWeights {
+            TokenDecoderConfig::Neox { stack, .. } => TokenDecoderWeights::Neox(Box::new(NeoxWeights {
                 expansion: loader.linear(names::EXPANSION)?,
                 embeddings: loader.matrix(names::TOKEN_EMBEDDINGS)?,
                 stack: loader.stack(names::TOKEN_DECODER, stack)?,
                 head: loader.matrix(names::HEAD)?,
-            }),
+            })),
             TokenDecoderConfig::Head { .. } => TokenDecoderWeights::Head(loader.matrix(names::HEAD)?),
         };
         let block_decoder = loader.stack(names::BLOCK_DECODER, &config.block_decoder)?;

@@ -21,8 +21,8 @@ use crate::threads::Region;
 pub struct TokenDecoder(Kind);
 
 enum Kind {
-    Neox(neox::Neox),
-    Head(head::Head),
+    Neox(Box<neox::Neox>),
+    Head(Box<head::Head>),
 }
 
 /// Shape and tensors of a decoder that is a GPT-NeoX stack.
@@ -52,9 +52,9 @@ impl TokenDecoder {
     pub fn new(config: &Config, weights: &ModelWeights) -> Self {
         TokenDecoder(match (&config.token_decoder, &weights.token_decoder) {
             (TokenDecoderConfig::Neox { stack, .. }, TokenDecoderWeights::Neox(weights)) => {
-                Kind::Neox(neox::Neox::new(config, stack, weights))
+                Kind::Neox(Box::new(neox::Neox::new(config, stack, weights)))
             }
-            (_, TokenDecoderWeights::Head(weights)) => Kind::Head(head::Head::new(config, weights)),
+            (_, TokenDecoderWeights::Head(weights)) => Kind::Head(Box::new(head::Head::new(config, weights))),
             _ => panic!("weights of another model"),
         })
     }
