@@ -175,9 +175,10 @@ impl Loader<'_> {
     }
 
     fn linear(&self, name: &str) -> Result<Linear> {
+        let weight = self.matrix(name)?;
         let bias = format!("{name}.bias");
         let bias = self.specs.contains_key(&bias).then(|| self.vector(&bias)).transpose()?;
-        Ok(Linear { weight: self.matrix(name)?, bias })
+        Ok(Linear { weight, bias })
     }
 
     fn norm(&self, name: &str) -> Result<Norm> {

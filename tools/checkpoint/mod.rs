@@ -139,6 +139,15 @@ fn vanilla_name(name: &str) -> String {
     parts.iter().find_map(|part| name.strip_prefix(part)).unwrap_or(&name).to_string()
 }
 
+/// The origin of a configuration.
+fn describe_configuration(path: Option<&Path>, inferring: bool, name: &str) -> String {
+    match path {
+        Some(path) => path.display().to_string(),
+        None if inferring => "none found; the tensors' shapes and names decide".to_string(),
+        None => format!("that of {name} in the authors' repository, built in"),
+    }
+}
+
 impl Checkpoint {
     /// Opens a checkpoint; `say` gets a line where that takes long.
     ///
@@ -164,13 +173,7 @@ impl Checkpoint {
         }
         ignored.check()?;
         let inferring = config_path.is_none() && facts.block_length.is_none();
-        notes.push(match &config_path {
-            Some(path) => ("configuration", path.display().to_string()),
-            None if inferring => {
-                ("configuration", "none found; the tensors' shapes and names decide".to_string())
-            }
-            None => ("configuration", format!("that of {name} in the authors' repository, built in")),
-        });
+        notes.push(("configuration", describe_configuration(config_path.as_deref(), inferring, &name)));
         let place = config_path.clone().unwrap_or_else(|| source.weights.path().to_path_buf());
         let mut shapes = Shapes::new(&tensors);
         let mut config = match kind {
@@ -210,17 +213,16 @@ impl Checkpoint {
             tokenizer::end_token(options.end_token.as_ref(), lexicon.as_ref(), &folders, config.vocabulary)?;
         notes.push(("end token", end.1));
         files.extend(config_path);
-        let last = match kind {
-            Kind::Block => &facts.token_decoder,
-            Kind::Vanilla => &facts.block_decoder,
+        let tied = match kind {
+            Kind::Block => facts.token_decoder.tied,
+            Kind::Vanilla => facts.block_decoder.tied,
         };
-        let tied = last.tied == Some(true);
-        let (end_token, alignment_reason) = (end.0, reason);
+        let tied = tied == Some(true);
         Ok(Checkpoint {
             config,
-            alignment_reason,
+            alignment_reason: reason,
             tokenizer,
-            end_token,
+            end_token: end.0,
             notes,
             files,
             folders,
