@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+use super::sync::thread_local;
+
 thread_local! {
     static HOOK: Cell<Option<fn()>> = const { Cell::new(None) };
 }
@@ -10,12 +12,12 @@ thread_local! {
 /// last registered replaces the others.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMX has something to give back"))]
 pub(crate) fn at_rest(hook: fn()) {
-    HOOK.set(Some(hook));
+    HOOK.with(|place| place.set(Some(hook)));
 }
 
 /// Calls this thread's hook, if one has been registered since the last call.
 pub(super) fn rest() {
-    if let Some(hook) = HOOK.take() {
+    if let Some(hook) = HOOK.with(Cell::take) {
         hook();
     }
 }

@@ -9,16 +9,15 @@
 //! the others' when its own is empty. Neighbouring chunks are neighbouring memory: two threads that take turns in
 //! one stream of weights defeat the prefetchers and read a third less a second than two streams do.
 
-use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use super::idle;
+use super::sync::{
+    AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, UnsafeCell, fence,
+};
+use super::sync::{SPINS, YIELDS, spin, yield_now};
 
-/// Rounds of waiting before the next, gentler way of waiting.
-const SPINS: u32 = 2000;
-const YIELDS: u32 = 20;
 /// Low half of a queue: next chunk. High half: the chunk after its last.
 const NEXT: u64 = (1 << 32) - 1;
 /// More chunks than this would let late arrivals overflow the counter.
@@ -92,12 +91,11 @@ impl Jobs {
     pub(super) unsafe fn publish(&self, chunks: usize, job: &(dyn Fn(usize, usize) + Sync)) {
         assert!(chunks <= MAX_CHUNKS, "{chunks} chunks in one job");
         self.finished.0.store(0, Ordering::Relaxed);
-        // SAFETY: the lifetime is erased. No chunk is outstanding (the previous call saw all of them finished, and
-        // the caller promises that there is no other), so no thread reads `job`; and this call returns only when all
-        // chunks of the new job are finished.
-        unsafe {
-            *self.job.get() = Some(std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), Job>(job))
-        };
+        // SAFETY: the lifetime is erased; this call returns only when all chunks of the new job are finished.
+        let job = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), Job>(job) };
+        // SAFETY: no chunk is outstanding (the previous call saw all of them finished, and the caller promises that
+        // there is no other), so no thread reads `job`.
+        self.job.with_mut(|place| unsafe { *place = Some(job) });
         self.chunks.store(chunks, Ordering::Relaxed);
         let threads = self.threads();
         for (thread, queue) in self.queues.iter().enumerate() {
@@ -141,7 +139,7 @@ impl Jobs {
             if ready() {
                 return;
             }
-            if round < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+            if round < SPINS { spin() } else { yield_now() }
         }
         idle::rest();
         self.sleepers.fetch_add(1, Ordering::SeqCst);
@@ -165,7 +163,8 @@ impl Jobs {
             while let Some(chunk) = queue.take() {
                 // SAFETY: this thread has taken a chunk, so the leader is inside `publish` until the chunk is counted
                 // below: the pointer was stored before the queue that was acquired, and its pointee lives.
-                let job = unsafe { &*(*self.job.get()).expect("a job is stored before its queues") };
+                let job =
+                    self.job.with(|job| unsafe { &*(*job).expect("a job is stored before its queues") });
                 if catch_unwind(AssertUnwindSafe(|| job(own, chunk))).is_err() {
                     self.panicked.store(true, Ordering::Relaxed);
                 }

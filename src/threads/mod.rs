@@ -7,8 +7,10 @@
 mod divide;
 mod idle;
 mod jobs;
+mod pool;
 mod processors;
 mod region;
+mod sync;
 mod team;
 
 pub(crate) use divide::{Chunks, Divide, Pieces, Ranges, Strip, Strips};

@@ -7,6 +7,7 @@ use std::ptr::null;
 use super::divide::{Divide, Pieces};
 use super::idle;
 use super::jobs::Jobs;
+use super::sync::thread_local;
 
 thread_local! {
     /// The team that this thread leads, or follows, at the moment.
@@ -62,14 +63,17 @@ impl Membership {
     /// # Panics
     /// If this thread works for the team already: it would wait for itself.
     pub(super) fn new(jobs: &Jobs) -> Membership {
-        assert!(TEAM.get() != &raw const *jobs, "a region of this team was asked for inside another of it");
-        Membership(TEAM.replace(jobs))
+        assert!(
+            TEAM.with(Cell::get) != &raw const *jobs,
+            "a region of this team was asked for inside another of it"
+        );
+        Membership(TEAM.with(|team| team.replace(jobs)))
     }
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        TEAM.set(self.0);
+        TEAM.with(|team| team.set(self.0));
     }
 }
 

@@ -1,21 +1,21 @@
-//! The team: threads owned by rayon that stay together for the life of the team.
+//! The team: threads that stay together for its life.
 //!
-//! A fork-join costs more than the product of a small matrix, so rayon starts the threads once and they wait
-//! for jobs themselves.
+//! A fork-join costs more than the product of a small matrix, so the threads are started once and wait for jobs
+//! themselves.
 
-use std::sync::{Arc, Barrier, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
 use super::jobs::{Jobs, lock};
+use super::pool::Pool;
 use super::processors::Processors;
 use super::region::{Membership, Region};
-use crate::error::{Error, ErrorKind, Result};
+use super::sync::{Mutex, process};
+use crate::error::Result;
 
 /// A fixed set of threads.
 pub struct Team {
     /// The threads beside the caller's; `None` for a team of one.
-    pool: Option<rayon::ThreadPool>,
-    handles: Vec<JoinHandle<()>>,
+    pool: Option<Pool>,
     /// The process that started the threads: a forked child has none of them.
     process: u32,
     jobs: Arc<Jobs>,
@@ -30,9 +30,13 @@ impl Team {
     pub fn new(threads: usize) -> Result<Team> {
         let threads = if threads == 0 { Processors::detect().threads() } else { threads };
         let jobs = Arc::new(Jobs::new(threads));
-        let mut handles = Vec::new();
-        let pool = if threads == 1 { None } else { Some(start(&jobs, &mut handles)?) };
-        Ok(Team { pool, handles, process: std::process::id(), jobs, region: Mutex::new(()) })
+        let followed = Arc::clone(&jobs);
+        let follow = move |thread| {
+            let _membership = Membership::new(&followed);
+            followed.follow(thread);
+        };
+        let pool = if threads == 1 { None } else { Some(Pool::start(threads, follow)?) };
+        Ok(Team { pool, process: process(), jobs, region: Mutex::new(()) })
     }
 
     /// Number of threads, the caller's included.
@@ -52,45 +56,16 @@ impl Team {
     }
 }
 
-/// Starts the threads beside the caller's and waits until they are there.
-fn start(jobs: &Arc<Jobs>, handles: &mut Vec<JoinHandle<()>>) -> Result<rayon::ThreadPool> {
-    let threads = jobs.threads();
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads - 1);
-    // Rayon does not wait for its threads when it lets them go; a library that is unloaded must.
-    let spawn = |thread: rayon::ThreadBuilder| {
-        let builder = std::thread::Builder::new().name(format!("cinderblock-{}", thread.index()));
-        handles.push(builder.spawn(|| thread.run())?);
-        Ok(())
-    };
-    let pool = builder.spawn_handler(spawn).build().map_err(|error| {
-        Error::new(ErrorKind::Resource, format!("cannot start {threads} threads: {error}"))
-    })?;
-    let jobs = Arc::clone(jobs);
-    // A thread that starts late would allocate in the middle of somebody's step.
-    let arrived = Arc::new(Barrier::new(threads));
-    let arrival = Arc::clone(&arrived);
-    pool.spawn_broadcast(move |context| {
-        let _membership = Membership::new(&jobs);
-        arrival.wait();
-        jobs.follow(context.index() + 1);
-    });
-    arrived.wait();
-    Ok(pool)
-}
-
 impl Drop for Team {
     fn drop(&mut self) {
-        if std::process::id() != self.process {
+        let Some(pool) = self.pool.take() else { return };
+        if process() != self.process {
             // Nobody is there to end, and a lock may have been copied while a thread of the parent held it.
-            std::mem::forget((self.pool.take(), std::mem::take(&mut self.handles)));
+            std::mem::forget(pool);
             return;
         }
         self.jobs.close();
-        drop(self.pool.take());
-        for handle in self.handles.drain(..) {
-            // A thread that panicked has ended as well.
-            let _ = handle.join();
-        }
+        pool.join();
     }
 }
 
