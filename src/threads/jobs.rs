@@ -112,22 +112,23 @@ impl Jobs {
 
     /// Works on jobs as thread `own` until [`Jobs::close`].
     pub(super) fn follow(&self, own: usize) {
-        while !self.closed.load(Ordering::SeqCst) {
+        while !self.closed.load(Ordering::Relaxed) {
             self.work(own);
-            self.wait(|| self.has_chunks() || self.closed.load(Ordering::SeqCst));
+            self.wait(|| self.has_chunks() || self.closed.load(Ordering::Relaxed));
         }
     }
 
     /// Ends the threads that follow.
     pub(super) fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
+        self.closed.store(true, Ordering::Relaxed);
         self.notify();
     }
 
     /// Wakes every parked thread. The condition must have been stored before.
     fn notify(&self) {
+        // The fence in `wait` is its pair: this thread sees the sleeper, or the sleeper sees the condition, or both.
         fence(Ordering::SeqCst);
-        if self.sleepers.load(Ordering::SeqCst) > 0 {
+        if self.sleepers.load(Ordering::Relaxed) > 0 {
             let _guard = lock(&self.lock);
             self.wake.notify_all();
         }
@@ -142,14 +143,14 @@ impl Jobs {
             if round < SPINS { spin() } else { yield_now() }
         }
         idle::rest();
-        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         let mut guard = lock(&self.lock);
         while !ready() {
             guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
         drop(guard);
-        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        self.sleepers.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn has_chunks(&self) -> bool {

@@ -18,7 +18,7 @@ pub struct Team {
     pool: Option<Pool>,
     /// The process that started the threads: a forked child has none of them.
     process: u32,
-    jobs: Arc<Jobs>,
+    pub(super) jobs: Arc<Jobs>,
     region: Mutex<()>,
 }
 
