@@ -6,8 +6,8 @@ use std::io::Write;
 
 use cinderblock::Team;
 use cinderblock::unstable::kernels::{
-    Activation, Activations, Attention, Epilogue, Isa, Kernels, KeyValue, Pass, Product, QUERIES, Run, Term,
-    Visible, multiply, score_floats,
+    Activation, Activations, Attention, Epilogue, Isa, Kernels, KeyValue, Pass, Product, QUERIES,
+    RowAttention, Run, Term, Visible, multiply, score_floats,
 };
 use cinderblock::unstable::quant::{
     GROUP, PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, Rounded, SPAN, WeightType, Weights, multiplier_limit,
@@ -358,6 +358,79 @@ fn layer_norm_follows_its_definition() {
                 let normal = (f64::from(x[i]) - mean) / (variance + 1e-5).sqrt();
                 let wanted = normal * f64::from(weight[i]) + f64::from(bias[i]);
                 assert!((f64::from(output[i]) - wanted).abs() < 2e-5, "{} {n}", kernels.isa());
+            }
+        }
+    }
+}
+
+/// The bits are the same on all instruction sets with a fused multiply-add.
+#[test]
+fn rms_norm_follows_its_definition() {
+    let mut random = Random(8);
+    for n in [1, 7, 16, 17, 100, 768] {
+        let (x, weight) = (random.floats(n), random.floats(n));
+        let mut of_fused: Option<Vec<f32>> = None;
+        for kernels in Kernels::all() {
+            let mut output = vec![0.0; n];
+            kernels.rms_norm(&x, &weight, 1e-6, &mut output);
+            let square = x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / n as f64;
+            for i in 0..n {
+                let wanted = f64::from(x[i]) / (square + 1e-6).sqrt() * f64::from(weight[i]);
+                assert!((f64::from(output[i]) - wanted).abs() < 2e-6, "{} {n}", kernels.isa());
+            }
+            if kernels.isa() != Isa::Scalar {
+                let first = of_fused.get_or_insert_with(|| output.clone());
+                assert!(*first == output, "{} {n}: other bits", kernels.isa());
+            }
+        }
+    }
+}
+
+/// Attention to a few rows, with and without a bias that hides some of them; the bits are the same on all instruction
+/// sets with a fused multiply-add, and a row that is hidden might as well not be there.
+#[test]
+fn attention_to_rows_is_softmax() {
+    let mut random = Random(9);
+    for (width, stride, rows) in [(1, 1, 1), (16, 40, 3), (7, 21, 4), (64, 768, 5), (100, 128, 33)] {
+        let query = random.floats(width);
+        let (keys, values) = (random.floats(rows * stride), random.floats(rows * stride));
+        let mut hiding = random.floats(rows);
+        hiding[..rows - 1].iter_mut().step_by(3).for_each(|bias| *bias = f32::NEG_INFINITY);
+        for bias in [&[][..], &hiding] {
+            let mut of_fused: Option<Vec<f32>> = None;
+            let attention = |first: usize, bias| RowAttention {
+                query: &query,
+                keys: &keys[first * stride..],
+                values: &values[first * stride..],
+                stride,
+                rows: rows - first,
+                bias,
+                scale: 0.5,
+            };
+            for kernels in Kernels::all() {
+                let mut output = vec![f32::NAN; width];
+                kernels.attend_rows(&attention(0, bias), &mut output);
+                let weight = |row: usize| {
+                    let pairs = query.iter().zip(&keys[row * stride..]);
+                    let score: f64 = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                    (0.5 * score + bias.get(row).map_or(0.0, |&bias| f64::from(bias))).exp()
+                };
+                let total: f64 = (0..rows).map(weight).sum();
+                for i in 0..width {
+                    let sum: f64 =
+                        (0..rows).map(|row| weight(row) * f64::from(values[row * stride + i])).sum();
+                    let error = (f64::from(output[i]) - sum / total).abs();
+                    assert!(error < 2e-6, "{} width {width}: {error}", kernels.isa());
+                }
+                if rows > 1 && !bias.is_empty() {
+                    let mut without = vec![f32::NAN; width];
+                    kernels.attend_rows(&attention(1, &bias[1..]), &mut without);
+                    assert!(without == output, "{}: the hidden first row counts", kernels.isa());
+                }
+                if kernels.isa() != Isa::Scalar {
+                    let first = of_fused.get_or_insert_with(|| output.clone());
+                    assert!(*first == output, "{} width {width}: other bits", kernels.isa());
+                }
             }
         }
     }

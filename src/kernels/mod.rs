@@ -26,7 +26,7 @@ mod x86_64;
 pub use activations::Activations;
 pub use attention::KeyValue;
 pub use isa::Isa;
-pub use operands::{Attention, ColumnTile, LANES, QUERIES, Run, Stored, Visible, score_floats};
+pub use operands::{Attention, ColumnTile, LANES, QUERIES, RowAttention, Run, Stored, Visible, score_floats};
 pub use pass::Pass;
 pub use product::{Epilogue, Product, Term, multiply};
 pub use table::{Activation, Kernels};

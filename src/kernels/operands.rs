@@ -186,6 +186,25 @@ pub struct Attention<'a, E> {
     pub scale: f32,
 }
 
+/// One query and the rows that it attends to, which are parts of longer rows.
+pub struct RowAttention<'a> {
+    /// `[width]`.
+    pub query: &'a [f32],
+    /// Row `i` is the `width` floats from `i * stride` on.
+    pub keys: &'a [f32],
+    /// As the keys.
+    pub values: &'a [f32],
+    /// Floats from one row to the next.
+    pub stride: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// Added to the scores, `[rows]`, or empty; minus infinity where the query does not see the row, which it must do
+    /// somewhere.
+    pub bias: &'a [f32],
+    /// Factor of the products of query and keys.
+    pub scale: f32,
+}
+
 /// Floats of scratch for queries that see `slots` slots between them.
 pub fn score_floats(slots: usize) -> usize {
     // Each of the three runs may begin and end inside a slot group.

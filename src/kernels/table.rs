@@ -2,7 +2,7 @@
 //! call, in every build.
 
 use super::isa::Isa;
-use super::operands::{Attention, ColumnTile, ColumnWriter, PanelInput, TILE_COLUMNS};
+use super::operands::{Attention, ColumnTile, ColumnWriter, PanelInput, RowAttention, TILE_COLUMNS};
 use crate::quant::{PANEL_ROWS, WeightType, Weights};
 
 /// Products of a panel with a tile of quantized columns: `output[column][row]`.
@@ -34,6 +34,7 @@ pub(super) struct FloatKernels {
     pub(super) rows_bf16: RowsKernel<u16>,
     pub(super) quantize: QuantizeKernel,
     pub(super) layer_norm: LayerNormKernel,
+    pub(super) rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub(super) gelu: unsafe fn(&mut [f32]),
     pub(super) gelu_tanh: unsafe fn(&mut [f32]),
     pub(super) f32_to_f16: unsafe fn(&[f32], &mut [u16]),
@@ -41,6 +42,7 @@ pub(super) struct FloatKernels {
     pub(super) attend_f32: AttendKernel<f32>,
     pub(super) attend_f16: AttendKernel<u16>,
     pub(super) attend_q8: AttendKernel<i8>,
+    pub(super) attend_rows: unsafe fn(&RowAttention<'_>, &mut [f32]),
 }
 
 /// The function between the two products of a feed-forward network.
@@ -164,6 +166,31 @@ impl Kernels {
         assert!(weight.len() == n && bias.len() == n && output.len() == n && n > 0);
         // SAFETY: as `quantize`.
         unsafe { (self.float.layer_norm)(input, weight, bias, epsilon, output) }
+    }
+
+    /// RMSNorm over one column.
+    ///
+    /// # Panics
+    /// If lengths differ or are 0.
+    pub fn rms_norm(&self, input: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
+        let n = input.len();
+        assert!(weight.len() == n && output.len() == n && n > 0);
+        // SAFETY: as `quantize`.
+        unsafe { (self.float.rms_norm)(input, weight, epsilon, output) }
+    }
+
+    /// Attention of one query to a few rows: `output = softmax(query . keys x scale + bias) . values`, `[width]`.
+    ///
+    /// # Panics
+    /// If lengths disagree, or there are no rows.
+    pub fn attend_rows(&self, attention: &RowAttention<'_>, output: &mut [f32]) {
+        let RowAttention { query, keys, values, stride, rows, bias, .. } = attention;
+        let width = query.len();
+        assert!(width > 0 && width <= *stride && output.len() == width && *rows > 0);
+        assert!(keys.len().min(values.len()) >= (rows - 1) * stride + width);
+        assert!(bias.is_empty() || bias.len() == *rows);
+        // SAFETY: as `quantize`.
+        unsafe { (self.float.attend_rows)(attention, output) }
     }
 
     /// An activation function in place.

@@ -1,4 +1,4 @@
-//! LayerNorm, the exponential and GELU in both forms.
+//! LayerNorm, RMSNorm, the exponential and GELU in both forms.
 
 use super::lanes::{Simd, fma, map, partial, reduce};
 use crate::kernels::operands::LANES;
@@ -21,6 +21,16 @@ pub(in crate::kernels) fn layer_norm<S: Simd>(
     let inverse = 1.0 / (variance + epsilon).sqrt();
     for (((out, x), weight), bias) in output.iter_mut().zip(x).zip(weight).zip(bias) {
         *out = fma::<S>((x - mean) * inverse, *weight, *bias);
+    }
+}
+
+/// RMSNorm, which subtracts no mean and adds no bias: `x / sqrt(mean of x^2 + epsilon) * weight`.
+#[inline(always)]
+pub(in crate::kernels) fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
+    let square = sum_lanes(x, |v| v * v) / x.len() as f32;
+    let inverse = 1.0 / (square + epsilon).sqrt();
+    for ((out, x), weight) in output.iter_mut().zip(x).zip(weight) {
+        *out = x * inverse * weight;
     }
 }
 

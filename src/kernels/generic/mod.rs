@@ -5,14 +5,16 @@
 //! columns that are computed together nor on the thread that computes them.
 
 mod attend;
+mod attend_rows;
 mod convert;
 mod functions;
 mod lanes;
 mod rows;
 
 pub(super) use attend::attend;
+pub(super) use attend_rows::attend_rows;
 pub(super) use convert::{f32_to_f16, f32_to_q8, max_magnitude, quantize};
-pub(super) use functions::{gelu, gelu_tanh, layer_norm};
+pub(super) use functions::{gelu, gelu_tanh, layer_norm, rms_norm};
 pub(super) use lanes::{Bf16, F16, Simd};
 pub(super) use rows::rows;
 
@@ -20,12 +22,12 @@ pub(super) use rows::rows;
 macro_rules! float_kernels {
     ($($features:literal)?; $simd:ty) => {
         use crate::kernels::generic;
-        use crate::kernels::operands::{Attention, ColumnWriter};
+        use crate::kernels::operands::{Attention, ColumnWriter, RowAttention};
         use crate::kernels::table::FloatKernels;
 
         pub(super) const FLOAT: FloatKernels = FloatKernels {
-            rows_f32, rows_f16, rows_bf16, quantize, layer_norm, gelu, gelu_tanh, f32_to_f16, f32_to_q8, attend_f32,
-            attend_f16, attend_q8,
+            rows_f32, rows_f16, rows_bf16, quantize, layer_norm, rms_norm, gelu, gelu_tanh, f32_to_f16, f32_to_q8,
+            attend_f32, attend_f16, attend_q8, attend_rows,
         };
 
         $(#[target_feature(enable = $features)])?
@@ -47,6 +49,10 @@ macro_rules! float_kernels {
         $(#[target_feature(enable = $features)])?
         unsafe fn layer_norm(input: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, output: &mut [f32]) {
             generic::layer_norm::<$simd>(input, weight, bias, epsilon, output)
+        }
+        $(#[target_feature(enable = $features)])?
+        unsafe fn rms_norm(input: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
+            generic::rms_norm(input, weight, epsilon, output)
         }
         $(#[target_feature(enable = $features)])?
         unsafe fn gelu(values: &mut [f32]) {
@@ -75,6 +81,10 @@ macro_rules! float_kernels {
         $(#[target_feature(enable = $features)])?
         unsafe fn attend_q8(attention: &Attention<'_, i8>, scores: &mut [f32], output: &mut [f32]) {
             generic::attend::<$simd, i8>(attention, scores, output)
+        }
+        $(#[target_feature(enable = $features)])?
+        unsafe fn attend_rows(attention: &RowAttention<'_>, output: &mut [f32]) {
+            generic::attend_rows::<$simd>(attention, output)
         }
     };
 }

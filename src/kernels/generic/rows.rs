@@ -27,7 +27,7 @@ pub(in crate::kernels) fn rows<S: Simd, E: Element>(
 }
 
 #[inline(always)]
-fn dot<S: Simd, E: Element, const N: usize>(row: &[E], input: &[f32], width: usize) -> [f32; N] {
+pub(super) fn dot<S: Simd, E: Element, const N: usize>(row: &[E], input: &[f32], width: usize) -> [f32; N] {
     let mut sums = [[0.0; LANES]; N];
     let (chunks, rest) = row.as_chunks::<LANES>();
     for (index, chunk) in chunks.iter().enumerate() {
