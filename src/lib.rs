@@ -97,7 +97,7 @@ pub use interrupt::Interrupt;
 pub use kernels::Activation;
 pub use model::{
     Alignment, Config, EmbedderConfig, EncoderConfig, Model, OpenOptions, Projection, Residual, StackConfig,
-    Strategy, TokenDecoderConfig,
+    Strategy, T5Config, TokenDecoderConfig,
 };
 pub use session::{
     Append, Engine, Logits, Runtime, Scorer, Sequence, Session, SessionOptions, negative_log_likelihood,

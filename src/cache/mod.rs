@@ -226,6 +226,10 @@ impl Cache {
         &self.geometry
     }
 
+    pub(crate) fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
     pub(crate) fn parts(&mut self) -> (&Geometry, &mut Storage) {
         (&self.geometry, &mut self.storage)
     }

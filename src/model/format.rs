@@ -5,8 +5,8 @@
 use std::io::{self, Seek, Write};
 
 use super::config::{
-    Alignment, Config, EmbedderConfig, EncoderConfig, MAX_BLOCK, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH,
-    Projection, Residual, StackConfig, Strategy, TokenDecoderConfig,
+    Alignment, Config, EmbedderConfig, EncoderConfig, MAX_BLOCK, MAX_BUCKETS, MAX_LAYERS, MAX_VOCABULARY,
+    MAX_WIDTH, Projection, Residual, StackConfig, Strategy, T5Config, TokenDecoderConfig,
 };
 use super::layout::TensorSpec;
 use crate::error::{Error, Result};
@@ -207,6 +207,32 @@ impl Reader<'_, '_> {
         }
     }
 
+    fn t5(&self) -> Result<TokenDecoderConfig> {
+        let name = "token_decoder";
+        let float = |key: &str| self.index.float(&format!("{ARCHITECTURE}.{name}.{key}"));
+        let integer = |key: &str, max: usize| self.integer(&format!("{name}.{key}"), max);
+        let strategy = self.text("token_decoder.strategy")?;
+        let decoder = T5Config {
+            layers: integer("block_count", MAX_LAYERS)?,
+            hidden: integer("embedding_length", MAX_WIDTH)?,
+            heads: integer("attention.head_count", MAX_WIDTH)?,
+            head_dim: integer("attention.key_length", MAX_WIDTH)?,
+            feed_forward: integer("feed_forward_length", 8 * MAX_WIDTH)?,
+            buckets: integer("attention.relative_buckets_count", MAX_BUCKETS)?,
+            max_distance: integer("attention.relative_max_distance", 1 << 32)?,
+            epsilon: float("attention.layer_norm_rms_epsilon")? as f32,
+            output_scale: float("output_scale")? as f32,
+            summation: T5_STRATEGIES
+                .into_iter()
+                .find(|(own, _)| *own == strategy)
+                .map(|(_, summation)| summation)
+                .ok_or_else(|| {
+                    Error::mismatch("token_decoder.strategy", strategy, "cross_attention or summation")
+                })?,
+        };
+        Ok(TokenDecoderConfig::T5 { decoder, expansion: integer("expansion_ratio", MAX_BLOCK)? })
+    }
+
     fn token_decoder(&self, block_decoder: &StackConfig) -> Result<TokenDecoderConfig> {
         match text_or(self.index, "token_decoder.type", "gpt-neo-x")? {
             "gpt-neo-x" => {
@@ -219,8 +245,9 @@ impl Reader<'_, '_> {
                     expansion: self.integer("token_decoder.expansion_ratio", MAX_BLOCK)?,
                 })
             }
+            "t5" => self.t5(),
             "head" => Ok(TokenDecoderConfig::Head { hidden: block_decoder.hidden }),
-            other => Err(Error::mismatch("token_decoder.type", other, "gpt-neo-x or head")),
+            other => Err(Error::mismatch("token_decoder.type", other, "gpt-neo-x, t5 or head")),
         }
     }
 }
@@ -228,6 +255,9 @@ impl Reader<'_, '_> {
 fn bias_from_name(name: &str) -> Option<bool> {
     [("yes", true), ("no", false)].into_iter().find(|(own, _)| *own == name).map(|(_, bias)| bias)
 }
+
+/// Names of the strategies of a T5 decoder, and whether the vectors of a context are added to the tokens as well.
+const T5_STRATEGIES: [(&str, bool); 2] = [("cross_attention", false), ("summation", true)];
 
 /// The alignment that a file names, left if it names none.
 fn alignment(index: &Index) -> Result<Alignment> {
@@ -248,6 +278,20 @@ fn write_stack<W: Write + Seek>(writer: &mut Writer<W>, name: &str, stack: &Stac
     writer.text(&key("residual"), stack.residual.name());
     writer.text(&key("activation"), stack.activation.name());
     writer.text(&key("attention.bias"), if stack.attention_bias { "yes" } else { "no" });
+}
+
+/// Writes the keys of a T5 decoder.
+fn write_t5<W: Write + Seek>(writer: &mut Writer<W>, decoder: &T5Config) {
+    let key = |key: &str| format!("{ARCHITECTURE}.token_decoder.{key}");
+    writer.u32(&key("block_count"), number(decoder.layers));
+    writer.u32(&key("embedding_length"), number(decoder.hidden));
+    writer.u32(&key("feed_forward_length"), number(decoder.feed_forward));
+    writer.u32(&key("attention.head_count"), number(decoder.heads));
+    writer.u32(&key("attention.key_length"), number(decoder.head_dim));
+    writer.u32(&key("attention.relative_buckets_count"), number(decoder.buckets));
+    writer.u32(&key("attention.relative_max_distance"), number(decoder.max_distance));
+    writer.f32(&key("attention.layer_norm_rms_epsilon"), decoder.epsilon);
+    writer.f32(&key("output_scale"), decoder.output_scale);
 }
 
 fn number(value: usize) -> u32 {
@@ -309,6 +353,11 @@ impl Config {
                 writer.text(&key("token_decoder.strategy"), strategy.name());
                 writer.u32(&key("token_decoder.expansion_ratio"), number(*expansion));
                 write_stack(writer, "token_decoder", stack);
+            }
+            TokenDecoderConfig::T5 { decoder, expansion } => {
+                writer.text(&key("token_decoder.strategy"), T5_STRATEGIES[usize::from(decoder.summation)].0);
+                writer.u32(&key("token_decoder.expansion_ratio"), number(*expansion));
+                write_t5(writer, decoder);
             }
             TokenDecoderConfig::Head { .. } => {}
         }

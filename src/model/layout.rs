@@ -2,14 +2,16 @@
 //! quantizer and the synthesizer share.
 #![forbid(unsafe_code)]
 
-use super::config::{Config, EmbedderConfig, EncoderConfig, Projection, StackConfig, TokenDecoderConfig};
+use super::config::{
+    Config, EmbedderConfig, EncoderConfig, Projection, StackConfig, T5Config, TokenDecoderConfig,
+};
 use crate::gguf::{ElementType, NewTensor};
 use crate::quant::{PANEL_ROWS, WeightType};
 
 /// What a tensor is for, as far as it decides its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Bias, or weight or bias of a LayerNorm: always f32.
+    /// Bias, or weight or bias of a norm: always f32.
     Vector,
     /// A table from which rows are looked up: read little, and costly in quality.
     Table,
@@ -70,6 +72,7 @@ pub(super) mod names {
     pub const TOKEN_DECODER: &str = "token_decoder";
     pub const EXPANSION: &str = "token_decoder.expansion";
     pub const TOKEN_EMBEDDINGS: &str = "token_decoder.embeddings";
+    pub const POSITION_BIAS: &str = "token_decoder.position_bias";
     pub const HEAD: &str = "token_decoder.head";
 }
 
@@ -132,6 +135,30 @@ impl List {
     }
 }
 
+/// The tensors of a T5 decoder's layers, and its last norm. Nothing has a bias.
+impl List {
+    fn t5(&mut self, config: &T5Config) {
+        let (hidden, inner, wide) = (config.hidden, config.attention_width(), config.feed_forward);
+        for layer in 0..config.layers {
+            let layer = format!("{}.layers.{layer}", names::TOKEN_DECODER);
+            let mut matrix =
+                |name: &str, rows, width| self.optional_bias(&format!("{layer}.{name}"), rows, width, false);
+            for attention in ["attention", "cross_attention"] {
+                for part in ["query", "key", "value"] {
+                    matrix(&format!("{attention}.{part}"), inner, hidden);
+                }
+                matrix(&format!("{attention}.output"), hidden, inner);
+            }
+            matrix("feed_forward.up", wide, hidden);
+            matrix("feed_forward.down", hidden, wide);
+            for norm in ["attention_norm", "cross_attention_norm", "feed_forward_norm"] {
+                self.push(format!("{layer}.{norm}.weight"), Role::Vector, 1, hidden);
+            }
+        }
+        self.push(format!("{}.final_norm.weight", names::TOKEN_DECODER), Role::Vector, 1, hidden);
+    }
+}
+
 /// All tensors of a model of this shape, in file order.
 pub fn tensors(config: &Config) -> Vec<TensorSpec> {
     let mut list = List(Vec::new());
@@ -159,6 +186,14 @@ pub fn tensors(config: &Config) -> Vec<TensorSpec> {
             list.push(table(names::TOKEN_EMBEDDINGS), Role::Table, config.vocabulary, stack.hidden);
             list.stack(names::TOKEN_DECODER, stack);
             list.push(table(names::HEAD), Role::Head, config.vocabulary, stack.hidden);
+        }
+        TokenDecoderConfig::T5 { decoder, expansion } => {
+            let (hidden, biases) = (decoder.hidden, decoder.buckets * decoder.heads);
+            list.linear(names::EXPANSION, expansion * hidden, block.hidden);
+            list.push(table(names::TOKEN_EMBEDDINGS), Role::Table, config.vocabulary, hidden);
+            list.push(names::POSITION_BIAS.to_string(), Role::Vector, 1, biases);
+            list.t5(decoder);
+            list.push(table(names::HEAD), Role::Head, config.vocabulary, hidden);
         }
         TokenDecoderConfig::Head { hidden } => {
             list.push(table(names::HEAD), Role::Head, config.vocabulary, *hidden);

@@ -21,7 +21,7 @@ pub(crate) use block_decoder::BATCH;
 pub use block_decoder::BlockDecoder;
 pub use config::{
     Alignment, Config, EmbedderConfig, EncoderConfig, PAD_TOKEN, Projection, Residual, StackConfig, Strategy,
-    TokenDecoderConfig,
+    T5Config, TokenDecoderConfig,
 };
 pub use format::{ARCHITECTURE, Header, keys};
 pub use layout::{Role, TensorSpec, tensors};

@@ -14,6 +14,8 @@ pub struct Segment<'c> {
     /// Tokens of padding that its first block begins with, which an encoder masks.
     pub(super) padding: usize,
     pub(super) cache: &'c mut Cache,
+    /// What a T5 decoder attends to: the context of its block, opened.
+    pub(super) opened: &'c [f32],
 }
 
 /// Which columns a layer computes all of; of the others it computes only keys and values.
@@ -32,7 +34,7 @@ impl<'c> Segment<'c> {
     /// If the cache has no room for that many at once.
     pub fn new(columns: usize, cache: &'c mut Cache) -> Self {
         assert!(columns <= cache.room(), "{columns} columns are more than the cache has room for");
-        Segment { columns, first: 0, wanted: columns, padding: 0, cache }
+        Segment { columns, first: 0, wanted: columns, padding: 0, cache, opened: &[] }
     }
 
     /// The same, if only the last column's output is wanted. The others' keys and values are all that the last
@@ -44,6 +46,11 @@ impl<'c> Segment<'c> {
     /// The same, if the first block of the segment begins with tokens of padding that are no part of the text.
     pub fn padded(self, padding: usize) -> Self {
         Segment { padding, ..self }
+    }
+
+    /// The same in a block that was opened, `[opened_floats]`.
+    pub fn opened(self, opened: &'c [f32]) -> Self {
+        Segment { opened, ..self }
     }
 
     /// Columns that are kept: the segment's last.

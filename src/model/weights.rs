@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::config::{Config, EmbedderConfig, EncoderConfig, Projection, StackConfig, TokenDecoderConfig};
+use super::config::{
+    Config, EmbedderConfig, EncoderConfig, Projection, StackConfig, T5Config, TokenDecoderConfig,
+};
 use super::format;
 use super::layout::{Role, TensorSpec, names, tensors};
 use super::storage::{Bytes, Storage};
@@ -114,6 +116,8 @@ pub(crate) struct EncoderLayer {
 pub(crate) enum TokenDecoderWeights {
     /// A GPT-NeoX stack.
     Neox(Box<NeoxWeights>),
+    /// A T5 decoder.
+    T5(Box<T5Weights>),
     /// The vocabulary head alone.
     Head(Matrix),
 }
@@ -124,6 +128,36 @@ pub(crate) struct NeoxWeights {
     pub(crate) embeddings: Matrix,
     pub(crate) stack: StackWeights,
     pub(crate) head: Matrix,
+}
+
+/// The tensors of a token decoder that is a T5 decoder.
+pub(crate) struct T5Weights {
+    pub(crate) expansion: Linear,
+    pub(crate) embeddings: Matrix,
+    /// Added to the scores of self-attention in every layer, `[buckets, heads]`.
+    pub(crate) position_bias: Vector,
+    pub(crate) layers: Vec<T5Layer>,
+    pub(crate) final_norm: Vector,
+    pub(crate) head: Matrix,
+}
+
+/// One layer of a T5 decoder; each norm precedes its part.
+pub(crate) struct T5Layer {
+    pub(crate) attention_norm: Vector,
+    pub(crate) attention: Projections,
+    pub(crate) cross_attention_norm: Vector,
+    pub(crate) cross_attention: Projections,
+    pub(crate) feed_forward_norm: Vector,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+}
+
+/// The products of an attention.
+pub(crate) struct Projections {
+    pub(crate) query: Linear,
+    pub(crate) key: Linear,
+    pub(crate) value: Linear,
+    pub(crate) output: Linear,
 }
 
 /// Every tensor of a model.
@@ -218,6 +252,39 @@ impl Loader<'_> {
         })
     }
 
+    fn t5(&self, config: &T5Config) -> Result<T5Weights> {
+        let layers = (0..config.layers).map(|layer| {
+            let part = |part: &str| format!("{}.layers.{layer}.{part}", names::TOKEN_DECODER);
+            let norm = |name: &str| self.vector(&part(&format!("{name}.weight")));
+            let projections = |name: &str| {
+                let linear = |of: &str| self.linear(&part(&format!("{name}.{of}")));
+                Ok::<_, Error>(Projections {
+                    query: linear("query")?,
+                    key: linear("key")?,
+                    value: linear("value")?,
+                    output: linear("output")?,
+                })
+            };
+            Ok(T5Layer {
+                attention_norm: norm("attention_norm")?,
+                attention: projections("attention")?,
+                cross_attention_norm: norm("cross_attention_norm")?,
+                cross_attention: projections("cross_attention")?,
+                feed_forward_norm: norm("feed_forward_norm")?,
+                up: self.linear(&part("feed_forward.up"))?,
+                down: self.linear(&part("feed_forward.down"))?,
+            })
+        });
+        Ok(T5Weights {
+            expansion: self.linear(names::EXPANSION)?,
+            embeddings: self.matrix(names::TOKEN_EMBEDDINGS)?,
+            position_bias: self.vector(names::POSITION_BIAS)?,
+            layers: layers.collect::<Result<_>>()?,
+            final_norm: self.vector(&format!("{}.final_norm.weight", names::TOKEN_DECODER))?,
+            head: self.matrix(names::HEAD)?,
+        })
+    }
+
     fn stack(&self, name: &str, config: &StackConfig) -> Result<StackWeights> {
         let layers = (0..config.layers).map(|layer| {
             let part = |part: &str| format!("{name}.layers.{layer}.{part}");
@@ -266,6 +333,7 @@ impl ModelWeights {
                 stack: loader.stack(names::TOKEN_DECODER, stack)?,
                 head: loader.matrix(names::HEAD)?,
             })),
+            TokenDecoderConfig::T5 { decoder, .. } => TokenDecoderWeights::T5(Box::new(loader.t5(decoder)?)),
             TokenDecoderConfig::Head { .. } => TokenDecoderWeights::Head(loader.matrix(names::HEAD)?),
         };
         let block_decoder = loader.stack(names::BLOCK_DECODER, &config.block_decoder)?;

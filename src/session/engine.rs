@@ -208,12 +208,11 @@ impl Engine {
                 _ => columns[..=row].iter().sum::<usize>() - 1,
             };
             if let [sequence] = &mut *sequences {
-                let segment = Segment::new(columns[0], sequence.borrow_mut().open.cache_mut());
+                let segment = sequence.borrow_mut().open.segment(columns[0]);
                 decoder.logits(region, model, &mut [segment], last, logits, interrupt)
             } else {
                 let sequences = sequences.iter_mut().map(S::borrow_mut).zip(&*columns);
-                let mut segments: Vec<_> =
-                    sequences.map(|(s, columns)| Segment::new(*columns, s.open.cache_mut())).collect();
+                let mut segments: Vec<_> = sequences.map(|(s, columns)| s.open.segment(*columns)).collect();
                 decoder.logits(region, model, &mut segments, last, logits, interrupt)
             }
         })?;

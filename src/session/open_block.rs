@@ -3,7 +3,7 @@
 use super::room::zeros;
 use crate::cache::{Cache, CacheType};
 use crate::error::Result;
-use crate::model::{Model, PAD_TOKEN, TokenDecoder};
+use crate::model::{Model, PAD_TOKEN, Segment, TokenDecoder};
 
 /// The tokens of a sequence that are not a whole block yet, with the context that they are decoded in.
 #[derive(Clone)]
@@ -16,7 +16,7 @@ pub(crate) struct OpenBlock {
     padding: usize,
     /// The last whole block's column of the residual stream, `[block_hidden]`.
     context: Vec<f32>,
-    /// The expanded context, `[expansion, token_hidden]`, if the block is opened.
+    /// The expanded context, `[opened_floats]`, if the block is opened.
     expanded: Vec<f32>,
     /// Whether the context has been expanded for this block.
     opened: bool,
@@ -122,7 +122,7 @@ impl OpenBlock {
         self.opened
     }
 
-    /// Starts decoding from the expanded context, `[expansion, token_hidden]`.
+    /// Starts decoding from the expanded context, `[opened_floats]`.
     pub(super) fn open(&mut self, expanded: &[f32]) {
         self.expanded.copy_from_slice(expanded);
         self.cache.clear();
@@ -157,9 +157,9 @@ impl OpenBlock {
         columns
     }
 
-    /// The token decoder's cache.
-    pub(super) fn cache_mut(&mut self) -> &mut Cache {
-        &mut self.cache
+    /// The next `columns` columns of the token decoder.
+    pub(super) fn segment(&mut self, columns: usize) -> Segment<'_> {
+        Segment::new(columns, &mut self.cache).opened(&self.expanded)
     }
 
     /// Notes that a pass has seen all tokens and a guess.

@@ -109,15 +109,16 @@ fn teacher_forced(
     let expanded = decoder.expand(region, model, contexts).to_vec();
     decoder.begin();
     let rows = expanded.chunks_exact(config.token_decoder.opened_floats());
-    for (expanded, block) in rows.zip(tokens.chunks_exact(length)) {
+    for (expanded, block) in rows.clone().zip(tokens.chunks_exact(length)) {
         // The last token of a block is never fed.
         decoder.push(model, expanded, &block[..length - 1], 0);
     }
-    let caches = slab.iter_mut().take(tokens.len() / length);
-    let mut segments: Vec<Segment<'_>> = caches
-        .map(|cache| {
+    let mut segments: Vec<Segment<'_>> = slab
+        .iter_mut()
+        .zip(rows)
+        .map(|(cache, expanded)| {
             cache.clear();
-            Segment::new(positions, cache)
+            Segment::new(positions, cache).opened(expanded)
         })
         .collect();
     let skipped = config.token_decoder.first_positions() - 1;

@@ -159,9 +159,16 @@ fn batch_neighbours_do_not_change_results() {
 
 #[test]
 fn batch_neighbours_do_not_change_results_on_any_instruction_set() {
-    for (name, kind) in
-        [("main", "q4"), ("main", "f32"), ("megabyte", "q8"), ("block8", "q4"), ("block1", "q4")]
-    {
+    for (name, kind) in [
+        ("main", "q4"),
+        ("main", "f32"),
+        ("megabyte", "q8"),
+        ("block8", "q4"),
+        ("block1", "q4"),
+        ("roberta_prefix", "q8"),
+        ("cls_sum", "q4"),
+        ("cls_cross_attn", "q4"),
+    ] {
         let (_folder, file) = quantize(&case(name), kind);
         for kernels in Kernels::all() {
             let model = Arc::new(Model::open(&file).unwrap().with_kernels(kernels));

@@ -10,9 +10,9 @@ use tempfile::TempDir;
 use crate::common::{Golden, Outcome, case, cinderblock, ids, program, run};
 
 /// Tensors by name: type, shape and bytes.
-type Tensors = BTreeMap<String, (String, Vec<usize>, Vec<u8>)>;
+pub type Tensors = BTreeMap<String, (String, Vec<usize>, Vec<u8>)>;
 
-fn read_tensors(path: &Path) -> Tensors {
+pub fn read_tensors(path: &Path) -> Tensors {
     let bytes = fs::read(path).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: BTreeMap<String, Json> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
@@ -25,7 +25,7 @@ fn read_tensors(path: &Path) -> Tensors {
     named.map(|(name, entry)| (name.clone(), tensor(entry))).collect()
 }
 
-fn write_tensors(path: &Path, tensors: &Tensors) {
+pub fn write_tensors(path: &Path, tensors: &Tensors) {
     let (mut header, mut data) = (json!({}), Vec::new());
     for (name, (kind, shape, bytes)) in tensors {
         header[name] =
@@ -37,7 +37,7 @@ fn write_tensors(path: &Path, tensors: &Tensors) {
     fs::write(path, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()).unwrap();
 }
 
-fn floats(values: &[f32]) -> Vec<u8> {
+pub fn floats(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
@@ -260,35 +260,35 @@ fn two_sets_of_weights_are_refused_unless_they_are_one() {
     place.refused("run", &[], "checkpoint-7");
 }
 
-/// The names of the authors' configurations, and of those that are read the shape: layers and width of the block
+/// The names of the authors' configurations, and the shape of each: layers and width of the block
 /// decoder, of the token decoder, vectors a context, and the width of the embedder's table where it has a projection.
 /// Of a vanilla model: layers, width, and that of the feed-forward network.
-const PUBLISHED: [(&str, Option<[usize; 6]>); 25] = [
-    ("block_main_b4_5", Some([3, 256, 3, 256, 2, 0])),
-    ("block_main_b4_19", Some([3, 512, 3, 512, 2, 0])),
-    ("block_main_b4_85", Some([6, 768, 6, 768, 2, 0])),
-    ("block_main_b4_300", Some([12, 1024, 12, 1024, 2, 0])),
-    ("block_main_b4_800", Some([8, 2048, 8, 2048, 2, 0])),
-    ("block_main_b4_1.2b", Some([12, 2048, 12, 2048, 2, 0])),
-    ("block_main_b4_85_flop_v70", Some([6, 768, 6, 768, 2, 0])),
-    ("block_main_b4_300_flop_v70", Some([12, 1024, 12, 1024, 2, 0])),
-    ("block_main_b4_800_flop_v70", Some([8, 2048, 8, 2048, 2, 0])),
-    ("block_main_b4_1.2b_flop_v70", Some([12, 2048, 12, 2048, 2, 0])),
-    ("block_uptrain_b4_85_10", Some([6, 768, 6, 768, 2, 768])),
-    ("block_uptrain_b4_300_10", Some([12, 1024, 12, 1024, 2, 1024])),
-    ("block_uptrain_b4_800_10", Some([8, 2048, 8, 2048, 2, 2048])),
-    ("block_megabyte_b4_5", Some([5, 256, 4, 128, 4, 0])),
-    ("block_megabyte_b4_19", Some([5, 512, 4, 256, 4, 0])),
-    ("block_megabyte_b4_85", Some([11, 768, 4, 512, 4, 0])),
-    ("block_ablation_b4_85_lookup_prefix", Some([6, 768, 6, 768, 1, 0])),
-    ("block_ablation_b4_85_roberta_prefix", Some([6, 768, 6, 768, 1, 0])),
-    ("block_ablation_b4_85_cls_sum", Some([6, 768, 6, 768, 4, 0])),
-    ("block_ablation_b4_85_cls_cross_attn", None),
-    ("block_vanilla_ablation_b1_85", Some([6, 768, 6, 768, 1, 0])),
-    ("vanilla_31", Some([6, 256, 4096, 0, 0, 0])),
-    ("vanilla_70", Some([6, 512, 2048, 0, 0, 0])),
-    ("vanilla_160", Some([12, 768, 3072, 0, 0, 0])),
-    ("vanilla_410", Some([24, 1024, 4096, 0, 0, 0])),
+const PUBLISHED: [(&str, [usize; 6]); 25] = [
+    ("block_main_b4_5", [3, 256, 3, 256, 2, 0]),
+    ("block_main_b4_19", [3, 512, 3, 512, 2, 0]),
+    ("block_main_b4_85", [6, 768, 6, 768, 2, 0]),
+    ("block_main_b4_300", [12, 1024, 12, 1024, 2, 0]),
+    ("block_main_b4_800", [8, 2048, 8, 2048, 2, 0]),
+    ("block_main_b4_1.2b", [12, 2048, 12, 2048, 2, 0]),
+    ("block_main_b4_85_flop_v70", [6, 768, 6, 768, 2, 0]),
+    ("block_main_b4_300_flop_v70", [12, 1024, 12, 1024, 2, 0]),
+    ("block_main_b4_800_flop_v70", [8, 2048, 8, 2048, 2, 0]),
+    ("block_main_b4_1.2b_flop_v70", [12, 2048, 12, 2048, 2, 0]),
+    ("block_uptrain_b4_85_10", [6, 768, 6, 768, 2, 768]),
+    ("block_uptrain_b4_300_10", [12, 1024, 12, 1024, 2, 1024]),
+    ("block_uptrain_b4_800_10", [8, 2048, 8, 2048, 2, 2048]),
+    ("block_megabyte_b4_5", [5, 256, 4, 128, 4, 0]),
+    ("block_megabyte_b4_19", [5, 512, 4, 256, 4, 0]),
+    ("block_megabyte_b4_85", [11, 768, 4, 512, 4, 0]),
+    ("block_ablation_b4_85_lookup_prefix", [6, 768, 6, 768, 1, 0]),
+    ("block_ablation_b4_85_roberta_prefix", [6, 768, 6, 768, 1, 0]),
+    ("block_ablation_b4_85_cls_sum", [6, 768, 6, 768, 4, 0]),
+    ("block_ablation_b4_85_cls_cross_attn", [6, 768, 6, 768, 4, 0]),
+    ("block_vanilla_ablation_b1_85", [6, 768, 6, 768, 1, 0]),
+    ("vanilla_31", [6, 256, 4096, 0, 0, 0]),
+    ("vanilla_70", [6, 512, 2048, 0, 0, 0]),
+    ("vanilla_160", [12, 768, 3072, 0, 0, 0]),
+    ("vanilla_410", [24, 1024, 4096, 0, 0, 0]),
 ];
 
 /// Shapes of all tensors of a vanilla model.
@@ -389,6 +389,31 @@ fn with_encoder(mut shapes: Vec<(String, Vec<usize>)>, outputs: usize) -> Vec<(S
     shapes
 }
 
+/// Replaces the token decoder by a T5 decoder of 6 layers of 768, 12 heads, and an expansion to 4.
+fn with_t5(mut shapes: Vec<(String, Vec<usize>)>) -> Vec<(String, Vec<usize>)> {
+    shapes.retain(|(name, _)| !name.contains("token_decoder.gpt_neox") && name != HEAD);
+    let mut add =
+        |name: &str, shape: &[usize]| shapes.push((format!("token_decoder.{name}"), shape.to_vec()));
+    for table in ["shared", "decoder.embed_tokens", "lm_head"] {
+        add(&format!("{table}.weight"), &[50304, 768]);
+    }
+    add("decoder.final_layer_norm.weight", &[768]);
+    add("decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", &[32, 12]);
+    for layer in 0..6 {
+        for (part, names) in [(0, "SelfAttention"), (1, "EncDecAttention"), (2, "")] {
+            let part = format!("decoder.block.{layer}.layer.{part}");
+            add(&format!("{part}.layer_norm.weight"), &[768]);
+            for name in ["q", "k", "v", "o"].iter().filter(|_| !names.is_empty()) {
+                add(&format!("{part}.{names}.{name}.weight"), &[768, 768]);
+            }
+        }
+        let part = format!("decoder.block.{layer}.layer.2.DenseReluDense");
+        add(&format!("{part}.wi.weight"), &[3072, 768]);
+        add(&format!("{part}.wo.weight"), &[768, 3072]);
+    }
+    shapes
+}
+
 /// Writes a bf16 checkpoint of zeros, in a sparse file; where its data begins, and how long it is.
 fn sparse(path: &Path, shapes: &[(String, Vec<usize>)]) -> (u64, u64) {
     let (mut header, mut end) = (serde_json::Map::new(), 0);
@@ -407,37 +432,29 @@ fn sparse(path: &Path, shapes: &[(String, Vec<usize>)]) -> (u64, u64) {
 
 /// `CINDERBLOCK_WRITE_TABLES=1` writes the table anew.
 #[test]
-fn every_published_configuration_is_read_or_refused_by_name() {
+fn every_published_configuration_is_read() {
     let place = Place::new();
-    let mut table = String::from("| configuration | | prompts, or why not |\n|---|---|---|\n");
+    let mut table = String::from("| configuration | prompts |\n|---|---|\n");
     for (name, shape) in PUBLISHED {
         let path = place.path(&format!("{name}/checkpoint-1000/model.safetensors"));
         let block_length = if name.contains("_b1_") { 1 } else { 4 };
-        let shape = match shape {
-            None => shapes(64, 4, [1, 64, 1, 64, 2, 0]),
-            Some(shape) if name.starts_with("vanilla") => vanilla_shapes(50304, shape),
-            Some(shape) => shapes(50304, block_length, shape),
+        let shape = if name.starts_with("vanilla") {
+            vanilla_shapes(50304, shape)
+        } else {
+            shapes(50304, block_length, shape)
         };
         let shape = match name {
             "block_ablation_b4_85_roberta_prefix" => with_encoder(shape, 4),
             "block_ablation_b4_85_cls_sum" => with_encoder(shape, 3),
+            "block_ablation_b4_85_cls_cross_attn" => with_t5(with_encoder(shape, 3)),
             _ => shape,
         };
         sparse(&path, &shape);
         let outcome = cinderblock(&["quantize", &place.text(name), "--dry-run", "--json"]);
         fs::remove_dir_all(place.path(name)).unwrap();
-        table += &match outcome.code {
-            Some(0) => {
-                let source = outcome.json()["source"].clone();
-                assert!(source["configuration"].as_str().unwrap().contains("built in"), "{source}");
-                format!("| `{name}` | read | {} |\n", source["alignment"].as_str().unwrap())
-            }
-            _ => {
-                let line = outcome.stderr.strip_prefix("error: ").unwrap().trim_end();
-                assert!(line.starts_with(name) && line.lines().count() == 1, "{line}");
-                format!("| `{name}` | refused | {line} |\n")
-            }
-        };
+        let source = outcome.json()["source"].clone();
+        assert!(source["configuration"].as_str().unwrap().contains("built in"), "{source}");
+        table += &format!("| `{name}` | {} |\n", source["alignment"].as_str().unwrap());
     }
     let document = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/checkpoints.md"));
     let text = fs::read_to_string(document).unwrap();

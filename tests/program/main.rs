@@ -3,6 +3,7 @@
 
 mod common;
 
+mod ablations;
 mod architectures;
 mod batch;
 mod batch_command;

@@ -12,7 +12,7 @@ fn logits(session: &mut Session) -> Vec<f32> {
 /// The text is shorter than a block, so its padding is known only when its logits are asked for.
 #[test]
 fn masked_padding_survives_rewinding() {
-    for name in ["roberta_prefix", "cls_sum"] {
+    for name in ["roberta_prefix", "cls_sum", "cls_cross_attn"] {
         let golden = Golden::read(name);
         let (_folder, file) = quantize(&case(name), "q8");
         let runtime = Runtime::new(Model::open(&file).unwrap(), 2).unwrap();

@@ -27,10 +27,7 @@ impl Calibrator<'_> {
         let sums = words.map(|words| {
             let mut data = Vec::new();
             for tokens in tokens.chunks_exact(block) {
-                let mut counted = 0;
-                for &id in std::iter::repeat_n(&0, start).chain(tokens) {
-                    counted += usize::from(id != 1);
-                    let position = if id == 1 { 1 } else { 1 + counted };
+                for (id, position) in config.columns(tokens) {
                     let rows = words.row(id as usize).iter().zip(positions.row(position)).zip(kinds.row(0));
                     data.extend(rows.map(|((word, position), kind)| word + position + kind));
                 }

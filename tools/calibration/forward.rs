@@ -76,7 +76,7 @@ fn rotate(config: &StackConfig, input: &[f32], position: usize, output: &mut [f3
     }
 }
 
-fn softmax(scores: &mut [f32], scale: f32) {
+pub fn softmax(scores: &mut [f32], scale: f32) {
     let most = scores.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
     let mut sum = 0.0;
     for score in scores.iter_mut() {

@@ -9,6 +9,7 @@ mod head;
 mod matrix;
 mod product;
 mod round;
+mod t5;
 mod tensor;
 
 use std::collections::HashMap;
@@ -120,6 +121,9 @@ impl<'a> Calibrator<'a> {
         let outputs = match &config.token_decoder {
             TokenDecoderConfig::Neox { stack, strategy, expansion } => {
                 self.neox(contexts, tokens, stack, (*strategy, *expansion))?
+            }
+            TokenDecoderConfig::T5 { decoder, expansion } => {
+                self.t5(contexts, tokens, decoder, *expansion)?
             }
             TokenDecoderConfig::Head { .. } => contexts,
         };

@@ -2,6 +2,8 @@
 //!
 //! Every key of a section that describes the model is obeyed, known to change nothing, or refused by name.
 
+mod t5;
+
 use std::cell::Cell;
 use std::path::Path;
 
@@ -10,6 +12,7 @@ use cinderblock::unstable::model::Strategy;
 use cinderblock::{Error, Result};
 
 use super::yaml::Value;
+pub use t5::T5Facts;
 
 /// No configuration is longer; it is read whole.
 const MAX_BYTES: u64 = 32 << 10;
@@ -43,6 +46,8 @@ pub struct Facts {
     /// That of a vanilla model is its only stack.
     pub block_decoder: StackFacts,
     pub token_decoder: StackFacts,
+    /// What is known of the token decoder if it is a T5 decoder, instead of `token_decoder`.
+    pub t5: Option<T5Facts>,
 }
 
 /// What is known of a RoBERTa encoder.
@@ -625,6 +630,16 @@ fn embedder(document: &Section<'_>) -> Result<EmbedderFacts> {
     Ok(EmbedderFacts { projection_layer: projection == "projection_layer", embedding, encoder })
 }
 
+/// How a context reaches a token decoder that is a GPT-NeoX stack.
+fn strategy(token: &Section<'_>) -> Result<Strategy> {
+    let strategy = token.required_text("decoding_strategy")?;
+    Strategy::from_name(strategy).ok_or_else(|| {
+        Error::unsupported(format!(
+            "token_decoder.decoding_strategy: found {strategy}, only prefix and summation are supported"
+        ))
+    })
+}
+
 /// Reads a small regular file.
 fn read(path: &Path) -> Result<Vec<u8>> {
     let io = |error: std::io::Error| Error::io(path, &error);
@@ -644,6 +659,15 @@ impl Facts {
     /// that is not supported.
     pub fn read(path: &Path, kind: Kind, ignored: &Ignored) -> Result<Facts> {
         Self::parse(&read(path)?, kind, ignored).map_err(|error| error.in_file(path))
+    }
+
+    /// Whether the vocabulary head is the table of the decoder that it follows.
+    pub fn is_tied(&self, kind: Kind) -> bool {
+        match (kind, &self.t5) {
+            (Kind::Vanilla, _) => self.block_decoder.tied == Some(true),
+            (Kind::Block, None) => self.token_decoder.tied == Some(true),
+            (Kind::Block, Some(t5)) => t5.tied != Some(false),
+        }
     }
 
     fn parse(bytes: &[u8], kind: Kind, ignored: &Ignored) -> Result<Facts> {
@@ -669,19 +693,18 @@ impl Facts {
         let EmbedderFacts { projection_layer, embedding, encoder } = embedder(&document)?;
         let block_decoder = stack(&document, "block_decoder")?;
         let token = document.section("token_decoder")?;
-        token.required_only("cls", &["gpt-neo-x"])?;
+        token.required_only("cls", &["gpt-neo-x", "t5"])?;
         if token.raw("expansion_method") == Some(&Value::Null) {
             return Err(Error::unsupported(
                 "token_decoder.expansion_method: found null, only expansion_layer is supported",
             ));
         }
         token.only("expansion_method", &["expansion_layer"])?;
-        let strategy = token.required_text("decoding_strategy")?;
-        let strategy = Strategy::from_name(strategy).ok_or_else(|| {
-            Error::unsupported(format!(
-                "token_decoder.decoding_strategy: found {strategy}, only prefix and summation are supported"
-            ))
-        })?;
+        let t5 = match token.required_text("cls")? {
+            "t5" => Some(t5::decoder(&token)?),
+            _ => None,
+        };
+        let strategy = if t5.is_some() { None } else { Some(strategy(&token)?) };
         let facts = Facts {
             name: name.map(String::from),
             block_length: Some(block_length(&document)?),
@@ -689,14 +712,18 @@ impl Facts {
             projection_layer: Some(projection_layer),
             embedding,
             encoder,
-            strategy: Some(strategy),
+            strategy,
             padded: document.flag("random_pad_first_block")?,
             expansion_ratio: token.integer("expansion_ratio")?,
             tokenizer: tokenizer(&document)?,
             block_decoder,
-            token_decoder: stack(&document, "token_decoder")?,
+            token_decoder: match t5 {
+                Some(_) => StackFacts::default(),
+                None => stack(&document, "token_decoder")?,
+            },
+            t5,
         };
-        if strategy == Strategy::Summation {
+        if strategy == Some(Strategy::Summation) {
             // The token that stands before a block's first one.
             token.section("config")?.only("bos_token_id", &["0"])?;
         }

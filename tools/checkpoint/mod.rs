@@ -12,7 +12,7 @@ mod yaml;
 
 use std::path::{Path, PathBuf};
 
-use cinderblock::unstable::model::{Alignment, Config, EmbedderConfig, Role, TensorSpec};
+use cinderblock::unstable::model::{Alignment, Config, EmbedderConfig, Role, TensorSpec, TokenDecoderConfig};
 use cinderblock::{Error, Result};
 
 use config::{Facts, Ignored, Kind, StackFacts};
@@ -114,6 +114,51 @@ fn encoder_source_name(name: &str) -> Option<String> {
     Some(format!("embedder.encoder.layer.{layer}.{source}.{kind}"))
 }
 
+/// Authors' names of the parts of a T5 decoder's layers, beside ours.
+const T5_PARTS: [(&str, &str); 13] = [
+    ("attention.query", "0.SelfAttention.q"),
+    ("attention.key", "0.SelfAttention.k"),
+    ("attention.value", "0.SelfAttention.v"),
+    ("attention.output", "0.SelfAttention.o"),
+    ("attention_norm", "0.layer_norm"),
+    ("cross_attention.query", "1.EncDecAttention.q"),
+    ("cross_attention.key", "1.EncDecAttention.k"),
+    ("cross_attention.value", "1.EncDecAttention.v"),
+    ("cross_attention.output", "1.EncDecAttention.o"),
+    ("cross_attention_norm", "1.layer_norm"),
+    ("feed_forward.up", "2.DenseReluDense.wi"),
+    ("feed_forward.down", "2.DenseReluDense.wo"),
+    ("feed_forward_norm", "2.layer_norm"),
+];
+
+/// Our name of a T5 decoder's table of relative positions, and the authors'.
+const POSITION_BIAS: [&str; 2] = [
+    "token_decoder.position_bias",
+    "token_decoder.decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+];
+
+/// Authors' names of the table of embeddings of a T5 decoder, any of which may be in a file; the last is the vocabulary
+/// head, which is the same unless it is not tied.
+const T5_TABLES: [&str; 3] = [
+    "token_decoder.shared.weight",
+    "token_decoder.decoder.embed_tokens.weight",
+    "token_decoder.lm_head.weight",
+];
+
+/// The authors' name of one of our tensors, if it is one of a T5 decoder's layers or follows them.
+fn t5_source_name(name: &str) -> Option<String> {
+    if name == POSITION_BIAS[0] {
+        return Some(POSITION_BIAS[1].to_string());
+    }
+    if name == "token_decoder.final_norm.weight" {
+        return Some("token_decoder.decoder.final_layer_norm.weight".to_string());
+    }
+    let (layer, part) = name.strip_prefix("token_decoder.layers.")?.split_once('.')?;
+    let (part, kind) = part.rsplit_once('.')?;
+    let (_, source) = T5_PARTS.iter().find(|(ours, _)| *ours == part)?;
+    Some(format!("token_decoder.decoder.block.{layer}.layer.{source}.{kind}"))
+}
+
 /// The authors' name of one of our tensors.
 fn source_name(name: &str) -> String {
     let (stem, kind) = name.rsplit_once('.').unwrap_or((name, ""));
@@ -213,11 +258,6 @@ impl Checkpoint {
             tokenizer::end_token(options.end_token.as_ref(), lexicon.as_ref(), &folders, config.vocabulary)?;
         notes.push(("end token", end.1));
         files.extend(config_path);
-        let tied = match kind {
-            Kind::Block => facts.token_decoder.tied,
-            Kind::Vanilla => facts.block_decoder.tied,
-        };
-        let tied = tied == Some(true);
         Ok(Checkpoint {
             config,
             alignment_reason: reason,
@@ -228,7 +268,7 @@ impl Checkpoint {
             folders,
             tensors,
             kind,
-            tied,
+            tied: facts.is_tied(kind),
         })
     }
 
@@ -253,6 +293,14 @@ impl Checkpoint {
         {
             return name;
         }
+        if matches!(self.config.token_decoder, TokenDecoderConfig::T5 { .. }) {
+            let is_table = spec.name == "token_decoder.embeddings.weight";
+            match t5_source_name(&spec.name) {
+                Some(name) => return name,
+                None if is_table || spec.role == Role::Head => return self.t5_table(is_table).to_string(),
+                None => {}
+            }
+        }
         let tied = self.tied && spec.role == Role::Head;
         match self.kind {
             Kind::Block => source_name(if tied { "token_decoder.embeddings.weight" } else { &spec.name }),
@@ -260,13 +308,30 @@ impl Checkpoint {
         }
     }
 
+    /// The name in the checkpoint of a T5 decoder's table of embeddings, or of its vocabulary head.
+    fn t5_table(&self, is_table: bool) -> &'static str {
+        let names = match (self.tied, is_table) {
+            (true, _) => &T5_TABLES[..],
+            (false, true) => &T5_TABLES[..2],
+            (false, false) => &T5_TABLES[2..],
+        };
+        names.iter().find(|name| self.tensors.get(name).is_ok()).unwrap_or(&names[0])
+    }
+
     /// Checks a tensor's shape before anything is written.
     pub fn check(&self, spec: &TensorSpec) -> Result<()> {
         let name = self.source_of(spec);
         let entry = self.tensors.check_floats(&name)?;
         let expected = match (spec.role, self.axes(spec)) {
+            (Role::Vector, Axes::Buckets) => {
+                let buckets = match &self.config.token_decoder {
+                    TokenDecoderConfig::T5 { decoder, .. } => decoder.buckets,
+                    _ => 1,
+                };
+                vec![buckets, spec.width / buckets]
+            }
             (Role::Vector, _) => vec![spec.width],
-            (_, Axes::Plain) => vec![spec.rows, spec.width],
+            (_, Axes::Plain | Axes::Buckets) => vec![spec.rows, spec.width],
             (_, Axes::OneTap) => vec![spec.rows, spec.width, 1],
             (_, Axes::Taps) => {
                 let taps = self.taps();
@@ -343,6 +408,7 @@ impl Checkpoint {
         match spec.name.as_str() {
             "embedder.projection.weight" => Axes::Taps,
             "token_decoder.expansion.weight" => Axes::OneTap,
+            name if name == POSITION_BIAS[0] => Axes::Buckets,
             _ => Axes::Plain,
         }
     }
@@ -354,6 +420,8 @@ enum Axes {
     Plain,
     OneTap,
     Taps,
+    /// A vector here: rows of one table, one after the other.
+    Buckets,
 }
 
 /// Why the prompt is aligned as it is: as the model was trained, if that is known.
@@ -413,7 +481,7 @@ fn find_config(
     if let Some(path) = place {
         return Ok((Facts::read(&path, kind, ignored)?, Some(path)));
     }
-    Ok((published::facts(name, kind)?.unwrap_or_default(), None))
+    Ok((published::facts(name, kind).unwrap_or_default(), None))
 }
 
 /// Adds what the `config.json` files of an export give; answers which of them were read.
@@ -421,7 +489,13 @@ fn merge_parts(facts: &mut Facts, folder: &Path, ignored: &Ignored) -> Result<Ve
     let mut files = Vec::new();
     for part in ["block_decoder", "token_decoder"] {
         let path = folder.join(part).join("config.json");
-        if path.exists() {
+        if !path.exists() {
+            continue;
+        }
+        if let (Some(t5), "token_decoder") = (&mut facts.t5, part) {
+            t5.merge(&path, ignored)?;
+            files.push(path);
+        } else {
             let found = StackFacts::read(&path, ignored)?;
             let own =
                 if part == "block_decoder" { &mut facts.block_decoder } else { &mut facts.token_decoder };

@@ -1,9 +1,8 @@
 //! The facts of the configurations in the authors' repository, for checkpoints that come without theirs.
 
 use cinderblock::unstable::model::Strategy;
-use cinderblock::{Error, Result};
 
-use super::config::{self, EncoderFacts, Facts, StackFacts};
+use super::config::{self, EncoderFacts, Facts, StackFacts, T5Facts};
 
 /// Their vocabulary: the one of GPT-NeoX-20B, filled up.
 const VOCABULARY: usize = 50304;
@@ -23,8 +22,9 @@ enum Kind {
     Summation,
     /// A RoBERTa encoder with this many leading tokens, and a prefix of one pseudo token or summation.
     Encoded(usize, Strategy),
-    /// Not supported: what it has.
-    Other(&'static str),
+    /// A RoBERTa encoder with this many leading tokens, and a T5 decoder: its heads, and the width of its feed-forward
+    /// network.
+    CrossAttention(usize, usize, usize),
     /// A GPT-NeoX of that number of heads, whose feed-forward network is as wide as given.
     Vanilla(usize, usize),
 }
@@ -53,11 +53,6 @@ const fn vanilla(name: &'static str, stack: (usize, usize), heads: usize, feed_f
     Published { block_length: 1, ..row(name, Kind::Vanilla(heads, feed_forward), stack, (0, 0), false) }
 }
 
-/// A configuration of which only the name and the reason matter.
-const fn refused(name: &'static str, kind: Kind) -> Published {
-    row(name, kind, (0, 0), (0, 0), false)
-}
-
 const TABLE: [Published; 25] = [
     row("block_main_b4_5", Kind::Prefix(2), (3, 256), (3, 256), true),
     row("block_main_b4_19", Kind::Prefix(2), (3, 512), (3, 512), true),
@@ -78,7 +73,7 @@ const TABLE: [Published; 25] = [
     row("block_ablation_b4_85_lookup_prefix", Kind::Prefix(1), (6, 768), (6, 768), false),
     row("block_ablation_b4_85_roberta_prefix", Kind::Encoded(0, Strategy::Prefix), (6, 768), (6, 768), false),
     row("block_ablation_b4_85_cls_sum", Kind::Encoded(3, Strategy::Summation), (6, 768), (6, 768), false),
-    refused("block_ablation_b4_85_cls_cross_attn", Kind::Other("a T5 token decoder (cross_attention)")),
+    row("block_ablation_b4_85_cls_cross_attn", Kind::CrossAttention(3, 12, 3072), (6, 768), (6, 768), false),
     Published {
         block_length: 1,
         ..row("block_vanilla_ablation_b1_85", Kind::Prefix(1), (6, 768), (6, 768), true)
@@ -99,45 +94,38 @@ pub fn padded(name: &str) -> Option<bool> {
 }
 
 /// The facts of a configuration, as its file gives them; `None` for a name that is none of theirs of that kind.
-///
-/// # Errors
-/// If the model is one that is not supported.
-pub fn facts(name: &str, kind: config::Kind) -> Result<Option<Facts>> {
+pub fn facts(name: &str, kind: config::Kind) -> Option<Facts> {
     let own = |published: &Published| match published.kind {
         Kind::Vanilla(..) => config::Kind::Vanilla,
         _ => config::Kind::Block,
     };
-    let Some(published) = find(name).filter(|published| own(published) == kind) else { return Ok(None) };
+    let published = find(name).filter(|published| own(published) == kind)?;
     let stack = |(layers, hidden): (usize, usize)| StackFacts {
         layers: Some(layers),
         hidden: Some(hidden),
         ..StackFacts::default()
     };
     let (strategy, expansion_ratio) = match published.kind {
-        Kind::Prefix(ratio) | Kind::Uptrained(ratio) => (Strategy::Prefix, Some(ratio)),
-        Kind::Encoded(_, Strategy::Prefix) => (Strategy::Prefix, Some(1)),
-        Kind::Summation | Kind::Encoded(_, Strategy::Summation) => (Strategy::Summation, None),
+        Kind::Prefix(ratio) | Kind::Uptrained(ratio) => (Some(Strategy::Prefix), Some(ratio)),
+        Kind::Encoded(_, Strategy::Prefix) => (Some(Strategy::Prefix), Some(1)),
+        Kind::Summation | Kind::Encoded(_, Strategy::Summation) => (Some(Strategy::Summation), None),
+        Kind::CrossAttention(..) => (None, None),
         Kind::Vanilla(heads, feed_forward) => {
             let mut stack = stack(published.block_decoder);
             (stack.heads, stack.feed_forward) = (Some(heads), Some(feed_forward));
-            return Ok(Some(Facts {
+            return Some(Facts {
                 name: Some(name.to_string()),
                 block_length: Some(1),
                 max_length: Some(CONTEXT),
                 tokenizer: Some("pythia".to_string()),
                 block_decoder: stack,
                 ..Facts::default()
-            }));
-        }
-        Kind::Other(what) => {
-            return Err(Error::unsupported(format!(
-                "{name} has {what}; only GPT-NeoX token decoders are supported"
-            )));
+            });
         }
     };
     let uptrained = matches!(published.kind, Kind::Uptrained(_));
     let encoder = match published.kind {
-        Kind::Encoded(start_tokens, _) => {
+        Kind::Encoded(start_tokens, _) | Kind::CrossAttention(start_tokens, ..) => {
             Some(EncoderFacts { layers: Some(ENCODER.0), start_tokens, ..EncoderFacts::default() })
         }
         _ => None,
@@ -154,14 +142,26 @@ pub fn facts(name: &str, kind: config::Kind) -> Result<Option<Facts>> {
             None => hidden / published.block_length,
         }),
         encoder,
-        strategy: Some(strategy),
+        strategy,
         // As in the files: the key is there, or it is not.
         padded: published.padded.then_some(true),
         expansion_ratio,
         tokenizer: Some("pythia".to_string()),
         block_decoder: stack(published.block_decoder),
         token_decoder: stack(published.token_decoder),
+        t5: None,
     };
     facts.token_decoder.vocabulary = Some(VOCABULARY);
-    Ok(Some(facts))
+    if let Kind::CrossAttention(_, heads, feed_forward) = published.kind {
+        let (layers, hidden) = published.token_decoder;
+        facts.t5 = Some(T5Facts {
+            layers: Some(layers),
+            hidden: Some(hidden),
+            heads: Some(heads),
+            feed_forward: Some(feed_forward),
+            vocabulary: Some(VOCABULARY),
+            ..T5Facts::default()
+        });
+    }
+    Some(facts)
 }

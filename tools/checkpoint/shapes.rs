@@ -5,18 +5,21 @@ use std::path::Path;
 
 use cinderblock::unstable::kernels::Activation;
 use cinderblock::unstable::model::{
-    Alignment, Config, EmbedderConfig, EncoderConfig, Projection, Residual, StackConfig, Strategy,
+    Alignment, Config, EmbedderConfig, EncoderConfig, Projection, Residual, StackConfig, Strategy, T5Config,
     TokenDecoderConfig,
 };
 use cinderblock::{Error, Result};
 
-use super::config::{EncoderFacts, Facts, Kind, StackFacts};
+use super::config::{EncoderFacts, Facts, Kind, StackFacts, T5Facts};
 use super::safetensors::Tensors;
 
 /// Pythia's settings, which decoders have that give no others.
 const ROTARY_FRACTION: f64 = 0.25;
 const ROTARY_BASE: f64 = 10000.0;
 const EPSILON: f64 = 1e-5;
+/// T5's settings.
+const T5_EPSILON: f64 = 1e-6;
+const T5_MAX_DISTANCE: usize = 128;
 /// Tokens of the contexts that a model was trained with that gives no others: those of all published ones.
 const CONTEXT: usize = 2048;
 
@@ -33,9 +36,20 @@ pub fn find_kind(tensors: &Tensors) -> Result<Kind> {
         Some(path) => error.in_file(path),
         None => error,
     };
-    if with("token_decoder.decoder.") {
-        let detail = "a T5 token decoder (t5, cross_attention) is not supported, only gpt-neo-x";
-        return Err(file(Error::unsupported(detail)));
+    for (prefix, what) in [
+        ("block_decoder.transformer.", "a block decoder that is a GPT-Neo, only a GPT-NeoX is supported"),
+        (
+            "token_decoder.transformer.",
+            "a token decoder that is a GPT-Neo, only a GPT-NeoX and a T5 are supported",
+        ),
+        (
+            "embedder.encoder.block.",
+            "an embedder that is a T5 encoder, only a table and a RoBERTa are supported",
+        ),
+    ] {
+        if with(prefix) {
+            return Err(file(Error::unsupported(format!("tensors: found {what}"))));
+        }
     }
     if ["embedder.", "block_decoder.", "token_decoder."].into_iter().any(with) {
         return Ok(Kind::Block);
@@ -180,6 +194,47 @@ impl<'t> Shapes<'t> {
         })
     }
 
+    /// A T5 decoder.
+    fn t5(&self, facts: &T5Facts) -> Result<T5Config> {
+        let prefix = "token_decoder.decoder";
+        let number = |name: &str| -> Option<usize> {
+            name.strip_prefix("token_decoder.decoder.block.")?.split('.').next()?.parse().ok()
+        };
+        let layers = self.tensors.names().filter_map(number).max().map_or(0, |last| last.saturating_add(1));
+        let first = format!("{prefix}.block.0.layer");
+        if self.has(&format!("{first}.2.DenseReluDense.wi_0.weight")) {
+            return Err(Error::unsupported("token decoder: found a T5 with gates, only ReLU is supported"));
+        }
+        let table = format!("{first}.0.SelfAttention.relative_attention_bias.weight");
+        let (buckets, heads) = (self.dimension(&table, 2, 0)?, self.dimension(&table, 2, 1)?);
+        let inner = self.dimension(&format!("{first}.0.SelfAttention.q.weight"), 2, 0)?;
+        let hidden = self.dimension(&format!("{prefix}.final_layer_norm.weight"), 1, 0)?;
+        let feed_forward = self.dimension(&format!("{first}.2.DenseReluDense.wi.weight"), 2, 0)?;
+        if !inner.is_multiple_of(heads) {
+            let expected = format!("a divisor of the width of attention {inner}");
+            return Err(Error::mismatch("token_decoder: attention heads", heads, expected));
+        }
+        let agree = |key: &str, given, found| agree(&format!("token_decoder.config.{key}"), given, found);
+        agree("num_decoder_layers", facts.layers, layers)?;
+        agree("d_model", facts.hidden, hidden)?;
+        agree("d_ff", facts.feed_forward, feed_forward)?;
+        agree("num_heads", facts.heads, heads)?;
+        agree("d_kv", facts.head_dim, inner / heads)?;
+        agree("relative_attention_num_buckets", facts.buckets, buckets)?;
+        Ok(T5Config {
+            layers,
+            hidden,
+            heads,
+            head_dim: inner / heads,
+            feed_forward,
+            buckets,
+            max_distance: facts.max_distance.unwrap_or(T5_MAX_DISTANCE),
+            epsilon: facts.epsilon.unwrap_or(T5_EPSILON) as f32,
+            output_scale: if facts.tied == Some(false) { 1.0 } else { (hidden as f32).sqrt().recip() },
+            summation: facts.summation,
+        })
+    }
+
     /// Tokens of a block, and how their embeddings become one.
     fn blocks(&mut self, facts: &Facts, hidden: usize, embedding: usize) -> Result<(usize, Projection)> {
         let layer = self.has(PROJECTION);
@@ -236,30 +291,14 @@ impl<'t> Shapes<'t> {
         };
         let vocabulary = self.dimension(embeddings, 2, 0)?;
         let embedding = self.dimension(embeddings, 2, 1)?;
-        let stack = |shapes: &mut Self, name: &str, facts| {
-            shapes.stack(name, &format!("{name}.gpt_neox"), facts).map_err(named)
-        };
-        let block_decoder = stack(self, "block_decoder", &facts.block_decoder)?;
-        let token_decoder = stack(self, "token_decoder", &facts.token_decoder)?;
+        let block_decoder =
+            self.stack("block_decoder", "block_decoder.gpt_neox", &facts.block_decoder).map_err(named)?;
         agree("embedder.config.hidden_size", facts.embedding, embedding).map_err(named)?;
-        agree("token_decoder.config.vocab_size", facts.token_decoder.vocabulary, vocabulary)
-            .map_err(named)?;
-        let wide = self.dimension(EXPANSION, 3, 0)?;
-        let expansion = wide / token_decoder.hidden;
-        if expansion == 0 || !wide.is_multiple_of(token_decoder.hidden) {
-            let found = format!("{wide} rows");
-            let expected = format!("a multiple of the hidden size {}", token_decoder.hidden);
-            return Err(Error::mismatch(format!("tensor {EXPANSION:?}"), found, expected));
-        }
         let (block_length, projection) =
             self.blocks(facts, block_decoder.hidden, embedding).map_err(named)?;
-        let strategy = match facts.strategy {
-            Some(strategy) => strategy,
-            None => self.strategy(expansion, block_length).map_err(named)?,
-        };
-        if strategy == Strategy::Prefix {
-            agree("token_decoder.expansion_ratio", facts.expansion_ratio, expansion).map_err(named)?;
-        }
+        let given = facts.t5.as_ref().map_or(facts.token_decoder.vocabulary, |t5| t5.vocabulary);
+        agree("token_decoder.config.vocab_size", given, vocabulary).map_err(named)?;
+        let token_decoder = self.token_decoder(facts, block_length).map_err(named)?;
         let context = facts.max_length.unwrap_or(CONTEXT);
         if facts.max_length.is_none() {
             self.inferred
@@ -279,8 +318,42 @@ impl<'t> Shapes<'t> {
                 }
             },
             block_decoder,
-            token_decoder: TokenDecoderConfig::Neox { stack: token_decoder, strategy, expansion },
+            token_decoder,
         })
+    }
+
+    /// The token decoder of a model with blocks of `block_length` tokens.
+    fn token_decoder(&mut self, facts: &Facts, block_length: usize) -> Result<TokenDecoderConfig> {
+        let wide = self.dimension(EXPANSION, 3, 0)?;
+        let expansion = |hidden: usize| {
+            if wide.is_multiple_of(hidden) {
+                return Ok(wide / hidden);
+            }
+            let expected = format!("a multiple of the hidden size {hidden}");
+            Err(Error::mismatch(format!("tensor {EXPANSION:?}"), format!("{wide} rows"), expected))
+        };
+        let is_t5 = self.tensors.names().any(|name| name.starts_with("token_decoder.decoder."));
+        if is_t5 != facts.t5.is_some() {
+            let [found, expected] = if is_t5 { ["t5", "gpt-neo-x"] } else { ["gpt-neo-x", "t5"] };
+            let expected = format!("{expected}, as no configuration says otherwise; give one with --config");
+            return Err(Error::mismatch("token decoder of the checkpoint", found, expected));
+        }
+        if let Some(t5) = &facts.t5 {
+            let decoder = self.t5(t5)?;
+            let expansion = expansion(decoder.hidden)?;
+            agree("token_decoder.expansion_ratio", facts.expansion_ratio, expansion)?;
+            return Ok(TokenDecoderConfig::T5 { decoder, expansion });
+        }
+        let stack = self.stack("token_decoder", "token_decoder.gpt_neox", &facts.token_decoder)?;
+        let expansion = expansion(stack.hidden)?;
+        let strategy = match facts.strategy {
+            Some(strategy) => strategy,
+            None => self.strategy(expansion, block_length)?,
+        };
+        if strategy == Strategy::Prefix {
+            agree("token_decoder.expansion_ratio", facts.expansion_ratio, expansion)?;
+        }
+        Ok(TokenDecoderConfig::Neox { stack, strategy, expansion })
     }
 
     /// The shape of a vanilla model: its blocks are single tokens, and its token decoder is the vocabulary head.

@@ -150,6 +150,19 @@ fn summary(model: &Model, path: Option<&Path>, estimate: &MemoryEstimate) -> Str
             text += &stack_line("token decoder", stack);
             text += &format!("{:14} by {}, expansion {expansion}\n", "context", strategy.name());
         }
+        TokenDecoderConfig::T5 { decoder, expansion } => {
+            text += &format!(
+                "{:14} t5, {} layers of {}, {} heads of {}, feed-forward {}\n",
+                "token decoder",
+                decoder.layers,
+                decoder.hidden,
+                decoder.heads,
+                decoder.head_dim,
+                decoder.feed_forward
+            );
+            let added = if decoder.summation { " and summation" } else { "" };
+            text += &format!("{:14} by cross-attention{added}, expansion {expansion}\n", "context");
+        }
         TokenDecoderConfig::Head { .. } => {
             text += &format!("{:14} the vocabulary head alone\n", "token decoder");
         }
@@ -205,23 +218,22 @@ fn listing(model: &Model) -> String {
     text
 }
 
-fn json_of(model: &Model, estimate: &MemoryEstimate, verified: bool) -> Json {
-    let config = model.config();
-    let index = model.index();
-    let stack = |stack: &StackConfig| {
-        json!({
-            "layers": stack.layers,
-            "hidden": stack.hidden,
-            "heads": stack.heads,
-            "head_dim": stack.head_dim(),
-            "feed_forward": stack.feed_forward,
-            "rotary": stack.rotary,
-            "residual": stack.residual.name(),
-            "activation": stack.activation.name(),
-            "attention_bias": stack.attention_bias,
-        })
-    };
-    let embedder = match &config.embedder {
+fn json_of_stack(stack: &StackConfig) -> Json {
+    json!({
+        "layers": stack.layers,
+        "hidden": stack.hidden,
+        "heads": stack.heads,
+        "head_dim": stack.head_dim(),
+        "feed_forward": stack.feed_forward,
+        "rotary": stack.rotary,
+        "residual": stack.residual.name(),
+        "activation": stack.activation.name(),
+        "attention_bias": stack.attention_bias,
+    })
+}
+
+fn json_of_embedder(config: &Config) -> Json {
+    match &config.embedder {
         EmbedderConfig::Lookup { width, projection } => {
             json!({"type": config.embedder.name(), "width": width, "projection": projection.name()})
         }
@@ -235,17 +247,35 @@ fn json_of(model: &Model, estimate: &MemoryEstimate, verified: bool) -> Json {
             "start_tokens": encoder.start_tokens,
             "projection": projection.name(),
         }),
-    };
+    }
+}
+
+fn json_of_token_decoder(config: &Config) -> Json {
     let mut token_decoder = match &config.token_decoder {
         TokenDecoderConfig::Neox { stack: shape, strategy, expansion } => {
-            let mut json = stack(shape);
+            let mut json = json_of_stack(shape);
             json["strategy"] = json!(strategy.name());
             json["expansion"] = json!(expansion);
             json
         }
+        TokenDecoderConfig::T5 { decoder, expansion } => json!({
+            "layers": decoder.layers,
+            "hidden": decoder.hidden,
+            "heads": decoder.heads,
+            "head_dim": decoder.head_dim,
+            "feed_forward": decoder.feed_forward,
+            "strategy": if decoder.summation { "summation" } else { "cross_attention" },
+            "expansion": expansion,
+        }),
         TokenDecoderConfig::Head { hidden } => json!({"hidden": hidden}),
     };
     token_decoder["type"] = json!(config.token_decoder.name());
+    token_decoder
+}
+
+fn json_of(model: &Model, estimate: &MemoryEstimate, verified: bool) -> Json {
+    let config = model.config();
+    let index = model.index();
     let metadata: serde_json::Map<String, Json> =
         index.metadata().iter().map(|(key, value)| ((*key).to_string(), json_of_value(value))).collect();
     let tensors: Vec<Json> = index
@@ -268,9 +298,9 @@ fn json_of(model: &Model, estimate: &MemoryEstimate, verified: bool) -> Json {
         "prompt_alignment": config.alignment.name(),
         "prompt_alignment_reason": alignment_reason(model),
         "end_token": model.end_token(),
-        "embedder": embedder,
-        "block_decoder": stack(&config.block_decoder),
-        "token_decoder": token_decoder,
+        "embedder": json_of_embedder(config),
+        "block_decoder": json_of_stack(&config.block_decoder),
+        "token_decoder": json_of_token_decoder(config),
         "memory": {
             "weights": estimate.weights,
             "cache": estimate.cache,

@@ -6,8 +6,8 @@ use std::time::Instant;
 use cinderblock::Result;
 use cinderblock::unstable::kernels::Activation;
 use cinderblock::unstable::model::{
-    Alignment, Config, EmbedderConfig, Header, Projection, Residual, Role, StackConfig, Strategy, TensorSpec,
-    TokenDecoderConfig, tensors,
+    Alignment, Config, EmbedderConfig, EncoderConfig, Header, Projection, Residual, Role, StackConfig,
+    Strategy, T5Config, TensorSpec, TokenDecoderConfig, tensors,
 };
 use cinderblock::unstable::quant::{Q4_RECORD, Q4_SCALES, Q8_RECORD, WeightType, row_scale};
 use half::{bf16, f16};
@@ -63,14 +63,37 @@ struct Preset {
 enum Kind {
     /// Blocks of 4 tokens and two stacks, of which the second reads a prefix of 2.
     Block,
+    /// Blocks of 4 tokens, and another embedder or token decoder.
+    Ablation(Embedder, Reads),
     /// One stack, with a vocabulary head.
     Vanilla,
+}
+
+#[derive(Clone, Copy)]
+enum Embedder {
+    Lookup,
+    /// A RoBERTa encoder with this many leading tokens.
+    Roberta(usize),
+}
+
+/// How the token decoder reads a context.
+#[derive(Clone, Copy)]
+enum Reads {
+    /// As a prefix of 1.
+    Prefix,
+    Summation,
+    /// It is a T5 decoder.
+    CrossAttention,
 }
 
 /// A block model: the authors' number of heads, feed-forward 4 x hidden.
 const fn block(name: &'static str, layers: usize, hidden: usize) -> Preset {
     let heads = StackConfig::default_heads(hidden);
     Preset { name, layers, hidden, heads, feed_forward: 4 * hidden, kind: Kind::Block }
+}
+
+const fn ablation(name: &'static str, embedder: Embedder, reads: Reads) -> Preset {
+    Preset { kind: Kind::Ablation(embedder, reads), ..block(name, 6, 768) }
 }
 
 const fn vanilla(
@@ -83,13 +106,17 @@ const fn vanilla(
     Preset { name, layers, hidden, heads, feed_forward, kind: Kind::Vanilla }
 }
 
-const PRESETS: [Preset; 10] = [
+const PRESETS: [Preset; 14] = [
     block("block_main_b4_5", 3, 256),
     block("block_main_b4_19", 3, 512),
     block("block_main_b4_85", 6, 768),
     block("block_main_b4_300", 12, 1024),
     block("block_main_b4_800", 8, 2048),
     block("block_main_b4_1.2b", 12, 2048),
+    ablation("block_ablation_b4_85_lookup_prefix", Embedder::Lookup, Reads::Prefix),
+    ablation("block_ablation_b4_85_roberta_prefix", Embedder::Roberta(0), Reads::Prefix),
+    ablation("block_ablation_b4_85_cls_sum", Embedder::Roberta(3), Reads::Summation),
+    ablation("block_ablation_b4_85_cls_cross_attn", Embedder::Roberta(3), Reads::CrossAttention),
     // Its configuration changes the width of Pythia 410M and leaves that of the feed-forward network.
     vanilla("vanilla_31", 6, 256, 8, 4096),
     vanilla("vanilla_70", 6, 512, 8, 2048),
@@ -112,22 +139,62 @@ impl Preset {
             attention_bias: true,
         };
         let block_length = match self.kind {
-            Kind::Block => 4,
+            Kind::Block | Kind::Ablation(..) => 4,
             Kind::Vanilla => 1,
         };
-        let width = self.hidden / block_length;
         Config {
             name: format!("{} (random weights)", self.name),
             block_length,
             vocabulary: 50304,
             trained_blocks: 2048 / block_length,
             alignment: Alignment::Tail,
-            embedder: EmbedderConfig::Lookup { width, projection: Projection::Concat },
-            block_decoder: stack.clone(),
-            token_decoder: match self.kind {
-                Kind::Block => TokenDecoderConfig::Neox { stack, strategy: Strategy::Prefix, expansion: 2 },
-                Kind::Vanilla => TokenDecoderConfig::Head { hidden: self.hidden },
-            },
+            embedder: self.embedder(self.hidden / block_length),
+            token_decoder: self.token_decoder(&stack),
+            block_decoder: stack,
+        }
+    }
+
+    /// The embedder, whose table is `width` wide if it is looked up.
+    fn embedder(&self, width: usize) -> EmbedderConfig {
+        let Kind::Ablation(Embedder::Roberta(start_tokens), _) = self.kind else {
+            return EmbedderConfig::Lookup { width, projection: Projection::Concat };
+        };
+        // The feed-forward width of roberta-base, which the authors' configurations leave as it is.
+        let encoder = EncoderConfig {
+            layers: 3,
+            hidden: 256,
+            heads: 8,
+            feed_forward: 3072,
+            positions: 514,
+            start_tokens,
+            epsilon: 1e-5,
+        };
+        EmbedderConfig::Roberta { encoder, projection: Projection::Linear }
+    }
+
+    fn token_decoder(&self, stack: &StackConfig) -> TokenDecoderConfig {
+        let neox =
+            |strategy, expansion| TokenDecoderConfig::Neox { stack: stack.clone(), strategy, expansion };
+        match self.kind {
+            Kind::Block => neox(Strategy::Prefix, 2),
+            Kind::Ablation(_, Reads::Prefix) => neox(Strategy::Prefix, 1),
+            Kind::Ablation(_, Reads::Summation) => neox(Strategy::Summation, 4),
+            Kind::Ablation(_, Reads::CrossAttention) => {
+                let decoder = T5Config {
+                    layers: self.layers,
+                    hidden: self.hidden,
+                    heads: self.heads,
+                    head_dim: self.hidden / self.heads,
+                    feed_forward: self.feed_forward,
+                    buckets: 32,
+                    max_distance: 128,
+                    epsilon: 1e-6,
+                    output_scale: (self.hidden as f32).sqrt().recip(),
+                    summation: false,
+                };
+                TokenDecoderConfig::T5 { decoder, expansion: 4 }
+            }
+            Kind::Vanilla => TokenDecoderConfig::Head { hidden: self.hidden },
         }
     }
 }

@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::kernels::{Activation, Activations, Epilogue, Pass, Product, multiply};
+use crate::kernels::{Activation, Activations, Epilogue, Pass, Product, RowAttention, multiply};
 use crate::model::config::{EncoderConfig, Projection};
 use crate::model::segment::Segment;
 use crate::model::weights::{EncoderLayer, EncoderWeights, Linear, Norm};
@@ -11,11 +11,6 @@ use crate::threads::Chunks;
 
 /// Columns that pass together, unless a single block has more: enough to reuse each weight.
 const COLUMNS: usize = 512;
-/// The id of `<s>`, copies of which stand before each block. Its row in the table is also that of id 0 in a text.
-const START: u32 = 0;
-/// RoBERTa's padding id. It is not counted by positions, wherever it stands, but is attended to like any other.
-const UNCOUNTED: u32 = 1;
-
 /// Buffers. A column is a token of a block, or one of the copies of `<s>` before it.
 pub(in crate::model) struct Roberta {
     /// Inputs of products with the residual stream, `[columns, hidden]`.
@@ -31,8 +26,10 @@ pub(in crate::model) struct Roberta {
     values: Vec<f32>,
     /// Id and row of the position table of each column.
     ids: Vec<(u32, usize)>,
-    /// Tokens of padding that each block begins with.
+    /// Tokens of padding that each block of the pass begins with.
     padding: Vec<usize>,
+    /// What is added to the score of each column: minus infinity hides padding.
+    mask: Vec<f32>,
 }
 
 /// A group of blocks that pass together.
@@ -80,6 +77,7 @@ impl Roberta {
             values: Vec::new(),
             ids: Vec::new(),
             padding: Vec::new(),
+            mask: Vec::new(),
         }
     }
 
@@ -102,7 +100,7 @@ impl Roberta {
         Activations::bytes(config.hidden, columns, true)
             .saturating_mul(2)
             .saturating_add(Activations::bytes(config.feed_forward, columns, true))
-            .saturating_add(columns.saturating_mul(16 * config.hidden + 16))
+            .saturating_add(columns.saturating_mul(16 * config.hidden + 20))
             .saturating_add(outputs)
     }
 
@@ -143,11 +141,12 @@ impl Roberta {
     ) {
         let (config, length) = (&weights.config, group.length);
         self.look_up(pass, weights, group, tokens);
+        self.hide_padding(config, group, first);
         let mut norm = &weights.norm;
         for layer in &weights.layers {
             self.normalize(pass, config, norm, group);
             self.attend(pass, config, layer, group, first);
-            self.add(pass, &layer.attention_output, Branch::Attention, group);
+            add(pass, &layer.attention_output, &self.attended, &mut self.x);
             self.normalize(pass, config, &layer.attention_norm, group);
             let terms = [layer.up.term(&self.input)];
             let up = self.feed_forward.floats_mut(group.columns());
@@ -157,7 +156,7 @@ impl Roberta {
                 None,
             );
             self.feed_forward.quantize(pass);
-            self.add(pass, &layer.down, Branch::FeedForward, group);
+            add(pass, &layer.down, &self.feed_forward, &mut self.x);
             norm = &layer.feed_forward_norm;
         }
         let (hidden, x) = (config.hidden, &self.x);
@@ -178,16 +177,9 @@ impl Roberta {
     /// Sums the rows of the tables for each column into `x`.
     fn look_up(&mut self, pass: Pass<'_>, weights: &EncoderWeights, group: Group, tokens: &[u32]) {
         let (config, length) = (&weights.config, group.length);
-        let start = config.start_tokens;
+        let blocks = tokens.chunks_exact(length - config.start_tokens);
         self.ids.clear();
-        for block in tokens.chunks_exact(length - start) {
-            let mut counted = 0;
-            let ids = std::iter::repeat_n(START, start).chain(block.iter().copied());
-            self.ids.extend(ids.map(|id| {
-                counted += usize::from(id != UNCOUNTED);
-                (id, if id == UNCOUNTED { 1 } else { 1 + counted })
-            }));
-        }
+        self.ids.extend(blocks.flat_map(|block| config.columns(block)));
         grow(&mut self.x, group.columns() * config.hidden);
         let x = &mut self.x[..group.columns() * config.hidden];
         let (words, positions) = (weights.words.view(), weights.positions.view());
@@ -208,6 +200,17 @@ impl Roberta {
         }
     }
 
+    /// Sets the mask of blocks, the first of which is block `first` of the pass. Padding stands between `<s>` and the
+    /// text.
+    fn hide_padding(&mut self, config: &EncoderConfig, group: Group, first: usize) {
+        self.mask.clear();
+        for padding in &self.padding[first..first + group.blocks] {
+            let hidden = config.start_tokens..config.start_tokens + padding;
+            let bias = |column| if hidden.contains(&column) { f32::NEG_INFINITY } else { 0.0 };
+            self.mask.extend((0..group.length).map(bias));
+        }
+    }
+
     /// `x` becomes its norm, and the input of products.
     fn normalize(&mut self, pass: Pass<'_>, config: &EncoderConfig, norm: &Norm, group: Group) {
         let x = &mut self.x[..group.columns() * config.hidden];
@@ -218,7 +221,7 @@ impl Roberta {
         x.copy_from_slice(self.input.floats());
     }
 
-    /// Attention inside the blocks, whose first is block `first` of the pass, in plain loops: a block has few columns.
+    /// Attention inside the blocks, whose first is block `first` of the pass.
     fn attend(
         &mut self,
         pass: Pass<'_>,
@@ -240,53 +243,31 @@ impl Roberta {
         let (hidden, length) = (config.hidden, group.length);
         let width = hidden / config.heads;
         let scale = 1.0 / (width as f32).sqrt();
-        let padding = &self.padding[first..];
+        let (mask, padding) = (&self.mask, &self.padding[first..]);
         self.attended.fill(pass, group.columns(), |column, output| {
             let block = column / length;
-            // Padding stands between `<s>` and the text; nothing attends to it.
-            let masked = config.start_tokens..config.start_tokens + padding[block];
-            let part = |column: usize, head: usize| column * hidden + head * width..;
+            let first = block * length;
+            let rows = first * hidden..(first + length) * hidden;
+            let bias = if padding[block] > 0 { &mask[first..first + length] } else { &[] };
             for (head, output) in output.chunks_exact_mut(width).enumerate() {
-                let query = &queries[part(column, head)][..width];
-                let scores = || {
-                    (0..length).filter(|at| !masked.contains(at)).map(|at| {
-                        let at = block * length + at;
-                        let key = &keys[part(at, head)][..width];
-                        (at, dot(query, key) * scale)
-                    })
+                let attention = RowAttention {
+                    query: &queries[column * hidden + head * width..][..width],
+                    keys: &keys[rows.clone()][head * width..],
+                    values: &values[rows.clone()][head * width..],
+                    stride: hidden,
+                    rows: length,
+                    bias,
+                    scale,
                 };
-                let max = scores().fold(f32::NEG_INFINITY, |max, (_, score)| max.max(score));
-                output.fill(0.0);
-                let mut total = 0.0;
-                for (at, score) in scores() {
-                    let weight = f64::from(score - max).exp() as f32;
-                    total += weight;
-                    let value = &values[part(at, head)][..width];
-                    output.iter_mut().zip(value).for_each(|(output, value)| *output += weight * value);
-                }
-                output.iter_mut().for_each(|output| *output /= total);
+                pass.kernels.attend_rows(&attention, output);
             }
         });
     }
-
-    /// Adds a branch's last product to `x`.
-    fn add(&mut self, pass: Pass<'_>, layer: &Linear, branch: Branch, group: Group) {
-        let input = match branch {
-            Branch::Attention => &self.attended,
-            Branch::FeedForward => &self.feed_forward,
-        };
-        let terms = [layer.term(input)];
-        let output = &mut self.x[..group.columns() * layer.weight.view().rows()];
-        multiply(pass, Product { terms: &terms, epilogue: Epilogue::Accumulate, output }, None);
-    }
 }
 
-/// A branch of a layer.
-enum Branch {
-    Attention,
-    FeedForward,
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+/// Adds the product of a layer with its input to the residual stream.
+fn add(pass: Pass<'_>, layer: &Linear, input: &Activations, x: &mut [f32]) {
+    let terms = [layer.term(input)];
+    let output = &mut x[..input.columns() * layer.weight.view().rows()];
+    multiply(pass, Product { terms: &terms, epilogue: Epilogue::Accumulate, output }, None);
 }

@@ -4,6 +4,7 @@
 
 mod head;
 mod neox;
+mod t5;
 
 use super::Model;
 use super::attention::head_width;
@@ -22,6 +23,7 @@ pub struct TokenDecoder(Kind);
 
 enum Kind {
     Neox(Box<neox::Neox>),
+    T5(Box<t5::T5>),
     Head(Box<head::Head>),
 }
 
@@ -34,6 +36,16 @@ fn neox_parts(model: &Model) -> neox::Parts<'_> {
     };
     let (strategy, expansion) = (*strategy, *expansion);
     neox::Parts { stack, strategy, expansion, weights, block_decoder: &model.weights.block_decoder }
+}
+
+/// Shape and tensors of a T5 decoder.
+fn t5_parts(model: &Model) -> t5::Parts<'_> {
+    let (TokenDecoderConfig::T5 { decoder, expansion }, TokenDecoderWeights::T5(weights)) =
+        (&model.config.token_decoder, &model.weights.token_decoder)
+    else {
+        unreachable!("the decoder was made for this model")
+    };
+    t5::Parts { decoder, expansion: *expansion, weights, block_decoder: &model.weights.block_decoder }
 }
 
 /// Tensors of a decoder that is a vocabulary head: its own, and the block decoder, whose final norm comes before it.
@@ -54,6 +66,9 @@ impl TokenDecoder {
             (TokenDecoderConfig::Neox { stack, .. }, TokenDecoderWeights::Neox(weights)) => {
                 Kind::Neox(Box::new(neox::Neox::new(config, stack, weights)))
             }
+            (TokenDecoderConfig::T5 { decoder, .. }, TokenDecoderWeights::T5(weights)) => {
+                Kind::T5(Box::new(t5::T5::new(config, decoder, weights)))
+            }
             (_, TokenDecoderWeights::Head(weights)) => Kind::Head(Box::new(head::Head::new(config, weights))),
             _ => panic!("weights of another model"),
         })
@@ -63,6 +78,7 @@ impl TokenDecoder {
     pub fn cache_shape(config: &Config) -> CacheShape {
         let (layers, heads, head_dim) = match &config.token_decoder {
             TokenDecoderConfig::Neox { stack, .. } => (stack.layers, stack.heads, stack.head_dim()),
+            TokenDecoderConfig::T5 { decoder, .. } => (decoder.layers, decoder.heads, decoder.head_dim),
             TokenDecoderConfig::Head { .. } => (0, 1, 1),
         };
         let window = config.token_positions();
@@ -76,16 +92,19 @@ impl TokenDecoder {
                 let positions = config.token_positions();
                 Scratch::bytes(stack, positions, positions) + 4 * positions * stack.hidden
             }
+            TokenDecoderConfig::T5 { decoder, expansion } => t5::T5::bytes(config, decoder, *expansion),
             TokenDecoderConfig::Head { hidden } => 8 * hidden + Activations::bytes(*hidden, 1, true),
         }
     }
 
     /// Opens blocks: contexts (`[blocks, block_hidden]`, before the block decoder's final norm) become what the decoder
-    /// reads of them, `[blocks, opened_floats]`; for a GPT-NeoX stack `[blocks, expansion, token_hidden]`.
+    /// reads of them, `[blocks, opened_floats]`; for a GPT-NeoX stack `[blocks, expansion, token_hidden]`, for a T5
+    /// decoder also the keys and values of cross-attention.
     pub(crate) fn expand(&mut self, region: &Region<'_>, model: &Model, contexts: &[f32]) -> &[f32] {
         let pass = Pass::new(region, model.kernels);
         match &mut self.0 {
             Kind::Neox(decoder) => decoder.expand(pass, neox_parts(model), contexts),
+            Kind::T5(decoder) => decoder.expand(pass, t5_parts(model), contexts),
             Kind::Head(decoder) => decoder.expand(contexts),
         }
     }
@@ -94,6 +113,7 @@ impl TokenDecoder {
     pub(crate) fn begin(&mut self) {
         match &mut self.0 {
             Kind::Neox(decoder) => decoder.begin(),
+            Kind::T5(decoder) => decoder.begin(),
             Kind::Head(decoder) => decoder.begin(),
         }
     }
@@ -103,6 +123,7 @@ impl TokenDecoder {
     pub(crate) fn push(&mut self, model: &Model, opened: &[f32], tokens: &[u32], first: usize) -> usize {
         match &mut self.0 {
             Kind::Neox(decoder) => decoder.push(neox_parts(model), opened, tokens, first),
+            Kind::T5(decoder) => decoder.push(t5_parts(model), opened, tokens, first),
             Kind::Head(decoder) => decoder.push(opened),
         }
     }
@@ -125,6 +146,7 @@ impl TokenDecoder {
         let rows = (logits.len() / model.config.vocabulary, column);
         match &mut self.0 {
             Kind::Neox(decoder) => decoder.logits(pass, neox_parts(model), segments, rows, logits, interrupt),
+            Kind::T5(decoder) => decoder.logits(pass, t5_parts(model), segments, rows, logits, interrupt),
             Kind::Head(decoder) => {
                 interrupt.map_or(Ok(()), Interrupt::check)?;
                 decoder.logits(pass, head_parts(model), segments, rows, logits);

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The reference cases that are part of the repository.
-pub const CASES: [&str; 13] = [
+pub const CASES: [&str; 14] = [
     "block1",
     "block8",
+    "cls_cross_attn",
     "cls_sum",
     "main",
     "main_bf16",

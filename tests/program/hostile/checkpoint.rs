@@ -75,7 +75,11 @@ fn a_damaged_configuration_is_refused_by_name() {
         ("prefix\n  config:", "prefix\n  other:", "token_decoder.config is missing"),
         ("cls: lookup", "cls: roberta", "embedder of the checkpoint: found lookup, expected roberta"),
         ("\nblock_decoder:\n  cls: gpt-neo-x", "\nblock_decoder:\n  cls: gpt-neo", "found gpt-neo, only"),
-        ("\ntoken_decoder:\n  cls: gpt-neo-x", "\ntoken_decoder:\n  cls: t5", "token_decoder.cls: found t5"),
+        (
+            "\ntoken_decoder:\n  cls: gpt-neo-x",
+            "\ntoken_decoder:\n  cls: gpt-j",
+            "token_decoder.cls: found gpt-j",
+        ),
         ("n_embedding_tokens: 1", "n_embedding_tokens: 2", "n_embedding_tokens: found 2, only 1"),
         ("decoding_strategy: prefix", "decoding_strategy: cross", "found cross, only prefix and summation"),
         ("decoding_strategy: prefix", "decoding_strategy: summation", "expansion ratio with summation"),
