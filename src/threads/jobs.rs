@@ -54,8 +54,8 @@ unsafe impl Sync for Jobs {}
 // SAFETY: as above; the pointer is never dereferenced without a chunk.
 unsafe impl Send for Jobs {}
 
-/// Locks a mutex that guards no data, so that a panic while it was held broke nothing.
-pub(super) fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
+/// Locks a mutex whose data is sound at any time, so that a panic while it was held broke nothing.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

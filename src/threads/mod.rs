@@ -7,6 +7,7 @@
 mod divide;
 mod idle;
 mod jobs;
+mod phases;
 mod pool;
 mod processors;
 mod region;
@@ -18,4 +19,4 @@ pub(crate) use divide::{Chunks, Divide, Pieces, Ranges, Strip, Strips};
 pub(crate) use idle::at_rest;
 pub use processors::Processors;
 pub use region::Region;
-pub use team::Team;
+pub use team::{Team, measure_phases, take_phases};

@@ -1,12 +1,15 @@
 //! The team at one thread's command: how work is handed out.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::ptr::null;
+use std::time::Instant;
 
 use super::divide::{Divide, Pieces};
 use super::idle;
 use super::jobs::Jobs;
+use super::phases::Phases;
 use super::sync::thread_local;
 
 thread_local! {
@@ -52,6 +55,7 @@ thread_local! {
 /// ```
 pub struct Region<'t> {
     jobs: &'t Jobs,
+    phases: Option<&'t RefCell<Phases>>,
     /// Makes it neither `Send` nor `Sync`.
     thread: PhantomData<*const ()>,
 }
@@ -82,8 +86,12 @@ impl<'t> Region<'t> {
     ///
     /// # Safety
     /// No other region of the team lives.
-    pub(super) unsafe fn enter<R>(jobs: &'t Jobs, body: impl FnOnce(&Region<'t>) -> R) -> R {
-        let result = body(&Region { jobs, thread: PhantomData });
+    pub(super) unsafe fn enter<R>(
+        jobs: &'t Jobs,
+        phases: Option<&'t RefCell<Phases>>,
+        body: impl FnOnce(&Region<'t>) -> R,
+    ) -> R {
+        let result = body(&Region { jobs, phases, thread: PhantomData });
         idle::rest();
         result
     }
@@ -97,6 +105,7 @@ impl<'t> Region<'t> {
     ///
     /// # Panics
     /// If a chunk panicked, after the others have finished.
+    #[track_caller]
     pub fn run(&self, chunks: usize, job: impl Fn(usize) + Sync) {
         self.start(chunks, |_, chunk| job(chunk));
     }
@@ -105,6 +114,7 @@ impl<'t> Region<'t> {
     ///
     /// # Panics
     /// As [`Region::run`].
+    #[track_caller]
     pub(crate) fn run_parts<D: Divide>(&self, parts: D, job: impl Fn(usize, D::Part) + Sync) {
         self.start(parts.parts(), |_, index| {
             // SAFETY: a chunk runs once, and `parts` is used for nothing else.
@@ -113,6 +123,7 @@ impl<'t> Region<'t> {
     }
 
     /// [`Region::run_parts`] for two kinds of parts, in one phase.
+    #[track_caller]
     pub(crate) fn run_both<A: Divide, B: Divide>(
         &self,
         (first, first_job): (A, impl Fn(usize, A::Part) + Sync),
@@ -131,6 +142,7 @@ impl<'t> Region<'t> {
     ///
     /// # Panics
     /// As [`Region::run`], and if there is not scratch for each thread.
+    #[track_caller]
     pub(crate) fn run_with<S: Send, D: Divide>(
         &self,
         scratch: &mut [S],
@@ -148,13 +160,18 @@ impl<'t> Region<'t> {
         });
     }
 
+    #[track_caller]
     fn start(&self, chunks: usize, job: impl Fn(usize, usize) + Sync) {
+        let started = self.phases.map(|phases| (phases, Instant::now()));
         if chunks > 1 && self.threads() > 1 {
             // SAFETY: this is the team's only region, and it can be used neither by another thread nor inside a job,
             // which is `Sync`.
             unsafe { self.jobs.publish(chunks, &job) };
         } else {
             (0..chunks).for_each(|chunk| job(0, chunk));
+        }
+        if let Some((phases, started)) = started {
+            phases.borrow_mut().add(Location::caller().file(), started.elapsed());
         }
     }
 }

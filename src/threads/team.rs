@@ -3,9 +3,12 @@
 //! A fork-join costs more than the product of a small matrix, so the threads are started once and wait for jobs
 //! themselves.
 
+use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::jobs::{Jobs, lock};
+use super::phases::Phases;
 use super::pool::Pool;
 use super::processors::Processors;
 use super::region::{Membership, Region};
@@ -19,7 +22,8 @@ pub struct Team {
     /// The process that started the threads: a forked child has none of them.
     process: u32,
     pub(super) jobs: Arc<Jobs>,
-    region: Mutex<()>,
+    /// Held by the region that lives. The time of phases, if they are measured.
+    region: Mutex<Option<RefCell<Phases>>>,
 }
 
 impl Team {
@@ -36,7 +40,7 @@ impl Team {
             followed.follow(thread);
         };
         let pool = if threads == 1 { None } else { Some(Pool::start(threads, follow)?) };
-        Ok(Team { pool, process: process(), jobs, region: Mutex::new(()) })
+        Ok(Team { pool, process: process(), jobs, region: Mutex::new(None) })
     }
 
     /// Number of threads, the caller's included.
@@ -50,10 +54,21 @@ impl Team {
     /// If `body` panics or a chunk of its work does, and inside another region of the same team.
     pub fn region<R>(&self, body: impl FnOnce(&Region<'_>) -> R) -> R {
         let _membership = Membership::new(&self.jobs);
-        let _region = lock(&self.region);
+        let phases = lock(&self.region);
         // SAFETY: the lock is held as long as the region lives.
-        unsafe { Region::enter(&self.jobs, body) }
+        unsafe { Region::enter(&self.jobs, phases.as_ref(), body) }
     }
+}
+
+/// From now on, measures the phases of a team's regions, which costs two readings of the clock a phase.
+pub fn measure_phases(team: &Team) {
+    *lock(&team.region) = Some(RefCell::default());
+}
+
+/// The time of the phases since the last call, by the source file that started them: a caller of `multiply` for
+/// products, the module itself for all other work.
+pub fn take_phases(team: &Team) -> Vec<(&'static str, Duration)> {
+    lock(&team.region).as_ref().map(|phases| phases.borrow_mut().take()).unwrap_or_default()
 }
 
 impl Drop for Team {
@@ -130,6 +145,21 @@ mod tests {
         assert!(catch_unwind(AssertUnwindSafe(chunk)).is_err());
         team.region(|_| other.region(|region| region.run(4, |_| ())));
         team.region(|region| region.run(4, |_| ()));
+    }
+
+    #[test]
+    fn phases_are_measured_by_the_file_that_starts_them_once_asked_for() {
+        let team = Team::new(2).unwrap();
+        let pass = || team.region(|region| region.run(4, |_| std::thread::sleep(Duration::from_millis(1))));
+        pass();
+        assert!(take_phases(&team).is_empty());
+        measure_phases(&team);
+        pass();
+        pass();
+        let phases = take_phases(&team);
+        assert_eq!(phases.len(), 1);
+        assert!(phases[0].0.ends_with("team.rs") && phases[0].1 >= Duration::from_millis(4), "{phases:?}");
+        assert!(take_phases(&team).is_empty());
     }
 
     #[test]

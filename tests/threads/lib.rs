@@ -17,6 +17,8 @@ mod error;
 mod idle;
 #[path = "../../src/threads/jobs.rs"]
 mod jobs;
+#[path = "../../src/threads/phases.rs"]
+mod phases;
 pub mod models;
 mod pool;
 #[path = "../../src/threads/processors.rs"]

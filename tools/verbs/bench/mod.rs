@@ -1,16 +1,20 @@
 //! `bench`: tokens a second, and how much of the memory's bandwidth they use.
 
+mod profile;
 mod speculation;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cinderblock::unstable::model::tensors;
 use cinderblock::{
-    CacheType, Engine, Error, ErrorKind, MemoryEstimate, Model, Result, Runtime, Sequence, SessionOptions,
+    CacheType, Config, Engine, Error, ErrorKind, MemoryEstimate, Model, Result, Runtime, Sequence,
+    SessionOptions,
 };
 use serde_json::{Value as Json, json};
 
+use self::profile::{Decoder, Profile};
 use crate::arguments::{CacheTypeArgument, ModelArguments};
 use crate::output::{self, Sink};
 use crate::plot::{Line, plot};
@@ -65,6 +69,11 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value = "3", value_parser = parse_repeats)]
     repeats: usize,
 
+    /// Add the time by part to the JSON: products of the layers, attention, head and the rest of each decoder, and the
+    /// multiply-adds a second that the kernels reach from the caches
+    #[arg(long, requires = "json")]
+    profile: bool,
+
     /// Draw tokens a second against batch and context into an SVG file
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
@@ -115,8 +124,11 @@ struct Measurement {
     threads: usize,
     seconds: f64,
     spread: f64,
-    /// Bytes of weights and of cache that the whole measurement reads.
-    bytes: f64,
+    /// Of the whole measurement.
+    work: Work,
+    profile: Option<Json>,
+    /// Multiply-adds a second of the layers' kernel, if profiled.
+    multiply_adds_s: Option<f64>,
     memory_gb_s: f64,
     isa: &'static str,
 }
@@ -127,11 +139,12 @@ impl Measurement {
     }
 
     fn gb_s(&self) -> f64 {
-        self.bytes / self.seconds / 1e9
+        (self.work.weight_bytes + self.work.cache_bytes) / self.seconds / 1e9
     }
 
     fn json(&self) -> Json {
-        json!({
+        let tokens = (self.batch * self.tokens) as f64;
+        let mut json = json!({
             "phase": self.phase,
             "batch": self.batch,
             "context": self.context,
@@ -139,33 +152,95 @@ impl Measurement {
             "threads": self.threads,
             "tok_s": self.tok_s(),
             "spread": self.spread,
-            "bytes_per_token": self.bytes / (self.batch * self.tokens) as f64,
+            "bytes_per_token": (self.work.weight_bytes + self.work.cache_bytes) / tokens,
             "gb_s": self.gb_s(),
             "memory_gb_s": self.memory_gb_s,
             "memory_share": self.gb_s() / self.memory_gb_s,
             "isa": self.isa,
             "peak_memory_bytes": memory::peak(),
-        })
+        });
+        if let Some(profile) = &self.profile {
+            json["seconds"] = self.seconds.into();
+            json["weight_bytes"] = self.work.weight_bytes.into();
+            json["cache_bytes"] = self.work.cache_bytes.into();
+            json["multiply_adds"] = self.work.multiply_adds.into();
+            json["multiply_adds_s"] = self.multiply_adds_s.into();
+            json["profile"] = profile.clone();
+        }
+        json
     }
 }
 
-/// Bytes of weights that one pass reads, by decoder.
-struct WeightBytes {
-    block_pass: f64,
-    token_pass: f64,
-    expansion: f64,
+/// What a measurement has to do.
+#[derive(Clone, Copy)]
+struct Work {
+    weight_bytes: f64,
+    cache_bytes: f64,
+    /// Of products and of attention.
+    multiply_adds: f64,
 }
 
-impl WeightBytes {
-    fn of(model: &Model) -> WeightBytes {
+/// Bytes and number of the weights that a pass reads.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    bytes: f64,
+    weights: f64,
+}
+
+/// The weights that one pass reads, by decoder.
+struct PassWeights {
+    block_decoder: Size,
+    expansion: Size,
+    token_layers: Size,
+    head: Size,
+}
+
+impl PassWeights {
+    fn of(model: &Model) -> PassWeights {
         let index = model.index();
-        let sum = |pick: &dyn Fn(&str) -> bool| -> f64 {
-            index.tensors().iter().filter(|info| pick(info.name)).map(|info| info.bytes as f64).sum()
+        let specs = tensors(model.config());
+        let sum = |pick: &dyn Fn(&str) -> bool| -> Size {
+            let read = index.tensors().iter().zip(&specs).filter(|(info, _)| pick(info.name));
+            read.fold(Size::default(), |sum, (info, spec)| Size {
+                bytes: sum.bytes + info.bytes as f64,
+                weights: sum.weights + (spec.rows * spec.width) as f64,
+            })
         };
-        WeightBytes {
-            block_pass: sum(&|name| name.starts_with("block_decoder.") || name.contains("projection")),
-            token_pass: sum(&|name| name.starts_with("token_decoder.layers.") || name.contains(".head.")),
+        PassWeights {
+            block_decoder: sum(&|name| name.starts_with("block_decoder.") || name.contains("projection")),
             expansion: sum(&|name| name.contains(".expansion.")),
+            token_layers: sum(&|name| name.starts_with("token_decoder.layers.")),
+            head: sum(&|name| name.contains(".head.")),
+        }
+    }
+
+    /// The work of a prompt of `blocks` blocks. The last layer computes only keys and values, a quarter of its weights,
+    /// and half of the positions of a causal square are seen.
+    fn prefill(&self, config: &Config, blocks: f64) -> Work {
+        let stack = &config.block_decoder;
+        let layers = stack.layers as f64;
+        let weights = self.block_decoder.weights * (1.0 - 0.75 / layers);
+        let attention = (layers - 1.0) * stack.hidden as f64 * blocks;
+        Work {
+            weight_bytes: self.block_decoder.bytes,
+            cache_bytes: 0.0,
+            multiply_adds: blocks * (weights + attention),
+        }
+    }
+
+    /// The work of `tokens` tokens of each of `batch` sequences that see `cached` blocks of `block_bytes` each.
+    fn decode(&self, config: &Config, (batch, tokens): (f64, f64), cached: f64, block_bytes: f64) -> Work {
+        let stack = &config.block_decoder;
+        let blocks = (tokens / config.block_length as f64).ceil();
+        let attention = 2.0 * cached * (stack.layers * stack.hidden) as f64;
+        let columns = config.token_positions() as f64;
+        let block = self.block_decoder.weights + self.expansion.weights + attention;
+        let block = block + columns * self.token_layers.weights;
+        Work {
+            weight_bytes: blocks * (self.block_decoder.bytes + self.expansion.bytes)
+                + tokens * (self.token_layers.bytes + self.head.bytes),
+            cache_bytes: blocks * batch * cached * block_bytes,
+            multiply_adds: batch * (blocks * block + tokens * self.head.weights),
         }
     }
 }
@@ -174,7 +249,12 @@ struct Bench {
     model: Arc<Model>,
     runtime: Runtime,
     engine: Engine,
-    weights: WeightBytes,
+    weights: PassWeights,
+    /// A sequence with a context, and its tokens and room: other batches begin with a copy of it.
+    start: Option<((usize, usize), Sequence)>,
+    profiled: bool,
+    profile: Option<Profile>,
+    multiply_adds_s: Option<f64>,
     repeats: usize,
     cache_type: Option<CacheType>,
     memory_gb_s: f64,
@@ -189,9 +269,17 @@ fn random_tokens(model: &Model, count: usize) -> Vec<u32> {
 impl Bench {
     fn new(model: &Arc<Model>, threads: usize, arguments: &Arguments) -> Result<Bench> {
         let runtime = Runtime::new(Arc::clone(model), threads)?;
+        let index = model.index();
+        let mut types = index.tensors().iter().zip(model.types());
+        let kind = types.find(|(info, _)| info.name.ends_with(".qkv.weight")).map(|(_, kind)| kind);
+        let multiply_adds = |kind| profile::multiply_adds(runtime.team(), model, kind);
         Ok(Bench {
             engine: runtime.engine(),
-            weights: WeightBytes::of(model),
+            weights: PassWeights::of(model),
+            start: None,
+            profiled: arguments.profile,
+            profile: None,
+            multiply_adds_s: kind.filter(|_| arguments.profile).map(multiply_adds),
             memory_gb_s: memory::read_bandwidth(runtime.team()) / 1e9,
             model: Arc::clone(model),
             runtime,
@@ -204,7 +292,8 @@ impl Bench {
         SessionOptions { cache_blocks: Some(cache_blocks), cache_type: self.cache_type, ..Default::default() }
     }
 
-    fn sequences(&self, count: usize, tokens: usize) -> Result<Vec<Sequence>> {
+    /// An empty sequence with room for `tokens` tokens, if there is memory for `count` of them.
+    fn sequence(&self, count: usize, tokens: usize) -> Result<Sequence> {
         let blocks = tokens.div_ceil(self.model.config().block_length) + 2;
         let options = self.options(blocks.max(8));
         let needed = MemoryEstimate::of_batch(&self.model, &options, count).total();
@@ -214,21 +303,27 @@ impl Bench {
                 format!("{count} sequences of {tokens} tokens need {needed}, of which {free} are free");
             return Err(Error::new(ErrorKind::Resource, detail));
         }
-        (0..count).map(|_| self.runtime.sequence(&options)).collect()
+        self.runtime.sequence(&options)
     }
 
     fn measure(
         &mut self,
         phase: &'static str,
         (batch, context, tokens): (usize, usize, usize),
-        bytes: f64,
-        mut once: impl FnMut(&mut Engine) -> Result<f64>,
+        work: Work,
+        mut once: impl FnMut(&mut Engine, &mut Option<Profile>) -> Result<f64>,
     ) -> Result<Measurement> {
         let mut times = Vec::new();
         for round in 0..=self.repeats {
             interrupt::check()?;
-            let seconds = once(&mut self.engine)?;
             // The first round warms up.
+            if round == 1 && self.profiled {
+                self.profile = Some(Profile::start(self.runtime.team()));
+            }
+            let seconds = once(&mut self.engine, &mut self.profile)?;
+            if let Some(profile) = &mut self.profile {
+                profile.end_round(seconds);
+            }
             if round > 0 {
                 times.push(seconds);
             }
@@ -242,7 +337,9 @@ impl Bench {
             threads: self.runtime.team().threads(),
             seconds,
             spread,
-            bytes,
+            work,
+            profile: self.profile.take().map(|profile| profile.json()),
+            multiply_adds_s: self.multiply_adds_s,
             memory_gb_s: self.memory_gb_s,
             isa: self.model.kernels().isa().name(),
         })
@@ -250,43 +347,59 @@ impl Bench {
 
     fn prefill(&mut self, tokens: usize) -> Result<Measurement> {
         let prompt = random_tokens(&self.model, tokens);
-        let mut sequence = self.sequences(1, tokens)?.remove(0);
-        let bytes = self.weights.block_pass;
-        self.measure("prefill", (1, 0, tokens), bytes, |engine| {
+        let mut sequence = self.sequence(1, tokens)?;
+        let config = self.model.config();
+        let work = self.weights.prefill(config, (tokens / config.block_length) as f64);
+        let team = Arc::clone(self.runtime.team());
+        self.measure("prefill", (1, 0, tokens), work, |engine, profile| {
             sequence.clear();
             let started = Instant::now();
-            engine.append(&mut sequence, &prompt)?;
+            Profile::pass(profile, &team, Decoder::Block, || engine.append(&mut sequence, &prompt))?;
             Ok(started.elapsed().as_secs_f64())
         })
+    }
+
+    /// `batch` sequences with `context` tokens, each with a cache of its own, and room for `total`.
+    fn decoded(&mut self, batch: usize, context: usize, total: usize) -> Result<Vec<Sequence>> {
+        let empty = self.sequence(batch, total)?;
+        let start = match self.start.take() {
+            Some((of, sequence)) if of == (context, total) => sequence,
+            _ => {
+                let mut sequence = empty;
+                self.engine.append(&mut sequence, &random_tokens(&self.model, context))?;
+                sequence
+            }
+        };
+        let sequences = vec![start.clone(); batch];
+        self.start = Some(((context, total), start));
+        Ok(sequences)
     }
 
     fn decode(&mut self, batch: usize, context: usize, tokens: usize) -> Result<Measurement> {
         let config = self.model.config().clone();
         // Decoding starts after at least one block.
-        let prompt = random_tokens(&self.model, context.max(config.block_length));
-        let total = prompt.len() + tokens * (self.repeats + 1);
-        let mut sequences = self.sequences(batch, total)?;
-        for sequence in &mut sequences {
-            self.engine.append(sequence, &prompt)?;
-        }
+        let prompt = context.max(config.block_length);
+        let mut sequences = self.decoded(batch, prompt, prompt + tokens * (self.repeats + 1))?;
         let blocks = (tokens as f64 / config.block_length as f64).ceil();
         let stack = &config.block_decoder;
         let cached = (context / config.block_length) as f64 + blocks / 2.0;
         let kind = self.options(0).cache_type_for(&self.model);
-        let cache = cached * (stack.layers * stack.heads * kind.bytes(stack.head_dim())) as f64;
-        let weights = &self.weights;
-        let bytes = blocks * (weights.block_pass + weights.expansion + batch as f64 * cache)
-            + tokens as f64 * weights.token_pass;
+        let block_bytes = (stack.layers * stack.heads * kind.bytes(stack.head_dim())) as f64;
+        let work = self.weights.decode(&config, (batch as f64, tokens as f64), cached, block_bytes);
         let mut chosen = vec![0u32; batch];
-        self.measure("decode", (batch, context, tokens), bytes, |engine| {
+        let team = Arc::clone(self.runtime.team());
+        self.measure("decode", (batch, context, tokens), work, |engine, profile| {
             let started = Instant::now();
             for _ in 0..tokens {
-                let logits = engine.logits(&mut sequences, &[])?;
+                let logits =
+                    Profile::pass(profile, &team, Decoder::Token, || engine.logits(&mut sequences, &[]))?;
                 for (row, token) in chosen.iter_mut().enumerate() {
                     let best = logits.row(row)?.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
                     *token = best.map_or(0, |best| best.0 as u32);
                 }
-                engine.append_each(&mut sequences, &chosen)?;
+                Profile::pass(profile, &team, Decoder::Block, || {
+                    engine.append_each(&mut sequences, &chosen)
+                })?;
             }
             Ok(started.elapsed().as_secs_f64())
         })
