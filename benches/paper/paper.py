@@ -78,7 +78,7 @@ def measure(args, name):
     rows += call(args, *bench, "--prefill", ",".join(map(str, args.prefill)), "--context=")
     for context in args.contexts:
         fixed, one = memory(args, name, context + 64)
-        most = 8 if args.quick and context > 2048 else 1 << 30
+        most = 32 if args.quick and context > 128 else 1 << 30
         batches = [b for b in args.batches if b <= most and fixed + (b + 2) * one < 0.8 * available()]
         rows += call(args, *bench, "--prefill=", "--context", context, "--batch", ",".join(map(str, batches)))
     return rows
