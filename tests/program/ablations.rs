@@ -101,6 +101,22 @@ fn logits_depend_on_the_text_alone() {
     }
 }
 
+/// Logits of a text, as the checkpoint in a folder gives them with `f32` weights.
+fn logits_of(checkpoint: &Path) -> Vec<f32> {
+    let (_folder, file) = quantize(checkpoint, "f32");
+    let runtime = Runtime::new(Model::open(file).unwrap(), 1).unwrap();
+    let mut logits = Vec::new();
+    let tokens: Vec<u32> = (0..40).map(|i| (i * i * 7 + 3) % 120).collect();
+    let mut scorer = runtime.scorer(&SessionOptions::default()).unwrap();
+    scorer
+        .score(&tokens, |_, row| {
+            logits.extend_from_slice(row);
+            Ok(())
+        })
+        .unwrap();
+    logits
+}
+
 /// A checkpoint that is made of a case, in a folder of its own.
 struct Variant {
     folder: TempDir,
@@ -133,21 +149,10 @@ impl Variant {
         fs::write(self.path().join("config.yaml"), &self.config).unwrap();
     }
 
-    /// Logits of a text, as `f32` weights give them.
+    /// Writes it, and computes logits.
     fn logits(&self) -> Vec<f32> {
         self.write();
-        let (_folder, file) = quantize(self.path(), "f32");
-        let runtime = Runtime::new(Model::open(file).unwrap(), 1).unwrap();
-        let mut logits = Vec::new();
-        let tokens: Vec<u32> = (0..40).map(|i| (i * i * 7 + 3) % 120).collect();
-        let mut scorer = runtime.scorer(&SessionOptions::default()).unwrap();
-        scorer
-            .score(&tokens, |_, row| {
-                logits.extend_from_slice(row);
-                Ok(())
-            })
-            .unwrap();
-        logits
+        logits_of(self.path())
     }
 
     /// Checks that `quantize` refuses it in one line that has `expected`.
@@ -245,6 +250,37 @@ fn a_t5_decoder_has_its_table_under_any_of_its_names() {
     }
     variant.with("    num_heads: 2", "    num_heads: 2\n    tie_word_embeddings: false");
     variant.refused("shared.weight\" is missing");
+}
+
+/// The last export of a training has each part in a folder, a tied table once, and a `config.json` that must agree.
+#[test]
+fn an_exported_t5_decoder_is_read() {
+    let mut variant = Variant::of("cls_cross_attn");
+    let expected = variant.logits();
+    variant.tensors.retain(|name, _| !TIED.contains(&name.as_str()));
+    fs::remove_file(variant.path().join("model.safetensors")).unwrap();
+    for part in ["embedder", "block_decoder", "token_decoder"] {
+        let prefix = format!("{part}.");
+        let own = variant
+            .tensors
+            .iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.to_string(), tensor.clone())));
+        write_tensors(&variant.path().join(part).join("model.safetensors"), &own.collect());
+    }
+    let settings = serde_json::json!({
+        "model_type": "t5", "d_model": 64, "d_kv": 64, "d_ff": 256, "num_layers": 3, "num_decoder_layers": 2,
+        "num_heads": 2, "vocab_size": 149, "relative_attention_num_buckets": 32, "layer_norm_epsilon": 1e-6,
+        "relative_attention_max_distance": 128, "feed_forward_proj": "relu", "dense_act_fn": "relu",
+        "is_gated_act": false, "dropout_rate": 0.1, "initializer_factor": 1.0, "n_positions": 512,
+        "output_past": true, "eos_token_id": 1, "pad_token_id": 0, "decoder_start_token_id": 0,
+    });
+    let settings = settings.to_string();
+    let path = variant.path().join("token_decoder/config.json");
+    fs::write(&path, &settings).unwrap();
+    assert!(logits_of(variant.path()) == expected);
+    fs::write(&path, settings.replace("\"d_ff\":256", "\"d_ff\":128")).unwrap();
+    let outcome = cinderblock(&["quantize", variant.path().to_str().unwrap(), "--dry-run"]);
+    assert!(outcome.stderr.contains("d_ff: found 128, expected 256"), "{outcome:?}");
 }
 
 /// What the authors' code accepts and is not implemented, or contradicts the tensors, is refused by name.

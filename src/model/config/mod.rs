@@ -240,6 +240,10 @@ impl Config {
     pub fn validate(&self) -> Result<()> {
         within("block length", self.block_length, MAX_BLOCK)?;
         within("vocabulary", self.vocabulary, MAX_VOCABULARY)?;
+        if matches!(self.token_decoder, TokenDecoderConfig::T5 { .. }) && self.vocabulary < 2 {
+            let expected = "at least 2, as token 1 stands before a block";
+            return Err(Error::mismatch("vocabulary", self.vocabulary, expected));
+        }
         self.block_decoder.validate("block decoder")?;
         self.embedder.validate(self.block_length, self.block_decoder.hidden)?;
         self.token_decoder.validate(self.block_length, self.block_decoder.hidden)

@@ -40,7 +40,7 @@ pub(super) struct T5 {
     feed_forward: Activations,
     /// Segment of each column, and its position in the block.
     places: Vec<(usize, usize)>,
-    /// What is added to scores, `[heads, positions]`, the largest distance first.
+    /// What is added to scores, `[heads, positions]`, the largest distance first; empty before the first pass.
     bias: Vec<f32>,
     outputs: Activations,
 }
@@ -78,10 +78,6 @@ impl T5 {
             Activations::new(width, weights.layers.iter().any(|layer| pick(layer).into_iter().any(quantized)))
         };
         let inner = decoder.attention_width();
-        let positions = config.token_positions();
-        let bias = |head: usize, distance: usize| {
-            weights.position_bias[decoder.bucket(distance) * decoder.heads + head]
-        };
         T5 {
             contexts: Activations::new(
                 config.block_decoder.hidden,
@@ -107,9 +103,7 @@ impl T5 {
             values: Vec::new(),
             feed_forward: input(decoder.feed_forward, &|l| [&l.down; 5]),
             places: Vec::new(),
-            bias: (0..decoder.heads)
-                .flat_map(|head| (0..positions).rev().map(move |distance| bias(head, distance)))
-                .collect(),
+            bias: Vec::new(),
             outputs: Activations::new(decoder.hidden, weights.head.kind().is_quantized()),
         }
     }
@@ -207,7 +201,7 @@ impl T5 {
         interrupt: Option<&Interrupt>,
     ) -> Result<()> {
         let Parts { decoder, weights, .. } = parts;
-        self.prepare(decoder, segments);
+        self.prepare(decoder, weights, segments);
         for (index, layer) in weights.layers.iter().enumerate() {
             if let Err(error) = interrupt.map_or(Ok(()), Interrupt::check) {
                 segments.iter_mut().for_each(|segment| segment.cache.mark_overwritten(segment.columns));
@@ -229,11 +223,18 @@ impl T5 {
     }
 
     /// Grows for a pass, and numbers the columns of the segments.
-    fn prepare(&mut self, decoder: &T5Config, segments: &mut [Segment<'_>]) {
+    fn prepare(&mut self, decoder: &T5Config, weights: &T5Weights, segments: &mut [Segment<'_>]) {
         let columns = kept_columns(segments, Kept::All);
         assert_eq!(self.x.len(), columns * decoder.hidden);
         for buffer in [&mut self.queries, &mut self.keys, &mut self.values] {
             grow(buffer, columns * decoder.attention_width());
+        }
+        if let (true, Some(segment)) = (self.bias.is_empty(), segments.first()) {
+            let distances = (0..segment.cache.shape().window).rev();
+            let bias =
+                |head, distance| weights.position_bias[decoder.bucket(distance) * decoder.heads + head];
+            let of_head = |head| distances.clone().map(move |distance| bias(head, distance));
+            self.bias.extend((0..decoder.heads).flat_map(of_head));
         }
         self.places.clear();
         for (index, segment) in segments.iter_mut().enumerate() {
