@@ -50,7 +50,7 @@ pub struct Arguments {
 /// A published shape with a vocabulary of 50304, trained with 2048 tokens.
 struct Preset {
     name: &'static str,
-    /// Of each stack.
+    /// Of each stack, or of the block decoder alone.
     layers: usize,
     hidden: usize,
     heads: usize,
@@ -65,6 +65,8 @@ enum Kind {
     Block,
     /// Blocks of 4 tokens, and another embedder or token decoder.
     Ablation(Embedder, Reads),
+    /// Blocks of 4 tokens and a second stack of its own layers and width, to whose tokens the context is added.
+    Megabyte(usize, usize),
     /// One stack, with a vocabulary head.
     Vanilla,
 }
@@ -96,6 +98,16 @@ const fn ablation(name: &'static str, embedder: Embedder, reads: Reads) -> Prese
     Preset { kind: Kind::Ablation(embedder, reads), ..block(name, 6, 768) }
 }
 
+/// A model after MEGABYTE, by the layers and widths of its decoders.
+const fn megabyte(
+    name: &'static str,
+    block_decoder: (usize, usize),
+    token_decoder: (usize, usize),
+) -> Preset {
+    let kind = Kind::Megabyte(token_decoder.0, token_decoder.1);
+    Preset { kind, ..block(name, block_decoder.0, block_decoder.1) }
+}
+
 const fn vanilla(
     name: &'static str,
     layers: usize,
@@ -106,13 +118,16 @@ const fn vanilla(
     Preset { name, layers, hidden, heads, feed_forward, kind: Kind::Vanilla }
 }
 
-const PRESETS: [Preset; 14] = [
+const PRESETS: [Preset; 17] = [
     block("block_main_b4_5", 3, 256),
     block("block_main_b4_19", 3, 512),
     block("block_main_b4_85", 6, 768),
     block("block_main_b4_300", 12, 1024),
     block("block_main_b4_800", 8, 2048),
     block("block_main_b4_1.2b", 12, 2048),
+    megabyte("block_megabyte_b4_5", (5, 256), (4, 128)),
+    megabyte("block_megabyte_b4_19", (5, 512), (4, 256)),
+    megabyte("block_megabyte_b4_85", (11, 768), (4, 512)),
     ablation("block_ablation_b4_85_lookup_prefix", Embedder::Lookup, Reads::Prefix),
     ablation("block_ablation_b4_85_roberta_prefix", Embedder::Roberta(0), Reads::Prefix),
     ablation("block_ablation_b4_85_cls_sum", Embedder::Roberta(3), Reads::Summation),
@@ -139,7 +154,7 @@ impl Preset {
             attention_bias: true,
         };
         let block_length = match self.kind {
-            Kind::Block | Kind::Ablation(..) => 4,
+            Kind::Block | Kind::Megabyte(..) | Kind::Ablation(..) => 4,
             Kind::Vanilla => 1,
         };
         Config {
@@ -177,6 +192,12 @@ impl Preset {
             |strategy, expansion| TokenDecoderConfig::Neox { stack: stack.clone(), strategy, expansion };
         match self.kind {
             Kind::Block => neox(Strategy::Prefix, 2),
+            Kind::Megabyte(layers, hidden) => {
+                let heads = StackConfig::default_heads(hidden);
+                let (feed_forward, rotary) = (4 * hidden, hidden / heads / 4);
+                let stack = StackConfig { layers, hidden, heads, feed_forward, rotary, ..stack.clone() };
+                TokenDecoderConfig::Neox { stack, strategy: Strategy::Summation, expansion: 4 }
+            }
             Kind::Ablation(_, Reads::Prefix) => neox(Strategy::Prefix, 1),
             Kind::Ablation(_, Reads::Summation) => neox(Strategy::Summation, 4),
             Kind::Ablation(_, Reads::CrossAttention) => {
