@@ -24,6 +24,7 @@ mod memory;
 mod npy;
 mod output;
 mod plot;
+mod positions;
 mod quantize;
 mod sampling;
 mod signals;

@@ -23,6 +23,7 @@ mod killed;
 #[cfg(unix)]
 mod outputs;
 mod parity;
+mod perplexity;
 mod quality;
 mod quantization;
 mod rolling;

@@ -10,6 +10,7 @@ use serde_json::{Value as Json, json};
 use crate::arguments::{CacheArguments, InputArguments, ModelArguments};
 use crate::divergence::{Divergence, Reference};
 use crate::output::{self, Sink};
+use crate::positions::Positions;
 use crate::statistics::Mean;
 use crate::{interrupt, npy};
 
@@ -18,12 +19,16 @@ Examples:
   cinderblock perplexity -m model.gguf -f text.txt
   cinderblock perplexity -m q4.gguf --reference bf16.gguf -f text.txt
   cinderblock perplexity -m bf16.gguf -f text.txt --save-logits bf16.npy
+  cinderblock perplexity -m model.gguf -f text.txt --plot loss.svg
   cinderblock perplexity --tokens-file ids.u16 --context-blocks 128 --json";
 
 /// Measure how well a model predicts a text
 ///
 /// The text is cut into windows that do not overlap. Each starts fresh; its first block is context and is
 /// not scored, all other tokens are. A trailing partial block is left out.
+///
+/// The loss is also printed by the position of a token in its block, and by the number of tokens before it in its
+/// window, in powers of two.
 ///
 /// With --reference, every prediction is also compared with that of another model, such as the same model
 /// in bf16: Kullback-Leibler divergence (mean, median, 99th percentile, maximum), agreement of the likeliest
@@ -49,6 +54,10 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     save_logits: Option<PathBuf>,
 
+    /// Draw the loss by position in the block and in the context into an SVG file
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -67,6 +76,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let inputs = arguments.model.inputs().with("reference", &arguments.reference);
         inputs.with("text", arguments.input.files()).try_output(path)?;
     }
+    let plot = arguments.plot.as_deref().map(|path| open_plot(path, &arguments)).transpose()?;
     let model = arguments.model.open()?;
     let input = arguments.input.or_pipe()?;
     let tokens = input.tokens(&model, |text| Tokenizer::of_model(&model)?.encode(text))?;
@@ -99,13 +109,18 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let started = Instant::now();
     let bar = output::progress(whole as u64, "{msg} [{bar:30}] {percent}% {elapsed} left {eta}");
     let (mut mean, mut divergence, mut expected) = (Mean::default(), Divergence::default(), Vec::new());
+    let mut positions = Positions::new(length, window);
     for window in tokens[..whole].chunks(window) {
         if let Some(reference) = &mut reference {
             reference.window(window, window.len() - length, &mut expected)?;
         }
         let mut rows = expected.chunks_exact(model.config().vocabulary);
+        let mut before = length;
         scorer.score(window, |token, logits| {
-            mean.add(negative_log_likelihood(logits, token));
+            let loss = negative_log_likelihood(logits, token);
+            mean.add(loss);
+            positions.add(before, loss);
+            before += 1;
             if let Some(row) = rows.next() {
                 divergence.add(token, row, logits);
             }
@@ -124,11 +139,21 @@ pub fn run(arguments: Arguments) -> Result<()> {
     if let Some(file) = saved {
         file.commit()?;
     }
+    if let Some(mut file) = plot {
+        file.put(positions.drawing().as_bytes())?;
+        file.commit()?;
+    }
     let seconds = started.elapsed().as_secs_f64();
     if !arguments.json {
-        return output::print(&summary(&mean, reference.as_ref().map(|_| &mut divergence), seconds));
+        return output::print(&summary(
+            &mean,
+            &positions,
+            reference.as_ref().map(|_| &mut divergence),
+            seconds,
+        ));
     }
     let mut figures = figures(&mean, seconds);
+    positions.json(&mut figures);
     figures["windows"] = whole.div_ceil(window).into();
     figures["context_blocks"] = arguments.context_blocks.into();
     figures["isa"] = model.kernels().isa().name().into();
@@ -164,6 +189,15 @@ fn whole_blocks(tokens: &[u32], length: usize) -> Result<usize> {
     Ok(whole)
 }
 
+/// The file of the plot, which is none of those that are read or written otherwise.
+fn open_plot(path: &Path, arguments: &Arguments) -> Result<Sink> {
+    output::not_standard(path, "the figures")?;
+    let inputs = arguments.model.inputs().with("reference", &arguments.reference);
+    let inputs = inputs.with("saved logits", &arguments.save_logits);
+    inputs.with("text", arguments.input.files()).check(path)?;
+    Sink::create(path)
+}
+
 /// A NumPy file for `rows` rows of logits.
 fn open_rows(path: &Path, rows: usize, vocabulary: usize) -> Result<Sink> {
     output::check_space(path, 4 * (rows * vocabulary) as u64)?;
@@ -173,14 +207,15 @@ fn open_rows(path: &Path, rows: usize, vocabulary: usize) -> Result<Sink> {
 }
 
 /// The figures for people, those against a reference last.
-fn summary(mean: &Mean, divergence: Option<&mut Divergence>, seconds: f64) -> String {
+fn summary(mean: &Mean, positions: &Positions, divergence: Option<&mut Divergence>, seconds: f64) -> String {
     let (nll, error) = (mean.mean(), mean.standard_error());
     format!(
-        "nll {nll:.6} +- {error:.6}, perplexity {:.4} +- {:.4} over {} tokens ({:.0} tok/s)\n{}",
+        "nll {nll:.6} +- {error:.6}, perplexity {:.4} +- {:.4} over {} tokens ({:.0} tok/s)\n{}{}",
         nll.exp(),
         nll.exp() * error,
         mean.count(),
         mean.count() as f64 / seconds,
+        positions.text(),
         divergence.map_or(String::new(), |divergence| divergence.text()),
     )
 }
