@@ -17,9 +17,6 @@ use std::ops::Range;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernels::{LANES, Run, Stored, Visible};
 
-/// Positions that can always be stored together.
-const SLACK: usize = 32;
-
 /// The type in which keys and values are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheType {
@@ -67,15 +64,14 @@ pub struct CacheShape {
     pub sinks: usize,
     /// Latest positions beside them, that of the query included; at least 1.
     pub window: usize,
-    /// Whether more than `sinks + window` positions will come. If not, no slots are kept for them.
-    pub rolls: bool,
+    /// Positions that can always be stored together once the cache rolls; 0 if it never does.
+    pub slack: usize,
 }
 
 impl CacheShape {
     /// Slots that the later positions share. Whole slot groups, so that a position's lane never changes.
     fn ring(&self) -> Option<usize> {
-        let slack = if self.rolls { SLACK } else { 0 };
-        self.window.checked_add(slack)?.checked_next_multiple_of(LANES)
+        self.window.checked_add(self.slack)?.checked_next_multiple_of(LANES)
     }
 
     fn slots(&self) -> Option<usize> {
@@ -311,7 +307,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn shape(sinks: usize, window: usize) -> CacheShape {
-        CacheShape { layers: 1, heads: 1, width: 16, sinks, window, rolls: true }
+        CacheShape { layers: 1, heads: 1, width: 16, sinks, window, slack: 32 }
     }
 
     proptest! {

@@ -41,9 +41,11 @@ impl MemoryEstimate {
     /// The estimate for one session.
     pub fn new(model: &Model, options: &SessionOptions) -> MemoryEstimate {
         let one = Self::of_batch(model, options, 1);
-        // A guess has logits for a whole block, twice, and what it comes from.
+        // A guess has logits for each of its tokens, twice, what it comes from, and the contexts after it.
         let config = model.config();
-        let guess = (8 * config.block_length * config.vocabulary).saturating_add(speculation::BYTES);
+        let contexts = 4 * config.guesses_ahead() * config.block_decoder.hidden;
+        let guess =
+            (8 * config.logits_a_pass() * config.vocabulary + contexts).saturating_add(speculation::BYTES);
         MemoryEstimate { scratch: one.scratch.saturating_add(guess as u64), ..one }
     }
 

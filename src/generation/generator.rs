@@ -50,7 +50,7 @@ impl Runtime {
 
 impl Generator {
     fn of(session: Session, sampler: Sampler) -> Generator {
-        let speculation = Speculation::new(session.model().config().block_length);
+        let speculation = Speculation::new(session.model().config());
         Generator { session, sampler, speculation, stops: Vec::new() }
     }
 
@@ -196,7 +196,12 @@ impl Generator {
     /// As [`Session::append`]; the sampler knows the tokens that were added before.
     pub fn append(&mut self, tokens: &[u32]) -> Result<()> {
         let before = self.length();
-        if let Err(error) = self.session.append(tokens) {
+        let result = match tokens {
+            // Sampled by the caller.
+            [token] => self.speculation.append(&mut self.session, *token),
+            _ => self.session.append(tokens),
+        };
+        if let Err(error) = result {
             let added = self.length().saturating_sub(before);
             if added > 0 {
                 let window = self.sampler.options().repetition_window as u64;
@@ -207,10 +212,8 @@ impl Generator {
             return Err(error);
         }
         tokens.iter().for_each(|token| self.sampler.accept(*token));
-        match tokens {
-            // Sampled by the caller.
-            [token] => self.speculation.accept(*token),
-            _ => self.speculation.extend(tokens),
+        if tokens.len() != 1 {
+            self.speculation.extend(tokens);
         }
         Ok(())
     }

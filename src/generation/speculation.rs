@@ -1,5 +1,6 @@
-//! Several tokens a pass without a second model: the rest of the block is guessed from the text so far, and one pass of
-//! the token decoder gives the logits after every guessed token.
+//! Several tokens a pass without a second model: the next tokens are guessed from the text so far, and one pass gives the
+//! logits after every guessed token. In a Block Transformer that is a pass of the token decoder, and a guess ends with
+//! the block. Where a block is a single token, it is a pass of the block decoder, and a guess is added with a token.
 //!
 //! A token is always sampled from the model's own logits, as it would be without speculation, and these do not depend
 //! on what else is in the pass. A guess only decides whether the logits of the next token are at hand by then, so what
@@ -9,6 +10,7 @@ use std::time::Instant;
 
 use super::drafter::{self, Drafter, LONGEST_MATCH};
 use crate::error::Result;
+use crate::model::Config;
 use crate::session::Session;
 
 /// Whether tokens are guessed.
@@ -45,7 +47,7 @@ impl Speculate {
 /// What speculation has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SpeculationCounts {
-    /// Passes of the token decoder.
+    /// Passes that computed logits.
     pub passes: u64,
     /// Tokens that were chosen from their logits.
     pub tokens: u64,
@@ -83,8 +85,8 @@ struct Times {
 }
 
 impl Times {
-    fn new(block_length: usize) -> Times {
-        Times { seconds: vec![0.0; block_length], measured: 0 }
+    fn new(rows: usize) -> Times {
+        Times { seconds: vec![0.0; rows], measured: 0 }
     }
 
     fn known(&self) -> bool {
@@ -121,18 +123,25 @@ pub(crate) struct Speculation {
     rates: [f64; LONGEST_MATCH + 1],
     /// Of passes that open a block, and of others.
     times: [Times; 2],
+    /// Tokens that can be guessed when one is added: none, unless blocks are single tokens.
+    most_ahead: usize,
+    /// Guesses and seconds of the pass that added the last token, if it is the first half of one.
+    added: Option<(usize, f64)>,
     guess: Vec<u32>,
     counts: SpeculationCounts,
 }
 
 impl Speculation {
-    pub(crate) fn new(block_length: usize) -> Speculation {
+    pub(crate) fn new(config: &Config) -> Speculation {
+        let rows = config.logits_a_pass();
         Speculation {
             mode: Speculate::default(),
             drafter: Drafter::new(),
             rates: std::array::from_fn(|matching| matching as f64 / (matching + 4) as f64),
-            times: [Times::new(block_length), Times::new(block_length)],
-            guess: Vec::with_capacity(block_length),
+            times: [Times::new(rows), Times::new(rows)],
+            most_ahead: config.guesses_ahead(),
+            added: None,
+            guess: Vec::with_capacity(rows),
             counts: SpeculationCounts::default(),
         }
     }
@@ -151,12 +160,14 @@ impl Speculation {
 
     /// Forgets the text, but not what was learned about speed, and begins with another one.
     pub(crate) fn restart(&mut self, text: &[u32]) {
+        self.added = None;
         self.drafter.clear();
         self.drafter.extend(text);
     }
 
     /// Notes tokens that were given.
     pub(crate) fn extend(&mut self, tokens: &[u32]) {
+        self.added = None;
         self.drafter.extend(tokens);
     }
 
@@ -180,7 +191,51 @@ impl Speculation {
             return session.logits();
         }
         let inside = usize::from(session.is_inside_block());
-        let most = session.left_in_block() - 1;
+        self.draft(inside, session.left_in_block() - 1);
+        let started = Instant::now();
+        session.logits_with_guess(&self.guess)?;
+        let seconds = started.elapsed().as_secs_f64();
+        let guesses = self.guess.len();
+        match self.added.take() {
+            Some((guesses, before)) => self.note(inside, guesses, before + seconds),
+            // The block decoder had its pass with other tokens.
+            None if self.most_ahead > 0 => self.counts.passes += 1,
+            None => self.note(inside, guesses, seconds),
+        }
+        session.logits()
+    }
+
+    /// Adds a token that was sampled. Where a pass for that can take guesses, it does.
+    ///
+    /// # Errors
+    /// As [`Session::append`]; then nothing was added.
+    pub(crate) fn append(&mut self, session: &mut Session, token: u32) -> Result<()> {
+        if self.most_ahead == 0 || session.takes_ahead(token) {
+            session.append(&[token])?;
+            self.accept(token);
+            return Ok(());
+        }
+        self.accept(token);
+        self.draft(0, self.most_ahead);
+        let started = Instant::now();
+        let result = session.append_with_guess(token, &self.guess);
+        self.added = Some((self.guess.len(), started.elapsed().as_secs_f64()));
+        result.inspect_err(|_| {
+            self.counts.tokens -= 1;
+            self.restart(&session.recent(drafter::REMEMBERED));
+        })
+    }
+
+    /// Notes a pass with guesses.
+    fn note(&mut self, inside: usize, guesses: usize, seconds: f64) {
+        let step = self.step().seconds[0];
+        self.times[inside].note(guesses, seconds, step);
+        self.counts.passes += 1;
+        self.counts.guessed += guesses as u64;
+    }
+
+    /// Guesses up to `most` tokens, as many as the mode wants.
+    fn draft(&mut self, inside: usize, most: usize) {
         let count = match self.mode {
             Speculate::Off => 0,
             Speculate::On => most,
@@ -188,13 +243,11 @@ impl Speculation {
         };
         self.guess.clear();
         self.guess.extend(self.drafter.draft().take(count));
-        let started = Instant::now();
-        session.logits_with_guess(&self.guess)?;
-        let step = self.times[1].seconds[0];
-        self.times[inside].note(self.guess.len(), started.elapsed().as_secs_f64(), step);
-        self.counts.passes += 1;
-        self.counts.guessed += self.guess.len() as u64;
-        session.logits()
+    }
+
+    /// Times of the pass that a guess which comes true saves.
+    fn step(&self) -> &Times {
+        &self.times[usize::from(self.most_ahead == 0)]
     }
 
     /// The number of guesses that saves most time, 0 if none does: each one that comes true with those before it saves
@@ -202,10 +255,10 @@ impl Speculation {
     fn best(&self, inside: usize, most: usize) -> usize {
         let matching = self.drafter.matching();
         let times = &self.times[inside];
-        if matching == 0 || !times.known() || !self.times[1].known() {
+        if matching == 0 || !times.known() || !self.step().known() {
             return 0;
         }
-        let step = self.times[1].seconds[0];
+        let step = self.step().seconds[0];
         let (mut true_so_far, mut saved) = (1.0, 0.0);
         let mut best = (0, 0.0);
         for count in 1..=most {

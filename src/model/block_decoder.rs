@@ -25,6 +25,9 @@ pub struct BlockDecoder {
     x: Vec<f32>,
 }
 
+/// Blocks that can always be added together, and that a sequence can always be rewound by.
+const SLACK: usize = 32;
+
 impl BlockDecoder {
     /// Buffers, still empty.
     pub fn new(config: &Config, weights: &ModelWeights) -> Self {
@@ -39,7 +42,8 @@ impl BlockDecoder {
     pub fn cache_shape(config: &Config, sinks: usize, window: usize) -> CacheShape {
         let stack = &config.block_decoder;
         let width = head_width(stack.head_dim());
-        CacheShape { layers: stack.layers, heads: stack.heads, width, sinks, window, rolls: true }
+        let slack = SLACK + config.guesses_ahead();
+        CacheShape { layers: stack.layers, heads: stack.heads, width, sinks, window, slack }
     }
 
     /// Bytes of the buffers once a long text has passed that sees `blocks` blocks, and `sequences` sequences

@@ -140,11 +140,11 @@ impl Engine {
         let whole = |sequence: &&mut Sequence| sequence.open.is_whole();
         let done = self.runtime.team().region(|region| {
             let stream = if let [sequence] = &mut *sequences {
-                let segment = Segment::new(1, &mut sequence.borrow_mut().cache);
+                let segment = Segment::new(1, sequence.borrow_mut().cache_for_pass());
                 decoder.forward(region, model, completed, &mut [segment], interrupt)?
             } else {
                 let whole = sequences.iter_mut().map(S::borrow_mut).filter(whole);
-                let mut segments: Vec<_> = whole.map(|s| Segment::new(1, &mut s.cache)).collect();
+                let mut segments: Vec<_> = whole.map(|s| Segment::new(1, s.cache_for_pass())).collect();
                 decoder.forward(region, model, completed, &mut segments, interrupt)?
             };
             let columns = stream.chunks_exact(model.config().block_decoder.hidden);
@@ -160,7 +160,8 @@ impl Engine {
 
     /// Computes the logits of the next token of each sequence, `[sequences, vocabulary]`; for a single sequence also
     /// those after each token of a guess at its next tokens, `[1 + guess, vocabulary]`. The guess leaves at least the
-    /// last token of the block open, and does not become part of the sequence. A first text that is shorter than a
+    /// last token of the block open, or is one that the last pass has computed the blocks of. It does not become part of
+    /// the sequence. A first text that is shorter than a
     /// block is filled up from the left.
     ///
     /// # Errors
@@ -176,9 +177,10 @@ impl Engine {
         self.settle(sequences)?;
         let vocabulary = self.model().config().vocabulary;
         let rows = sequences.len() + guess.len();
-        assert!(
-            guess.is_empty() || sequences.len() == 1 && guess.len() < sequences[0].borrow().left_in_block()
-        );
+        let fits = |sequence: &Sequence| {
+            guess.len() < sequence.left_in_block() || sequence.ahead.tokens().starts_with(guess)
+        };
+        assert!(guess.is_empty() || sequences.len() == 1 && fits(sequences[0].borrow()));
         let length = rows * vocabulary;
         if self.logits.len() < length {
             reserve(&mut self.logits, length, "logits")?;
@@ -200,7 +202,8 @@ impl Engine {
             decoder.begin();
             columns.clear();
             for sequence in sequences.iter_mut().map(S::borrow_mut) {
-                columns.push(sequence.open.push_columns(decoder, model, guess));
+                let open = sequence.open.push_columns(decoder, model, guess);
+                columns.push(open + sequence.ahead.push_columns(decoder, model, guess.len()));
             }
             let last = |row: usize| match columns[..] {
                 // The first row is that after the last token that is not a guess.

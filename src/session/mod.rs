@@ -1,6 +1,7 @@
 //! Sequences of tokens, and the engine that advances any number of them together.
 #![forbid(unsafe_code)]
 
+mod ahead;
 pub(crate) mod block_log;
 mod engine;
 mod open_block;

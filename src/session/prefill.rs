@@ -74,6 +74,40 @@ impl Engine {
         self.pass(appends, blocks, true)
     }
 
+    /// Adds a token to a sequence, and computes in the same pass what comes after a guess at the tokens that follow it,
+    /// as far as the model can.
+    ///
+    /// # Errors
+    /// If a token is not in the vocabulary, or `Interrupted` on request; then nothing was added.
+    pub(super) fn append_with_guess(
+        &mut self,
+        sequence: &mut Sequence,
+        token: u32,
+        guess: &[u32],
+    ) -> Result<()> {
+        let most = self.model().config().guesses_ahead();
+        let guess = &guess[..guess.len().min(most)];
+        if guess.is_empty() {
+            return self.append(sequence, &[token]);
+        }
+        self.model().check_tokens(&[token])?;
+        self.model().check_tokens(guess)?;
+        let Engine { runtime, block_decoder: decoder, interrupt, completed, .. } = self;
+        let (model, length) = (runtime.model(), sequence.blocks());
+        completed.clear();
+        completed.push(token);
+        completed.extend(guess);
+        runtime.team().region(|region| {
+            let segment = Segment::new(completed.len(), sequence.cache_for_pass());
+            let stream = decoder.forward(region, model, completed, &mut [segment], Some(interrupt))?;
+            let (context, ahead) = stream.split_at(model.config().block_decoder.hidden);
+            sequence.cache.rewind(length + 1);
+            sequence.note(&[token], 0, context);
+            sequence.ahead.set(guess, ahead);
+            Ok(())
+        })
+    }
+
     pub(super) fn pass(
         &mut self,
         appends: &mut [Append<'_>],
@@ -101,13 +135,14 @@ impl Engine {
             runtime.team().region(|region| {
                 let stream = if let [append] = &mut *appends {
                     let padding = append.masked();
-                    let segment = Segment::ending(columns[0], &mut append.sequence.cache).padded(padding);
+                    let segment =
+                        Segment::ending(columns[0], append.sequence.cache_for_pass()).padded(padding);
                     decoder.forward(region, model, completed, &mut [segment], interrupt)?
                 } else {
                     let moving = appends.iter_mut().zip(&*columns).filter(|(_, blocks)| **blocks > 0);
                     let segments = moving.map(|(append, blocks)| {
                         let padding = append.masked();
-                        Segment::ending(*blocks, &mut append.sequence.cache).padded(padding)
+                        Segment::ending(*blocks, append.sequence.cache_for_pass()).padded(padding)
                     });
                     decoder.forward(region, model, completed, &mut segments.collect::<Vec<_>>(), interrupt)?
                 };

@@ -29,7 +29,7 @@ impl Engine {
             let slot = sequence.cache.geometry().slot(blocks - 1);
             let digest = sequence.log.digest(slot);
             let tokens = sequence.log.tokens(slot).to_vec();
-            sequence.cache.rewind(blocks - 1);
+            sequence.cache_for_pass().rewind(blocks - 1);
             if blocks == 1 {
                 sequence.open.note_padding(sequence.masked_padding(&tokens, digest));
             }

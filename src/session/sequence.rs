@@ -4,6 +4,7 @@
 //! continues inside the open block: whole blocks pass through the block decoder alone, and the tokens of the last,
 //! partial block are forced through the token decoder when its logits are wanted.
 
+use super::ahead::Ahead;
 use super::block_log::{self, BlockLog};
 use super::open_block::OpenBlock;
 use super::options::SessionOptions;
@@ -23,6 +24,8 @@ pub struct Sequence {
     /// Digest of all whole blocks.
     pub(super) digest: u64,
     pub(super) open: OpenBlock,
+    /// What is known of the blocks after this text, if it goes on as guessed.
+    pub(super) ahead: Ahead,
     alignment: Alignment,
     /// Whether the padding of a first block is masked. Its digest then says how much there is.
     masks_padding: bool,
@@ -45,6 +48,7 @@ impl Runtime {
             log,
             digest: block_log::EMPTY,
             open: OpenBlock::new(model)?,
+            ahead: Ahead::new(model)?,
             alignment: options.alignment.unwrap_or(config.alignment),
             masks_padding: config.embedder.masks_padding(),
             model: model.id(),
@@ -60,7 +64,7 @@ impl Sequence {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.cache.clear();
+        self.cache_for_pass().clear();
         self.digest = block_log::EMPTY;
         self.open.clear();
     }
@@ -212,6 +216,29 @@ impl Sequence {
         }
         note(&self.cache, &mut self.log, &mut self.digest, tokens);
         self.open.follow(context);
+    }
+
+    /// The cache, to be written to.
+    pub(super) fn cache_for_pass(&mut self) -> &mut Cache {
+        self.ahead.clear();
+        &mut self.cache
+    }
+
+    /// Whether a token can be added without a pass.
+    pub(super) fn takes_ahead(&self, token: u32) -> bool {
+        self.ahead.tokens().first() == Some(&token)
+    }
+
+    /// Adds a token without a pass, if it was guessed by one. If not, the guess is worthless from now on.
+    pub(super) fn take_ahead(&mut self, token: u32) -> bool {
+        let Some(context) = self.ahead.take(token) else {
+            self.ahead.clear();
+            return false;
+        };
+        self.cache.advance(1);
+        note(&self.cache, &mut self.log, &mut self.digest, &[token]);
+        self.open.follow(context);
+        true
     }
 
     /// Notes that the open block, which is whole, has entered the cache.

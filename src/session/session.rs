@@ -21,7 +21,7 @@ pub struct Session {
 
 /// The logits that a session has at hand: those of its next token, and of the tokens after a guess that came true.
 pub(crate) struct KnownLogits {
-    /// Of the next token, and after each token of the guess: `[block_length, vocabulary]`.
+    /// Of the next token, and after each token of the guess: `[1 + guess, vocabulary]`.
     values: Vec<f32>,
     vocabulary: usize,
     cache: CacheType,
@@ -31,19 +31,19 @@ pub(crate) struct KnownLogits {
 }
 
 impl KnownLogits {
-    /// No logits, and room for those of a block.
+    /// No logits, and room for those of a pass.
     ///
     /// # Errors
     /// If that cannot be allocated.
     fn new(model: &Model, cache: CacheType) -> Result<KnownLogits> {
         let config = model.config();
         let mut values = Vec::new();
-        reserve(&mut values, config.block_length.saturating_mul(config.vocabulary), "logits of a block")?;
+        reserve(&mut values, config.logits_a_pass().saturating_mul(config.vocabulary), "logits of a pass")?;
         Ok(KnownLogits {
             values,
             vocabulary: config.vocabulary,
             cache,
-            guess: Vec::with_capacity(config.block_length),
+            guess: Vec::with_capacity(config.logits_a_pass()),
             row: None,
         })
     }
@@ -122,6 +122,11 @@ impl Session {
         self.sequence.left_in_block()
     }
 
+    /// Whether a token was guessed by the last pass, and can be added without one.
+    pub(crate) fn takes_ahead(&self, token: u32) -> bool {
+        self.sequence.takes_ahead(token)
+    }
+
     /// Whether the open block has a token.
     pub(crate) fn is_inside_block(&self) -> bool {
         !self.sequence.open.tokens().is_empty()
@@ -185,6 +190,12 @@ impl Session {
     /// If a token is not in the vocabulary; then nothing was added. `Interrupted` on request; then the blocks of the
     /// passes before have been added.
     pub fn append(&mut self, tokens: &[u32]) -> Result<()> {
+        if let [token] = tokens
+            && self.sequence.take_ahead(*token)
+        {
+            self.known.follow(tokens, true);
+            return Ok(());
+        }
         let before = self.length();
         let result = self.engine.append(&mut self.sequence, tokens);
         // A failed call may have added blocks as well.
@@ -192,6 +203,21 @@ impl Session {
             self.follow(tokens);
         }
         result
+    }
+
+    /// As [`Session::append`] of one token. If that takes a pass, and the model's blocks are single tokens, the pass
+    /// computes what comes after a guess at the next tokens as well, so that the logits after each of them are at hand
+    /// after [`Session::logits`]. Other models guess inside a block only: [`Session::logits_with_guess`].
+    ///
+    /// # Errors
+    /// As [`Session::append`], also for the guess.
+    pub fn append_with_guess(&mut self, token: u32, guess: &[u32]) -> Result<()> {
+        if self.sequence.takes_ahead(token) {
+            return self.append(&[token]);
+        }
+        self.engine.append_with_guess(&mut self.sequence, token, guess)?;
+        self.follow(&[token]);
+        Ok(())
     }
 
     /// Follows tokens that were added to the sequence.
@@ -216,7 +242,9 @@ impl Session {
     /// As [`Session::logits`], and if a token is not in the vocabulary.
     pub fn logits_with_guess(&mut self, guess: &[u32]) -> Result<&[f32]> {
         if !self.known.is_current() {
-            let guess = &guess[..guess.len().min(self.left_in_block() - 1)];
+            let ahead = self.sequence.ahead.tokens().to_vec();
+            let inside = &guess[..guess.len().min(self.left_in_block() - 1)];
+            let guess = if ahead.is_empty() { inside } else { &ahead };
             self.model().check_tokens(guess)?;
             let logits = self.engine.logits(std::slice::from_mut(&mut self.sequence), guess)?;
             self.known.keep(logits.values(), guess);

@@ -64,6 +64,59 @@ fn guesses_do_not_change_logits() {
     }
 }
 
+/// Where a block is one token, a guess goes with the token before it: right, wrong or both, across the end of a cache
+/// that rolls, the logits stay those of a session that guesses nothing, to the bit.
+#[test]
+fn guesses_of_whole_blocks_do_not_change_logits() {
+    for name in ["vanilla", "neox_hf", "neox_sequential"] {
+        let golden = Golden::read(name);
+        for kind in ["q4", "q8", "f32"] {
+            let (_folder, file) = quantize(&case(name), kind);
+            let runtime = Runtime::new(Model::open(&file).unwrap(), 2).unwrap();
+            let vocabulary = runtime.model().config().vocabulary as u32;
+            let options = SessionOptions { cache_blocks: Some(9), sink_blocks: 1, ..Default::default() };
+            let start = || {
+                let mut session = runtime.session(&options).unwrap();
+                session.append(&golden.tokens[..5]).unwrap();
+                session
+            };
+            let mut plain = start();
+            let (mut text, mut expected) = (Vec::new(), Vec::new());
+            for _ in 0..90 {
+                expected.push(plain.logits().unwrap().to_vec());
+                text.push(best(plain.logits().unwrap()));
+                plain.append(&text[text.len() - 1..]).unwrap();
+            }
+            for (wrong, passes) in [(usize::MAX, 6), (1, 90), (5, 20)] {
+                let mut session = start();
+                let mut made = 0;
+                for (at, token) in text.iter().enumerate() {
+                    made += usize::from(!session.has_logits());
+                    let label = format!("{name} {kind} {wrong} at {at}");
+                    assert!(session.logits().unwrap() == expected[at], "{label}");
+                    // Not all that was guessed is used: a copy of the session goes another way.
+                    let mut guess = text[at + 1..].to_vec();
+                    guess.iter_mut().skip(wrong - 1).step_by(wrong).for_each(|t| *t = (*t + 1) % vocabulary);
+                    session.append_with_guess(*token, &guess).unwrap();
+                    assert_eq!(session.recent(1), [*token], "{label}");
+                    if at % 7 == 3 {
+                        let blocks = session.blocks();
+                        assert!(session.can_rewind(blocks - 32.min(blocks)), "{label}");
+                        session.rewind(blocks - 2).unwrap();
+                        session.append(&text[at - 1..=at]).unwrap();
+                    }
+                }
+                // Those of a rewind are lost with it.
+                assert!(made <= passes + 2 * 90 / 7, "{name} {kind} {wrong}: {made} passes");
+                assert!(session.logits().unwrap() == plain.logits().unwrap());
+            }
+            let mut session = start();
+            assert!(session.append_with_guess(1, &[vocabulary]).is_err());
+            assert!(session.logits().unwrap() == start().logits().unwrap());
+        }
+    }
+}
+
 /// Several guessed tokens may be added at once, and a text may leave the guess anywhere.
 #[test]
 fn text_may_depart_from_a_guess_anywhere() {

@@ -227,10 +227,27 @@ fn positive(what: &str, value: f32) -> Result<()> {
     Err(Error::mismatch(what, value, "a positive float"))
 }
 
+/// Guesses that the block decoder takes in one pass: as many as products have columns at little cost.
+const MAX_GUESSES: usize = 15;
+
 impl Config {
     /// Positions that the token decoder ever sees: a block's last token is never fed to it.
     pub fn token_positions(&self) -> usize {
         self.token_decoder.first_positions() + self.block_length - 1
+    }
+
+    /// Tokens after the next one whose logits one pass of the block decoder can give if they are guessed. None where a
+    /// token decoder does that inside a block.
+    pub fn guesses_ahead(&self) -> usize {
+        match self.token_decoder {
+            TokenDecoderConfig::Head { .. } => MAX_GUESSES,
+            TokenDecoderConfig::Neox { .. } | TokenDecoderConfig::T5 { .. } => 0,
+        }
+    }
+
+    /// Most rows of logits that a pass computes for one sequence: after its last token and after each guessed one.
+    pub fn logits_a_pass(&self) -> usize {
+        self.block_length.max(1 + self.guesses_ahead())
     }
 
     /// Checks that the parts fit together. Called for every configuration, wherever it comes from.

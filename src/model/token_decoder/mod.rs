@@ -81,8 +81,8 @@ impl TokenDecoder {
             TokenDecoderConfig::T5 { decoder, .. } => (decoder.layers, decoder.heads, decoder.head_dim),
             TokenDecoderConfig::Head { .. } => (0, 1, 1),
         };
-        let window = config.token_positions();
-        CacheShape { layers, heads, width: head_width(head_dim), sinks: 0, window, rolls: false }
+        let window = config.token_positions().max(1 + config.guesses_ahead());
+        CacheShape { layers, heads, width: head_width(head_dim), sinks: 0, window, slack: 0 }
     }
 
     /// Bytes of the buffers for one sequence.
@@ -93,7 +93,10 @@ impl TokenDecoder {
                 Scratch::bytes(stack, positions, positions) + 4 * positions * stack.hidden
             }
             TokenDecoderConfig::T5 { decoder, expansion } => t5::T5::bytes(config, decoder, *expansion),
-            TokenDecoderConfig::Head { hidden } => 8 * hidden + Activations::bytes(*hidden, 1, true),
+            TokenDecoderConfig::Head { hidden } => {
+                let columns = config.logits_a_pass();
+                8 * columns * hidden + Activations::bytes(*hidden, columns, true)
+            }
         }
     }
 
