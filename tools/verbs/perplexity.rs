@@ -66,26 +66,35 @@ pub struct Arguments {
     cache: CacheArguments,
 }
 
+/// The first block of a window predicts nothing, so that a window has at least two.
+fn at_least_two(blocks: usize) -> Result<()> {
+    if blocks >= 2 {
+        return Ok(());
+    }
+    Err(Error::argument(format!("--context-blocks: found {blocks}, expected at least 2")))
+}
+
+/// Tries the place of the logits before anything is measured.
+fn try_saving_logits(arguments: &Arguments) -> Result<()> {
+    let Some(path) = &arguments.save_logits else { return Ok(()) };
+    output::not_standard(path, "the figures")?;
+    let inputs = arguments.model.inputs().with("reference", &arguments.reference);
+    inputs.with("text", arguments.input.files()).try_output(path)
+}
+
 /// Runs the verb.
 ///
 /// # Errors
 /// If the model, the text or an option is refused; `Interrupted` by a signal.
 pub fn run(arguments: Arguments) -> Result<()> {
-    if let Some(path) = &arguments.save_logits {
-        output::not_standard(path, "the figures")?;
-        let inputs = arguments.model.inputs().with("reference", &arguments.reference);
-        inputs.with("text", arguments.input.files()).try_output(path)?;
-    }
+    try_saving_logits(&arguments)?;
     let plot = arguments.plot.as_deref().map(|path| open_plot(path, &arguments)).transpose()?;
     let model = arguments.model.open()?;
     let input = arguments.input.or_pipe()?;
     let tokens = input.tokens(&model, |text| Tokenizer::of_model(&model)?.encode(text))?;
     interrupt::listen();
     let length = model.config().block_length;
-    if arguments.context_blocks < 2 {
-        let found = arguments.context_blocks;
-        return Err(Error::argument(format!("--context-blocks: found {found}, expected at least 2")));
-    }
+    at_least_two(arguments.context_blocks)?;
     let whole = whole_blocks(&tokens, length)?;
     // A window is at most the text.
     let window = arguments.context_blocks.saturating_mul(length).min(whole);
@@ -101,10 +110,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let mut reference =
         reference.map(|path| Reference::open(path, &arguments.model, &runtime, &options)).transpose()?;
     let scored = whole - whole.div_ceil(window) * length;
-    let mut saved = match &arguments.save_logits {
-        Some(path) => Some(open_rows(path, scored, model.config().vocabulary)?),
-        None => None,
-    };
+    let path = arguments.save_logits.as_deref();
+    let mut saved = path.map(|path| open_rows(path, scored, model.config().vocabulary)).transpose()?;
 
     let started = Instant::now();
     let bar = output::progress(whole as u64, "{msg} [{bar:30}] {percent}% {elapsed} left {eta}");
@@ -145,12 +152,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     let seconds = started.elapsed().as_secs_f64();
     if !arguments.json {
-        return output::print(&summary(
-            &mean,
-            &positions,
-            reference.as_ref().map(|_| &mut divergence),
-            seconds,
-        ));
+        let divergence = reference.as_ref().map(|_| &mut divergence);
+        return output::print(&summary(&mean, &positions, divergence, seconds));
     }
     let mut figures = figures(&mean, seconds);
     positions.json(&mut figures);
