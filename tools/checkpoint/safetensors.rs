@@ -1,15 +1,17 @@
 //! The tensors of a checkpoint: one file, or shards with an index. Headers are read at once, tensor data a
 //! piece at a time, so that a checkpoint of any size fits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fmt::{Display, Formatter};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use cinderblock::{Error, Result};
+use cinderblock::{Error, ErrorKind, Result};
 use half::{bf16, f16};
 use safetensors::Dtype;
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::yaml::without_mark;
 use crate::interrupt;
@@ -221,6 +223,40 @@ fn to_floats(dtype: Dtype, bytes: &[u8], output: &mut Vec<f32>) {
     }
 }
 
+/// The tensors of a header. Its metadata is skipped: entries of two bytes each would take thirty times as much memory.
+struct Header(Vec<(String, TensorInfo)>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Header, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Header, A::Error> {
+                let (mut tensors, mut names) = (Vec::new(), HashSet::new());
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == "__metadata__" {
+                        map.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
+                    if !names.insert(name.clone()) {
+                        return Err(A::Error::custom(format_args!("tensor {name:?} appears twice")));
+                    }
+                    tensors.push((name, map.next_value()?));
+                }
+                Ok(Header(tensors))
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
+}
+
 fn read_header(path: &Path) -> Result<(File, u64, Metadata)> {
     let io = |error: std::io::Error| Error::io(path, &error);
     let length = std::fs::metadata(path).map_err(io)?;
@@ -246,10 +282,16 @@ fn read_header(path: &Path) -> Result<(File, u64, Metadata)> {
         let expected = format!("at most {} (truncated, or no safetensors file?)", MAX_HEADER.min(length - 8));
         return Err(Error::mismatch("header length", header, expected));
     }
-    let mut json = vec![0; header as usize];
+    let mut json = Vec::new();
+    json.try_reserve_exact(header as usize).map_err(|_| {
+        Error::new(ErrorKind::Resource, format!("header: {header} bytes cannot be allocated"))
+    })?;
+    json.resize(header as usize, 0);
     file.read_exact(&mut json).map_err(io)?;
-    let metadata: Metadata = serde_json::from_slice(&json)
-        .map_err(|error| Error::format(format!("header is not valid: {error}")))?;
+    let invalid = |error: &dyn Display| Error::format(format!("header is not valid: {error}"));
+    let Header(mut tensors) = serde_json::from_slice(&json).map_err(|error| invalid(&error))?;
+    tensors.sort_by_key(|(_, info)| info.data_offsets);
+    let metadata = Metadata::new(None, tensors).map_err(|error| invalid(&error))?;
     // The crate checks that tensors cover the data without gaps, but not that the data is there.
     let expected = (8 + header).saturating_add(metadata.data_len() as u64);
     if expected != length {
