@@ -37,6 +37,13 @@ fn damaged_tensors_are_refused_by_name() {
         checkpoint.edit(edit);
         checkpoint.refused(name, expected);
     }
+    // Metadata is nobody's: entries of two bytes take no memory, within the limit of these programs.
+    let checkpoint = Checkpoint::new();
+    checkpoint.edit(|header, _| {
+        let entries = (0..150_000).map(|entry| (entry.to_string(), json!("")));
+        header["__metadata__"] = entries.collect::<serde_json::Map<_, _>>().into();
+    });
+    shell(PLAIN, &checkpoint.arguments()).success();
     let checkpoint = Checkpoint::new();
     // Sizes that each fit, but whose sum does not.
     let mut header = json!({});
