@@ -74,17 +74,19 @@ impl Callback {
     }
 }
 
+/// A callback may be given without data.
+///
 /// # Safety
-/// `data` is a callback.
-unsafe fn callback<'a>(data: *mut c_void) -> &'a mut Callback {
+/// `data` is null or a callback.
+unsafe fn called(data: *mut c_void) -> i32 {
     // SAFETY: the caller's promise.
-    unsafe { &mut *data.cast::<Callback>() }
+    unsafe { data.cast::<Callback>().as_mut() }.map_or(0, Callback::called)
 }
 
 unsafe extern "C" fn on_token(token: u32, logprob: f32, data: *mut c_void) -> i32 {
     assert!((token as usize) < tiny::VOCABULARY && logprob <= 0.0);
     // SAFETY: given with this function.
-    unsafe { callback(data) }.called()
+    unsafe { called(data) }
 }
 
 unsafe extern "C" fn on_text(text: *const c_char, size: usize, data: *mut c_void) -> i32 {
@@ -92,13 +94,13 @@ unsafe extern "C" fn on_text(text: *const c_char, size: usize, data: *mut c_void
     let bytes = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), size + 1) };
     assert!(size > 0 && bytes[size] == 0 && std::str::from_utf8(&bytes[..size]).is_ok());
     // SAFETY: given with this function.
-    unsafe { callback(data) }.called()
+    unsafe { called(data) }
 }
 
 unsafe extern "C" fn on_progress(done: u64, total: u64, data: *mut c_void) -> i32 {
     assert!(total == 0 || done <= total);
     // SAFETY: given with this function.
-    unsafe { callback(data) }.called()
+    unsafe { called(data) }
 }
 
 unsafe extern "C" fn on_log(_: i32, message: *const c_char, _: *mut c_void) {
