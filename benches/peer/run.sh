@@ -1,24 +1,26 @@
 #!/usr/bin/env bash
 # Compares cinderblock with llama.cpp on this machine: builds both, writes both models, measures.
 #
-#   benches/peer/run.sh [-w WORK_DIR] [-o OURS] [-p] [-b] [-- OPTION_OF_COMPARE.PY...]
+#   benches/peer/run.sh [-w WORK_DIR] [-o OURS] [-v] [-p] [-b] [-- OPTION_OF_COMPARE.PY...]
 #
 #   -w  where the peer and the models are kept; a cache folder of the user by default
 #   -o  the program to measure; by default it is built from this repository
+#   -v  run the same vanilla model as the peer, not the block model of its quality
 #   -p  only the peer
 #   -b  only build and write the models
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 release=${LLAMA_CPP_PYTHON:-0.3.36} # the PyPI source package that carries llama.cpp
 work=${XDG_CACHE_HOME:-$HOME/.cache}/cinderblock-peer
-ours='' peer_only=false build_only=false
-while getopts w:o:pb option; do
+ours='' preset=block_main_b4_1.2b peer_only=false build_only=false
+while getopts w:o:vpb option; do
     case $option in
         w) work=$OPTARG ;;
         o) ours=$OPTARG ;;
+        v) preset=vanilla_410 ;;
         p) peer_only=true ;;
         b) build_only=true ;;
-        *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+        *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 done
 shift $((OPTIND - 1))
@@ -66,13 +68,14 @@ if ! $peer_only; then
         cargo build --release --quiet --manifest-path "$here/../../Cargo.toml"
         ours=${CARGO_TARGET_DIR:-$here/../../target}/release/cinderblock
     fi
-    ours_model=$work/block_main_b4_1.2b.q4-head.gguf
+    ours_model=$work/$preset.q4-head.gguf
     if [ ! -f "$ours_model" ]; then
         # Every matrix in q4, as a calibrated file of the fewest bits has it and as the peer's is.
-        "$ours" synthesize --preset block_main_b4_1.2b --type q4 --tensor-type '*=q4' -o "$ours_model.part"
+        "$ours" synthesize --preset "$preset" --type q4 --tensor-type '*=q4' -o "$ours_model.part"
         mv "$ours_model.part" "$ours_model"
     fi
     arguments+=(--ours "$ours" --ours-model "$ours_model")
+    if [ "$preset" = vanilla_410 ]; then arguments+=(--same-model); fi
 fi
 if $build_only; then exit; fi
 exec python3 "$here/compare.py" "${arguments[@]}" "$@"
