@@ -270,7 +270,7 @@ impl Target<'_> {
 }
 
 /// Makes a buffer at least `length` long.
-fn grow<T: Clone + Default>(buffer: &mut Vec<T>, length: usize) {
+pub(crate) fn grow<T: Clone + Default>(buffer: &mut Vec<T>, length: usize) {
     if buffer.len() < length {
         buffer.resize(length, T::default());
     }

@@ -9,7 +9,7 @@ use super::segment::{Kept, Segment, keep_wanted, kept_columns};
 use super::weights::{Layer, Linear, Norm, StackWeights};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::kernels::{Activation, Activations, Epilogue, Kernels, Pass, Product, Term, multiply};
+use crate::kernels::{Activation, Activations, Epilogue, Kernels, Pass, Product, Term, grow, multiply};
 
 /// Buffers of a forward pass. They grow to the largest number of columns, then stay.
 pub struct Scratch {
@@ -21,12 +21,6 @@ pub struct Scratch {
     attention: AttentionScratch,
     angles: Vec<Angles>,
     frequencies: Vec<f64>,
-}
-
-fn grow<T: Clone + Default>(buffer: &mut Vec<T>, length: usize) {
-    if buffer.len() < length {
-        buffer.resize(length, T::default());
-    }
 }
 
 impl Scratch {
@@ -92,6 +86,12 @@ impl Linear {
     /// The product of this matrix with columns of activations.
     pub(super) fn term<'a>(&'a self, input: &'a Activations) -> Term<'a> {
         Term { weights: self.weight.view(), bias: self.bias.as_deref().unwrap_or(&[]), input }
+    }
+
+    /// Adds the product of this matrix with columns of activations to `x`, `[columns, rows]`: the residual stream.
+    pub(super) fn add_to(&self, pass: Pass<'_>, input: &Activations, x: &mut [f32]) {
+        let terms = [self.term(input)];
+        multiply(pass, Product { terms: &terms, epilogue: Epilogue::Accumulate, output: x }, None);
     }
 }
 
@@ -186,11 +186,11 @@ impl StackWeights {
             keep_wanted(x, config.hidden, segments);
         }
         let x = &mut x[..kept_columns(segments, kept) * config.hidden];
-        add_product(pass, &layer.attention_output, &scratch.attended, x);
+        layer.attention_output.add_to(pass, &scratch.attended, x);
         scratch.feed_forward_norm(pass, config, layer, x);
         scratch.upward(pass, config.activation, layer);
         scratch.feed_forward.quantize(pass);
-        add_product(pass, &layer.down, &scratch.feed_forward, x);
+        layer.down.add_to(pass, &scratch.feed_forward, x);
     }
 }
 
@@ -281,10 +281,4 @@ impl Scratch {
         let terms = [layer.attention_output.term(&self.attended), layer.down.term(&self.feed_forward)];
         multiply(pass, Product { terms: &terms, epilogue: Epilogue::Accumulate, output: x }, None);
     }
-}
-
-/// Adds the product of a layer with its input to `x`.
-fn add_product(pass: Pass<'_>, layer: &Linear, input: &Activations, x: &mut [f32]) {
-    let terms = [layer.term(input)];
-    multiply(pass, Product { terms: &terms, epilogue: Epilogue::Accumulate, output: x }, None);
 }

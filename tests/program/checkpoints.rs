@@ -291,13 +291,19 @@ const PUBLISHED: [(&str, [usize; 6]); 25] = [
     ("vanilla_410", [24, 1024, 4096, 0, 0, 0]),
 ];
 
-/// Shapes of all tensors of a vanilla model.
-fn vanilla_shapes(vocabulary: usize, [layers, hidden, wide, ..]: [usize; 6]) -> Vec<(String, Vec<usize>)> {
-    let mut all = vec![("embed_out.weight".to_string(), vec![vocabulary, hidden])];
-    let mut add = |name: &str, shape: &[usize]| all.push((format!("gpt_neox.{name}"), shape.to_vec()));
+/// Shapes of all tensors of a GPT-NeoX stack.
+fn stack_shapes(
+    prefix: &str,
+    vocabulary: usize,
+    [layers, hidden, wide]: [usize; 3],
+) -> Vec<(String, Vec<usize>)> {
+    let mut all = Vec::new();
+    let mut add =
+        |name: &str, shape: &[usize]| all.push((format!("{prefix}gpt_neox.{name}"), shape.to_vec()));
     add("embed_in.weight", &[vocabulary, hidden]);
-    add("final_layer_norm.weight", &[hidden]);
-    add("final_layer_norm.bias", &[hidden]);
+    for norm in ["final_layer_norm.weight", "final_layer_norm.bias"] {
+        add(norm, &[hidden]);
+    }
     for layer in 0..layers {
         for norm in ["input_layernorm", "post_attention_layernorm"] {
             add(&format!("layers.{layer}.{norm}.weight"), &[hidden]);
@@ -316,6 +322,13 @@ fn vanilla_shapes(vocabulary: usize, [layers, hidden, wide, ..]: [usize; 6]) -> 
     all
 }
 
+/// Shapes of all tensors of a vanilla model.
+fn vanilla_shapes(vocabulary: usize, [layers, hidden, wide, ..]: [usize; 6]) -> Vec<(String, Vec<usize>)> {
+    let mut all = stack_shapes("", vocabulary, [layers, hidden, wide]);
+    all.push(("embed_out.weight".to_string(), vec![vocabulary, hidden]));
+    all
+}
+
 /// Shapes of all tensors of a model, `block_decoder.gpt_neox.embed_in` included, which nobody uses.
 fn shapes(vocabulary: usize, block_length: usize, shape: [usize; 6]) -> Vec<(String, Vec<usize>)> {
     let [block_layers, block_hidden, token_layers, token_hidden, expansion, projected] = shape;
@@ -326,29 +339,9 @@ fn shapes(vocabulary: usize, block_length: usize, shape: [usize; 6]) -> Vec<(Str
         all.push(("embedder.projection_layer.bias".to_string(), vec![block_hidden]));
     }
     for (part, layers, hidden) in
-        [("block_decoder", block_layers, block_hidden), ("token_decoder", token_layers, token_hidden)]
+        [("block_decoder.", block_layers, block_hidden), ("token_decoder.", token_layers, token_hidden)]
     {
-        let mut add =
-            |name: &str, shape: &[usize]| all.push((format!("{part}.gpt_neox.{name}"), shape.to_vec()));
-        add("embed_in.weight", &[vocabulary, hidden]);
-        for norm in ["final_layer_norm.weight", "final_layer_norm.bias"] {
-            add(norm, &[hidden]);
-        }
-        for layer in 0..layers {
-            for norm in ["input_layernorm", "post_attention_layernorm"] {
-                add(&format!("layers.{layer}.{norm}.weight"), &[hidden]);
-                add(&format!("layers.{layer}.{norm}.bias"), &[hidden]);
-            }
-            for (matrix, rows, columns) in [
-                ("attention.query_key_value", 3 * hidden, hidden),
-                ("attention.dense", hidden, hidden),
-                ("mlp.dense_h_to_4h", 4 * hidden, hidden),
-                ("mlp.dense_4h_to_h", hidden, 4 * hidden),
-            ] {
-                add(&format!("layers.{layer}.{matrix}.weight"), &[rows, columns]);
-                add(&format!("layers.{layer}.{matrix}.bias"), &[rows]);
-            }
-        }
+        all.extend(stack_shapes(part, vocabulary, [layers, hidden, 4 * hidden]));
     }
     let wide = expansion * token_hidden;
     all.push(("token_decoder.expansion_layer.weight".to_string(), vec![wide, block_hidden, 1]));

@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::kernels::{Activation, Activations, Epilogue, Pass, Product, RowAttention, multiply};
+use crate::kernels::{Activation, Activations, Epilogue, Pass, Product, RowAttention, grow, multiply};
 use crate::model::config::{EncoderConfig, Projection};
 use crate::model::segment::Segment;
 use crate::model::weights::{EncoderLayer, EncoderWeights, Linear, Norm};
@@ -49,12 +49,6 @@ impl Group {
 /// Blocks of `length` columns that pass together.
 fn group_blocks(length: usize) -> usize {
     (COLUMNS / length).max(1)
-}
-
-fn grow<T: Clone + Default>(buffer: &mut Vec<T>, length: usize) {
-    if buffer.len() < length {
-        buffer.resize(length, T::default());
-    }
 }
 
 impl Roberta {
@@ -146,7 +140,8 @@ impl Roberta {
         for layer in &weights.layers {
             self.normalize(pass, config, norm, group);
             self.attend(pass, config, layer, group, first);
-            add(pass, &layer.attention_output, &self.attended, &mut self.x);
+            let stream = group.columns() * config.hidden;
+            layer.attention_output.add_to(pass, &self.attended, &mut self.x[..stream]);
             self.normalize(pass, config, &layer.attention_norm, group);
             let terms = [layer.up.term(&self.input)];
             let up = self.feed_forward.floats_mut(group.columns());
@@ -156,7 +151,7 @@ impl Roberta {
                 None,
             );
             self.feed_forward.quantize(pass);
-            add(pass, &layer.down, &self.feed_forward, &mut self.x);
+            layer.down.add_to(pass, &self.feed_forward, &mut self.x[..stream]);
             norm = &layer.feed_forward_norm;
         }
         let (hidden, x) = (config.hidden, &self.x);
@@ -263,11 +258,4 @@ impl Roberta {
             }
         });
     }
-}
-
-/// Adds the product of a layer with its input to the residual stream.
-fn add(pass: Pass<'_>, layer: &Linear, input: &Activations, x: &mut [f32]) {
-    let terms = [layer.term(input)];
-    let output = &mut x[..input.columns() * layer.weight.view().rows()];
-    multiply(pass, Product { terms: &terms, epilogue: Epilogue::Accumulate, output }, None);
 }

@@ -10,7 +10,7 @@
 use crate::cache::{Cache, Entries, Geometry, Storage};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::kernels::{Activation, Activations, Epilogue, Pass, Product, RowAttention, Term, multiply};
+use crate::kernels::{Activation, Activations, Epilogue, Pass, Product, RowAttention, Term, grow, multiply};
 use crate::model::attention::head_width;
 use crate::model::config::{Config, T5Config};
 use crate::model::segment::{Kept, Segment, kept_columns};
@@ -54,28 +54,17 @@ pub(super) struct Parts<'a> {
     pub(super) block_decoder: &'a StackWeights,
 }
 
-fn grow<T: Clone + Default>(buffer: &mut Vec<T>, length: usize) {
-    if buffer.len() < length {
-        buffer.resize(length, T::default());
-    }
-}
-
 /// The product of a matrix with its input.
 fn product<'a>(terms: &'a [Term<'a>], epilogue: Epilogue, output: &'a mut [f32]) -> Product<'a> {
     Product { terms, epilogue, output }
 }
 
-/// Adds the product of a matrix with its input to the residual stream.
-fn add(pass: Pass<'_>, layer: &Linear, input: &Activations, x: &mut [f32]) {
-    multiply(pass, product(&[layer.term(input)], Epilogue::Accumulate, x), None);
-}
-
 impl T5 {
     /// Buffers, still empty.
     pub(super) fn new(config: &Config, decoder: &T5Config, weights: &T5Weights) -> Self {
-        let input = |width: usize, pick: &dyn Fn(&T5Layer) -> [&Linear; 5]| {
-            let quantized = |layer: &Linear| layer.weight.kind().is_quantized();
-            Activations::new(width, weights.layers.iter().any(|layer| pick(layer).into_iter().any(quantized)))
+        let quantized = |matrices: &[&Linear]| matrices.iter().any(|m| m.weight.kind().is_quantized());
+        let input = |width: usize, quantized: &dyn Fn(&T5Layer) -> bool| {
+            Activations::new(width, weights.layers.iter().any(quantized))
         };
         let inner = decoder.attention_width();
         T5 {
@@ -85,23 +74,23 @@ impl T5 {
             ),
             vectors: input(decoder.hidden, &|l| {
                 let Projections { key, value, .. } = &l.cross_attention;
-                [key, value, value, value, value]
+                quantized(&[key, value])
             }),
             products: Vec::new(),
             opened: Vec::new(),
             x: Vec::new(),
             input: input(decoder.hidden, &|l| {
                 let Projections { query, key, value, .. } = &l.attention;
-                [query, key, value, &l.cross_attention.query, &l.up]
+                quantized(&[query, key, value, &l.cross_attention.query, &l.up])
             }),
             attended: input(inner, &|l| {
                 let (own, cross) = (&l.attention.output, &l.cross_attention.output);
-                [own, cross, cross, cross, cross]
+                quantized(&[own, cross])
             }),
             queries: Vec::new(),
             keys: Vec::new(),
             values: Vec::new(),
-            feed_forward: input(decoder.feed_forward, &|l| [&l.down; 5]),
+            feed_forward: input(decoder.feed_forward, &|l| quantized(&[&l.down])),
             places: Vec::new(),
             bias: Vec::new(),
             outputs: Activations::new(decoder.hidden, weights.head.kind().is_quantized()),
@@ -262,21 +251,21 @@ impl T5 {
         multiply(pass, product(&value, Epilogue::Store, &mut self.values[..floats]), None);
         self.store(decoder, index, segments);
         self.attend(pass, decoder, index, segments);
-        add(pass, output, &self.attended, &mut self.x);
+        output.add_to(pass, &self.attended, &mut self.x);
 
         self.norm(pass, decoder, &layer.cross_attention_norm);
         let Projections { query, output, .. } = &layer.cross_attention;
         let query = [query.term(&self.input)];
         multiply(pass, product(&query, Epilogue::Store, &mut self.queries[..floats]), None);
         self.attend_to_context(pass, decoder, (index, parts.expansion), segments);
-        add(pass, output, &self.attended, &mut self.x);
+        output.add_to(pass, &self.attended, &mut self.x);
 
         self.norm(pass, decoder, &layer.feed_forward_norm);
         let up = self.feed_forward.floats_mut(columns);
         let terms = [layer.up.term(&self.input)];
         multiply(pass, product(&terms, Epilogue::Activate(Activation::Relu), up), None);
         self.feed_forward.quantize(pass);
-        add(pass, &layer.down, &self.feed_forward, &mut self.x);
+        layer.down.add_to(pass, &self.feed_forward, &mut self.x);
     }
 
     /// The input of products: the norm of the stream.
