@@ -196,17 +196,16 @@ impl Generator {
     /// As [`Session::append`]; the sampler knows the tokens that were added before.
     pub fn append(&mut self, tokens: &[u32]) -> Result<()> {
         let before = self.length();
+        let padding = self.session.sequence().padding_of(tokens);
         let result = match tokens {
             // Sampled by the caller.
             [token] => self.speculation.append(&mut self.session, *token),
             _ => self.session.append(tokens),
         };
         if let Err(error) = result {
-            let added = self.length().saturating_sub(before);
+            let added = self.length() - before;
             if added > 0 {
-                let window = self.sampler.options().repetition_window as u64;
-                let added = self.session.recent(added.min(window) as usize);
-                added.iter().for_each(|token| self.sampler.accept(*token));
+                tokens[..added as usize - padding].iter().for_each(|token| self.sampler.accept(*token));
                 self.reread();
             }
             return Err(error);

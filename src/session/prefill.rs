@@ -16,8 +16,7 @@ pub struct Append<'a> {
 impl Append<'_> {
     /// Tokens of padding before a first text.
     fn padding(&self) -> usize {
-        let first = self.sequence.is_empty() && !self.tokens.is_empty();
-        if first { self.sequence.padding(self.tokens.len()) } else { 0 }
+        self.sequence.padding_of(self.tokens)
     }
 
     /// Tokens of padding that the first block of the next pass begins with.

@@ -189,6 +189,11 @@ impl Sequence {
         self.open.reopen();
     }
 
+    /// Tokens of padding before `tokens`: none unless they are a first text.
+    pub(crate) fn padding_of(&self, tokens: &[u32]) -> usize {
+        if self.is_empty() && !tokens.is_empty() { self.padding(tokens.len()) } else { 0 }
+    }
+
     /// Tokens that fill up a first text.
     pub(super) fn padding(&self, tokens: usize) -> usize {
         match self.alignment {
