@@ -76,6 +76,7 @@ mod generation;
 mod gguf;
 mod interrupt;
 mod kernels;
+mod memory;
 mod model;
 mod quant;
 mod session;

@@ -472,7 +472,7 @@ fn attention_is_softmax_with_and_without_sharing() {
             let queries = random.floats(QUERIES * width);
             let sink_queries = random.floats(QUERIES * width);
             let window_start = |p: u64| (p + 1).saturating_sub(window as u64).max(sinks as u64);
-            let attend = |from: usize, count: usize| {
+            let attend = |values: &[E], scales: &[f32], from: usize, count: usize| {
                 let (low, high) = (first + from as u64, first + (from + count) as u64 - 1);
                 let start = window_start(low);
                 let in_window = (high + 1).saturating_sub(start) as usize;
@@ -482,8 +482,8 @@ fn attention_is_softmax_with_and_without_sharing() {
                     queries: &queries[from * width..(from + count) * width],
                     sink_queries: &sink_queries[from * width..(from + count) * width],
                     keys: &keys,
-                    values: &values,
-                    scales: &scales,
+                    values,
+                    scales,
                     visible: Visible {
                         sinks: 0..sinks.min(high as usize + 1),
                         window: [
@@ -502,10 +502,28 @@ fn attention_is_softmax_with_and_without_sharing() {
                 E::attend(kernels, &attention, &mut scores, &mut output);
                 output
             };
-            let alone: Vec<f32> = (0..QUERIES).flat_map(|n| attend(n, 1)).collect();
+            let alone: Vec<f32> = (0..QUERIES).flat_map(|n| attend(&values, &scales, n, 1)).collect();
             for (from, count) in [(0, 2), (1, 2), (0, 3), (1, 3), (0, 4)] {
-                let shared = attend(from, count);
+                let shared = attend(&values, &scales, from, count);
                 assert!(shared == alone[from * width..(from + count) * width], "{} {width}", kernels.isa());
+                // Values that are no numbers spoil only the queries that see them.
+                let (low, high) = (first + from as u64, first + (from + count) as u64 - 1);
+                for position in (0..(sinks as u64).min(high + 1)).chain(window_start(low)..=high) {
+                    let (mut values, mut scales) = (values.clone(), scales.clone());
+                    let at = slot(position) * width..(slot(position) + 1) * width;
+                    let scale = E::store(kernels, &vec![f32::INFINITY; width], &mut values[at]);
+                    if let Some(place) = E::scale_places(slot(position)).nth(1) {
+                        scales[place] = scale;
+                    }
+                    let spoiled = attend(&values, &scales, from, count);
+                    for (n, shared) in spoiled.chunks_exact(width).enumerate() {
+                        let query = first + (from + n) as u64;
+                        let window = window_start(query)..=query;
+                        let sees = position < sinks as u64 && position <= query || window.contains(&position);
+                        let same = shared == &alone[(from + n) * width..][..width];
+                        assert!(same != sees, "{}: {position} by {query}", kernels.isa());
+                    }
+                }
             }
             for n in 0..QUERIES {
                 let position = first + n as u64;

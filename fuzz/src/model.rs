@@ -14,7 +14,7 @@ use super::{ALLOCATED, PEAK, check};
 /// Bytes of buffers up to which a model is run.
 const MOST_BYTES: u64 = 32 << 20;
 /// Weights times positions of one pass up to which a model is run.
-const MOST_WORK: usize = 1 << 22;
+const MOST_WORK: usize = 1 << 20;
 /// Bytes that a text takes beside the buffers whose size the model or an option decides.
 const SMALL_CHANGE: u64 = 256 << 10;
 

@@ -1,6 +1,6 @@
 //! Sound model files of any small shape, any types and remarkable weights, and then changes of their header.
 
-use cinderblock::unstable::model::{EmbedderConfig, TokenDecoderConfig};
+use cinderblock::unstable::model::{EmbedderConfig, EncoderConfig, T5Config, TokenDecoderConfig};
 use cinderblock::unstable::quant::WeightType;
 use cinderblock::{Activation, Alignment, Config, Model, Projection, Residual, StackConfig, Strategy};
 
@@ -8,7 +8,8 @@ use super::{Choices, check, model, tiny};
 
 pub fn run(bytes: &[u8]) {
     let mut choices = Choices(bytes);
-    let config = config(&mut choices);
+    let wide = choices.byte() % 8 == 7;
+    let config = Shapes { choices: &mut choices, wide }.config();
     if config.validate().is_err() {
         return;
     }
@@ -26,46 +27,116 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-fn config(choices: &mut Choices) -> Config {
-    let mut stack = || {
-        let hidden = choices.pick(&[4, 1, 2, 3, 6, 8, 16, 31, 32, 33, 64, 65, 128, 130]);
-        let heads = choices.pick(&[1, 2, 3, 4, hidden]);
+/// Most shapes are small, so that many are tried; a few are as wide as the tiles of kernels.
+struct Shapes<'c, 'b> {
+    choices: &'c mut Choices<'b>,
+    wide: bool,
+}
+
+impl Shapes<'_, '_> {
+    fn width(&mut self) -> usize {
+        let widths: &[usize] =
+            if self.wide { &[31, 32, 33, 64, 65, 128, 130] } else { &[4, 1, 2, 3, 6, 8, 16] };
+        self.choices.pick(widths)
+    }
+
+    fn layers(&mut self) -> usize {
+        1 + self.choices.below(2)
+    }
+
+    fn epsilon(&mut self) -> f32 {
+        self.choices.pick(&[1e-5, 1e-38, f32::MIN_POSITIVE, 1e-39, 1.0, f32::MAX])
+    }
+
+    fn heads(&mut self, hidden: usize) -> usize {
+        self.choices.pick(&[1, 2, 3, 4, hidden])
+    }
+
+    fn stack(&mut self, hidden: usize) -> StackConfig {
+        let heads = self.heads(hidden);
         StackConfig {
-            layers: 1 + choices.below(2),
+            layers: self.layers(),
             hidden,
             heads,
-            feed_forward: choices.pick(&[4, 1, 2, 7, 16, 33, 64, 129]),
-            rotary: choices.pick(&[0, 2, 4, 8, hidden / heads / 2 * 2]),
-            rotary_base: choices.pick(&[10000.0, 1.0, 1e-30, f32::MIN_POSITIVE, f32::MAX]),
-            epsilon: choices.pick(&[1e-5, f32::MIN_POSITIVE, 1e-39, 1.0, f32::MAX]),
-            residual: Residual::Parallel,
-            activation: Activation::Gelu,
-            attention_bias: true,
+            feed_forward: self.width(),
+            rotary: self.choices.pick(&[0, 2, hidden / heads / 2 * 2, 4, 8]),
+            rotary_base: self.choices.pick(&[10000.0, 1.0, 1e-30, f32::MIN_POSITIVE, f32::MAX]),
+            epsilon: self.epsilon(),
+            residual: self.choices.pick(&[Residual::Parallel, Residual::Sequential]),
+            activation: self.choices.pick(&[Activation::Gelu, Activation::GeluTanh, Activation::Relu]),
+            attention_bias: self.choices.byte().is_multiple_of(2),
         }
-    };
-    let (mut block_decoder, token_decoder) = (stack(), stack());
-    let block_length = choices.pick(&[2, 1, 3, 4, 5, 8, 16]);
-    let linear = choices.byte() % 2 == 1;
-    let embedding = choices.pick(&[2, 1, 3, 4, 8, 17]);
-    if !linear {
-        block_decoder.hidden = block_length * embedding;
     }
-    Config {
-        name: "shape".into(),
-        block_length,
-        vocabulary: choices.pick(&[12, 1, 2, 15, 16, 17, 33, 100]),
-        trained_blocks: choices.pick(&[8, 1, 1 << 20, 1 << 32]),
-        embedder: EmbedderConfig::Lookup {
-            width: embedding,
-            projection: if linear { Projection::Linear } else { Projection::Concat },
-        },
-        alignment: choices.pick(&[Alignment::Tail, Alignment::Left]),
-        block_decoder,
-        token_decoder: TokenDecoderConfig::Neox {
-            stack: token_decoder,
-            strategy: choices.pick(&[Strategy::Prefix, Strategy::Summation]),
-            expansion: choices.pick(&[2, 1, 3, 4, 8, 16, 17]),
-        },
+
+    /// With the width of the context.
+    fn token_decoder(&mut self, context: usize) -> TokenDecoderConfig {
+        match self.choices.below(4) {
+            0 => TokenDecoderConfig::Head { hidden: context },
+            1 => {
+                let decoder = T5Config {
+                    layers: self.layers(),
+                    hidden: self.width(),
+                    heads: self.choices.pick(&[1, 2, 3]),
+                    head_dim: self.choices.pick(&[4, 1, 2, 17]),
+                    feed_forward: self.width(),
+                    buckets: self.choices.pick(&[2, 3, 8, 32]),
+                    max_distance: self.choices.pick(&[17, 2, 128, usize::MAX]),
+                    epsilon: self.epsilon(),
+                    output_scale: self.choices.pick(&[1.0, 0.5, f32::MIN_POSITIVE, f32::MAX]),
+                    summation: self.choices.byte().is_multiple_of(2),
+                };
+                TokenDecoderConfig::T5 { decoder, expansion: self.choices.pick(&[2, 1, 3, 4, 8, 16]) }
+            }
+            _ => {
+                let hidden = self.width();
+                TokenDecoderConfig::Neox {
+                    stack: self.stack(hidden),
+                    strategy: self.choices.pick(&[Strategy::Prefix, Strategy::Summation]),
+                    expansion: self.choices.pick(&[2, 1, 3, 4, 8, 16, 17]),
+                }
+            }
+        }
+    }
+
+    /// With the width of a block's embedding if the tokens' are joined.
+    fn embedder(&mut self, block_length: usize) -> (EmbedderConfig, usize) {
+        let projection = self.choices.pick(&[Projection::Concat, Projection::Linear]);
+        if self.choices.below(3) > 0 {
+            let width = self.choices.pick(&[2, 1, 3, 4, 8, 17]);
+            return (EmbedderConfig::Lookup { width, projection }, block_length * width);
+        }
+        let hidden = self.width();
+        let start_tokens = self.choices.pick(&[0, 1, 3]);
+        let encoder = EncoderConfig {
+            layers: self.layers(),
+            hidden,
+            heads: self.heads(hidden),
+            feed_forward: self.width(),
+            positions: start_tokens + block_length + 2 + self.choices.below(3),
+            start_tokens,
+            epsilon: self.epsilon(),
+        };
+        let joined = encoder.outputs(block_length) * hidden;
+        (EmbedderConfig::Roberta { encoder, projection }, joined)
+    }
+
+    fn config(mut self) -> Config {
+        // A vocabulary head alone needs blocks of one token.
+        let block_length = self.choices.pick(&[1, 2, 1, 3, 4, 5, 8, 16]);
+        let (embedder, joined) = self.embedder(block_length);
+        let (EmbedderConfig::Lookup { projection, .. } | EmbedderConfig::Roberta { projection, .. }) =
+            &embedder;
+        let hidden = if *projection == Projection::Concat { joined } else { self.width() };
+        Config {
+            name: "shape".into(),
+            block_length,
+            vocabulary: self.choices.pick(&[12, 1, 2, 15, 16, 17, 33, 100]),
+            trained_blocks: self.choices.pick(&[8, 1, 1 << 20, 1 << 32]),
+            embedder,
+            alignment: self.choices.pick(&[Alignment::Tail, Alignment::Left]),
+            block_decoder: self.stack(hidden),
+            token_decoder: self.token_decoder(hidden),
+        }
     }
 }
 

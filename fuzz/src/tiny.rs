@@ -109,13 +109,14 @@ fn panel(kind: WeightType, width: usize, mut next: impl FnMut() -> f32, bytes: &
 
 /// A file of 8 kilobytes with every type of weights.
 pub fn mixed() -> Vec<u8> {
+    static MIXED: OnceLock<Vec<u8>> = OnceLock::new();
     let types = |index| match index {
         0 => WeightType::F16,
         5 => WeightType::Q4,
         7 => WeightType::Q8,
         _ => WeightType::ALL[2 + index % 3],
     };
-    file(&config(), Some(TOKENIZER), types)
+    MIXED.get_or_init(|| file(&config(), Some(TOKENIZER), types)).clone()
 }
 
 /// The model of [`mixed`], with one thread.

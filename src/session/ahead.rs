@@ -4,8 +4,8 @@
 //! then has keys and values of the guessed blocks beyond its length, and this file their columns of the residual stream.
 //! A guess that comes true costs no pass; any other write to the cache makes the rest worthless.
 
-use super::room::reserve;
 use crate::error::Result;
+use crate::memory::reserve;
 use crate::model::{Model, TokenDecoder};
 
 /// The guessed tokens that are still to come, and their contexts.

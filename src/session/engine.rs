@@ -5,12 +5,12 @@
 
 use std::borrow::BorrowMut;
 
-use super::room::{check_room, reserve};
 use super::runtime::Runtime;
 use super::sequence::Sequence;
 use crate::cache::CacheType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interrupt::Interrupt;
+use crate::memory::{check_room, reserve};
 use crate::model::{BlockDecoder, Model, Segment, TokenDecoder};
 
 /// The buffers of passes over a model.

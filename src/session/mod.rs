@@ -8,7 +8,6 @@ mod open_block;
 mod options;
 mod prefill;
 mod rewind;
-mod room;
 mod runtime;
 mod score;
 mod sequence;

@@ -1,8 +1,8 @@
 //! The open block of a sequence: the tokens since the last whole block, and the token decoder's work on them.
 
-use super::room::zeros;
 use crate::cache::{Cache, CacheType};
 use crate::error::Result;
+use crate::memory::zeros;
 use crate::model::{Model, PAD_TOKEN, Segment, TokenDecoder};
 
 /// The tokens of a sequence that are not a whole block yet, with the context that they are decoded in.

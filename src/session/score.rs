@@ -2,10 +2,10 @@
 
 use super::engine::Logits;
 use super::options::SessionOptions;
-use super::room::{check_room, reserve};
 use super::runtime::Runtime;
 use crate::cache::{Cache, CacheType};
 use crate::error::Result;
+use crate::memory::{check_room, reserve};
 use crate::model::{BATCH, BlockDecoder, Model, PAD_TOKEN, Segment, TokenDecoder};
 use crate::threads::Region;
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::engine::{Engine, Logits};
 use super::options::SessionOptions;
-use super::room::reserve;
 use super::runtime::Runtime;
 use super::sequence::Sequence;
 use crate::cache::CacheType;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
+use crate::memory::reserve;
 use crate::model::Model;
 
 /// A sequence and the engine that advances it.

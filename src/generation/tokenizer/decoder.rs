@@ -72,6 +72,16 @@ pub(super) fn stages(decoder: Option<&DecoderWrapper>) -> Option<Vec<Stage>> {
     Some(stages)
 }
 
+/// Whether a decoder can be asked for the text of no tokens, which may be one where a step makes one string of all tokens:
+/// `BPEDecoder` counts on a token.
+pub(super) fn takes_nothing(decoder: Option<&DecoderWrapper>) -> bool {
+    let mut kinds = Vec::new();
+    decoder.into_iter().for_each(|decoder| flatten(decoder, &mut kinds));
+    let joins =
+        |kind: &&DecoderWrapper| matches!(kind, DecoderWrapper::Fuse(_) | DecoderWrapper::ByteLevel(_));
+    kinds.into_iter().take_while(|kind| !joins(kind)).all(|kind| !matches!(kind, DecoderWrapper::BPE(_)))
+}
+
 fn flatten<'d>(decoder: &'d DecoderWrapper, kinds: &mut Vec<&'d DecoderWrapper>) {
     match decoder {
         DecoderWrapper::Sequence(sequence) => {

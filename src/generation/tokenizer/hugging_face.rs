@@ -131,6 +131,7 @@ impl Backend {
                 guard(|| decoder::finish(stages, &mut text))?;
                 Ok(text)
             }
+            Decoding::Whole(tokens, 0) => self.whole(tokens),
             Decoding::Whole(tokens, context) => {
                 let (before, all) = (self.whole(&tokens[..*context])?, self.whole(tokens)?);
                 match all.strip_prefix(&before) {
@@ -150,9 +151,10 @@ impl Backend {
             .filter(|element| self.show_special || !special.is_special_token(element))
     }
 
-    /// Some decoders do not expect that there may be nothing.
+    /// Some decoders do not expect that there may be nothing, and some make a text of it.
     fn whole(&self, tokens: &[u32]) -> Result<String> {
-        if tokens.iter().all(|token| self.element(*token).is_none()) {
+        let nothing = tokens.iter().all(|token| self.element(*token).is_none());
+        if nothing && !decoder::takes_nothing(self.tokenizer.get_decoder()) {
             return Ok(String::new());
         }
         guard(|| self.tokenizer.decode(tokens, !self.show_special))

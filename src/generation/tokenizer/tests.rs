@@ -193,6 +193,31 @@ fn no_tokens_are_no_text() {
     }
 }
 
+/// A step that joins all tokens makes a string of none too, which a later one may turn into a text.
+#[test]
+fn the_text_of_no_tokens_is_that_of_the_decoder() {
+    let ctc = |cleanup: bool| {
+        format!(r#"{{"type":"CTC","pad_token":"a","word_delimiter_token":"","cleanup":{cleanup}}}"#)
+    };
+    let suffix = r#"{"type":"BPEDecoder","suffix":"</w>"}"#;
+    for (decoders, expected) in [
+        (format!("{BYTE_LEVEL},{}", ctc(true)), " "),
+        (format!("{BYTE_LEVEL},{}", ctc(false)), ""),
+        (format!("{suffix},{BYTE_LEVEL},{}", ctc(true)), ""),
+        (format!("{BYTE_LEVEL},{},{suffix}", ctc(true)), " "),
+    ] {
+        let json = json(&format!(r#"{{"type":"Sequence","decoders":[{decoders}]}}"#));
+        let tokenizer = Tokenizer::from_json(&json).unwrap();
+        // No tokens, a special one, one that does not exist.
+        for tokens in [&[][..], &[SPECIAL], &[SPECIAL + 2, SPECIAL]] {
+            assert_eq!(tokenizer.decode(tokens).unwrap(), expected, "{decoders}");
+        }
+        // What follows a context begins where that ends.
+        let mut stream = TextStream::after(&tokenizer, &[1]).unwrap();
+        assert_eq!(stream.finish().unwrap(), "", "{decoders}");
+    }
+}
+
 #[test]
 fn nothing_is_kept_of_an_endless_text() {
     let tokenizer = byte_level(&["a", "¬âĤ", "âĤ"]);

@@ -2,7 +2,7 @@
 //!
 //! A position's lane is its slot modulo 16 and never changes, and positions are added one after the other, so
 //! the result of a query does not depend on which queries it shares the pass with: what it does not see has
-//! weight 0.
+//! weight 0, and is not even multiplied by it, as keys and values that it does not see may not be finite.
 
 use std::ops::Range;
 
@@ -133,13 +133,18 @@ fn sum_values<S: Simd, E: Element + Stored, const N: usize>(
         let sets = ((width - first) / LANES).min(4);
         let mut sums = [[[0.0; LANES]; 4]; N];
         for (group, weights) in slot_groups(attention).zip(weights.chunks_exact(N)) {
-            for lane in group.lanes.clone() {
-                let value = &attention.values[(group.index * LANES + lane) * width + first..][..sets * LANES];
-                for (set, value) in value.as_chunks::<LANES>().0.iter().enumerate() {
-                    let value = E::load::<S>(value);
-                    for n in 0..N {
-                        sums[n][set] = fma_lanes::<S>(&[weights[n][lane]; LANES], &value, &sums[n][set]);
-                    }
+            let values = &attention.values[group.index * LANES * width..];
+            let value = |lane: usize| &values[lane * width + first..][..sets * LANES];
+            if N == 1 || group.is_seen_by_all(&attention.windows[..N]) {
+                for lane in group.lanes.clone() {
+                    let weights = std::array::from_fn(|n| weights[n][lane]);
+                    add_value::<S, E, N>(value(lane), weights, [true; N], &mut sums);
+                }
+            } else {
+                for lane in group.lanes.clone() {
+                    let weights = std::array::from_fn(|n| weights[n][lane]);
+                    let sees = std::array::from_fn(|n| group.is_seen(lane, attention.windows[n]));
+                    add_value::<S, E, N>(value(lane), weights, sees, &mut sums);
                 }
             }
         }
@@ -153,6 +158,25 @@ fn sum_values<S: Simd, E: Element + Stored, const N: usize>(
     }
 }
 
+/// Adds a value, up to four sets of lanes, times its weights to the sums of the queries that see it. An unseen value may
+/// not be finite, and would spoil the sum even with the weight 0.
+#[inline(always)]
+fn add_value<S: Simd, E: Element, const N: usize>(
+    value: &[E],
+    weights: [f32; N],
+    sees: [bool; N],
+    sums: &mut [[Lanes; 4]; N],
+) {
+    for (set, value) in value.as_chunks::<LANES>().0.iter().enumerate() {
+        let value = E::load::<S>(value);
+        for n in 0..N {
+            if sees[n] {
+                sums[n][set] = fma_lanes::<S>(&[weights[n]; LANES], &value, &sums[n][set]);
+            }
+        }
+    }
+}
+
 /// Sixteen slots with the queries that meet them there, and the lanes that hold visible positions.
 struct SlotGroup<'a> {
     queries: &'a [f32],
@@ -162,6 +186,23 @@ struct SlotGroup<'a> {
     pinned: bool,
     /// Position of lane 0.
     position: u64,
+}
+
+impl SlotGroup<'_> {
+    /// Whether a query whose window is `from..=to` sees a lane that holds a visible position.
+    #[inline(always)]
+    fn is_seen(&self, lane: usize, (from, to): (u64, u64)) -> bool {
+        let position = self.position.wrapping_add(lane as u64);
+        (self.pinned || from <= position) && position <= to
+    }
+
+    /// Whether all lanes hold positions that the queries with these windows, at consecutive positions, all see.
+    #[inline(always)]
+    fn is_seen_by_all(&self, windows: &[(u64, u64)]) -> bool {
+        self.lanes.len() == LANES
+            && self.is_seen(0, windows[windows.len() - 1])
+            && self.is_seen(LANES - 1, windows[0])
+    }
 }
 
 /// All slot groups that the queries see: those of the sinks, then those of the two runs of the window.

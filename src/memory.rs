@@ -1,5 +1,7 @@
 //! Memory whose size a model file or an option decides: asked for before it is used, and an error if there is none.
 
+#![forbid(unsafe_code)]
+
 use crate::error::{Error, ErrorKind, Result};
 
 fn refused(what: &str, bytes: usize) -> Error {
@@ -10,16 +12,16 @@ fn refused(what: &str, bytes: usize) -> Error {
 ///
 /// # Errors
 /// If that cannot be allocated.
-pub(crate) fn reserve(buffer: &mut Vec<f32>, length: usize, what: &str) -> Result<()> {
+pub(crate) fn reserve<T>(buffer: &mut Vec<T>, length: usize, what: &str) -> Result<()> {
     let more = length.saturating_sub(buffer.len());
-    buffer.try_reserve_exact(more).map_err(|_| refused(what, length.saturating_mul(size_of::<f32>())))
+    buffer.try_reserve_exact(more).map_err(|_| refused(what, length.saturating_mul(size_of::<T>())))
 }
 
 /// Zeros, of which the system may not have touched any yet.
 ///
 /// # Errors
 /// If they cannot be allocated.
-pub(super) fn zeros(length: usize, what: &str) -> Result<Vec<f32>> {
+pub(crate) fn zeros(length: usize, what: &str) -> Result<Vec<f32>> {
     let mut values = Vec::new();
     reserve(&mut values, length, what)?;
     values.resize(length, 0.0);
