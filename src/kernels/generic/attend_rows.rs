@@ -39,7 +39,7 @@ pub(in crate::kernels) fn attend_rows<S: Simd>(attention: &RowAttention<'_>, out
 fn score<S: Simd>(attention: &RowAttention<'_>, row: usize) -> f32 {
     let width = attention.query.len();
     let key = &attention.keys[row * attention.stride..][..width];
-    let [product] = dot::<S, f32, 1>(key, attention.query, width);
+    let product = dot::<S>(key, attention.query);
     let score = product * attention.scale;
     if attention.bias.is_empty() { score } else { score + attention.bias[row] }
 }
