@@ -166,7 +166,7 @@ fn extreme_bytes_do_not_saturate() {
     for kernels in Kernels::all() {
         for (kind, panel) in [0x00, 0xff, 0x80, 0x7f, 0x0f, 0xf0].into_iter().flat_map(panels) {
             // Enough columns for the widest tile and for what is left of it.
-            for (sign, count) in [(1.0, 1), (-1.0, 1), (1.0, 15), (-1.0, 15), (1.0, 23), (-1.0, 23)] {
+            for (count, sign) in [1, 2, 3, 7, 15, 23, 37].into_iter().flat_map(|n| [(n, 1.0), (n, -1.0)]) {
                 let input = vec![127.0 * sign; count * width];
                 let view = Weights::new(kind, 16, width, &panel).unwrap();
                 let result = product(kernels, &team, view, &activations(kernels, &team, &input, width));
@@ -257,8 +257,13 @@ fn quantized_activations_are_the_same_everywhere() {
                     let values: Vec<i8> = (s * SPAN..(s + 1) * SPAN).map(|k| tile.value(c, k)).collect();
                     let groups = SPAN / GROUP;
                     let starts = (0..groups).map(|g| tile.group_starts[(s * groups + g) * tile.columns + c]);
+                    let pairs = (0..groups / 2)
+                        .flat_map(|pair| tile.group_pairs[(s * groups / 2 + pair) * tile.columns + c])
+                        .map(|minus| 128 * i32::from(minus));
+                    let starts = starts.collect::<Vec<i32>>();
+                    assert!(pairs.eq(starts.iter().copied()));
                     let at = s * tile.columns + c;
-                    (values, tile.scales[at], tile.span_starts[at], starts.collect::<Vec<i32>>())
+                    (values, tile.scales[at], tile.span_starts[at], starts)
                 });
                 spans.collect::<Vec<_>>()
             });

@@ -34,6 +34,7 @@ pub struct Activations {
     scales: Vec<f32>,
     span_starts: Vec<i32>,
     group_starts: Vec<i32>,
+    group_pairs: Vec<[i16; 2]>,
 }
 
 impl Activations {
@@ -51,6 +52,7 @@ impl Activations {
             scales: Vec::new(),
             span_starts: Vec::new(),
             group_starts: Vec::new(),
+            group_pairs: Vec::new(),
         }
     }
 
@@ -67,7 +69,7 @@ impl Activations {
     /// Bytes that `columns` columns of `width` need, `usize::MAX` if they are more.
     pub fn bytes(width: usize, columns: usize, quantized: bool) -> usize {
         let padded = width.next_multiple_of(SPAN);
-        let quantized = if quantized { padded + padded / SPAN * 8 + padded / GROUP * 4 } else { 0 };
+        let quantized = if quantized { padded + padded / SPAN * 16 + padded / GROUP * 4 } else { 0 };
         columns.saturating_mul(width * 4 + quantized)
     }
 
@@ -98,6 +100,7 @@ impl Activations {
         let columns = TILE_COLUMNS.min(self.columns - first);
         let spans = self.padded / SPAN;
         let of_spans = first * spans..(first + columns) * spans;
+        let of_pairs = of_spans.start * SPAN_GROUPS / 2..of_spans.end * SPAN_GROUPS / 2;
         let of_groups = of_spans.start * SPAN_GROUPS..of_spans.end * SPAN_GROUPS;
         ColumnTile {
             columns,
@@ -111,6 +114,7 @@ impl Activations {
             scales: &self.scales[of_spans.clone()],
             span_starts: &self.span_starts[of_spans],
             group_starts: &self.group_starts[of_groups],
+            group_pairs: &self.group_pairs[of_pairs],
         }
     }
 
@@ -179,6 +183,7 @@ impl Activations {
             grow(&mut self.scales, columns * spans);
             grow(&mut self.span_starts, columns * spans);
             grow(&mut self.group_starts, columns * spans * SPAN_GROUPS);
+            grow(&mut self.group_pairs, columns * spans * SPAN_GROUPS / 2);
         }
         Target {
             width,
@@ -191,6 +196,7 @@ impl Activations {
             scales: self.scales.as_mut_ptr(),
             span_starts: self.span_starts.as_mut_ptr(),
             group_starts: self.group_starts.as_mut_ptr(),
+            group_pairs: self.group_pairs.as_mut_ptr(),
         }
     }
 }
@@ -211,6 +217,8 @@ struct Target<'a> {
     span_starts: *mut i32,
     /// `[columns, spans * 4]`, in tiles.
     group_starts: *mut i32,
+    /// `[columns, spans * 2]`, in tiles.
+    group_pairs: *mut [i16; 2],
 }
 
 // SAFETY: the pointers are those of the vectors that `'a` borrows mutably, and are written to only for columns
@@ -246,8 +254,9 @@ impl Target<'_> {
         let first = column - column % TILE_COLUMNS;
         let stride = TILE_COLUMNS.min(self.columns - first);
         let lane = column - first;
-        // The first span and the first group of this column.
-        let [span, group] = [1, SPAN_GROUPS].map(|n| n * (first * self.spans + spans.start * stride) + lane);
+        // The first span, pair of groups and group of this column.
+        let [span, pair, group] =
+            [1, SPAN_GROUPS / 2, SPAN_GROUPS].map(|n| n * (first * self.spans + spans.start * stride) + lane);
         // SAFETY: `target` grew the buffers to `columns` columns. A tile begins where plain rows
         // would; this column's quads, groups and spans begin at its lane, and no other column has that lane.
         let mut writer = unsafe {
@@ -261,6 +270,7 @@ impl Target<'_> {
                 scales: self.scales.add(span),
                 span_starts: self.span_starts.add(span),
                 group_starts: self.group_starts.add(group),
+                group_pairs: self.group_pairs.add(pair),
                 spans: spans.len(),
                 stride,
             }

@@ -37,6 +37,8 @@ pub struct ColumnTile<'a> {
     pub span_starts: &'a [i32],
     /// `[spans * 4, columns]`: -128 times the sum of a group.
     pub group_starts: &'a [i32],
+    /// `[spans * 2, columns]`: minus the sums of two groups.
+    pub group_pairs: &'a [[i16; 2]],
 }
 
 impl ColumnTile<'_> {
@@ -49,6 +51,7 @@ impl ColumnTile<'_> {
         scales: &[],
         span_starts: &[],
         group_starts: &[],
+        group_pairs: &[],
     };
 
     /// Value `k` of a column.
@@ -85,6 +88,7 @@ pub(super) struct ColumnWriter {
     pub(super) scales: *mut f32,
     pub(super) span_starts: *mut i32,
     pub(super) group_starts: *mut i32,
+    pub(super) group_pairs: *mut [i16; 2],
     pub(super) spans: usize,
     /// Columns of the tile: the distance between quads, between groups, and between spans.
     pub(super) stride: usize,
@@ -119,6 +123,10 @@ impl ColumnWriter {
             for sum in sums {
                 self.group_starts.write(-128 * sum);
                 self.group_starts = self.group_starts.wrapping_add(self.stride);
+            }
+            for pair in sums.as_chunks::<2>().0 {
+                self.group_pairs.write(pair.map(|sum| -sum as i16));
+                self.group_pairs = self.group_pairs.wrapping_add(self.stride);
             }
         }
     }

@@ -241,6 +241,7 @@ unsafe fn agrees<T: Tiles>() -> bool {
             scales: &scales,
             span_starts,
             group_starts,
+            group_pairs: &[],
         };
         let mut q4: Vec<u8> = (0..Q4_SCALES + SPANS * Q4_RECORD).map(|_| random()).collect();
         for (row, scale) in q4[..Q4_SCALES].chunks_exact_mut(4).enumerate() {

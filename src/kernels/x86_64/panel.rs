@@ -24,6 +24,8 @@ pub(super) trait PanelSimd {
     const SIGNED_Q8: bool;
     /// Most columns with which the q4 levels of a group are summed before they are multiplied.
     const STAGED_COLUMNS: usize;
+    /// How many records ahead one or two columns prefetch a panel; 0 for not at all.
+    const RECORDS_AHEAD: usize;
 
     unsafe fn zero_f32() -> Self::Floats;
     unsafe fn splat_i32(value: i32) -> Self::Ints;
@@ -71,7 +73,7 @@ pub(super) use for_columns;
 /// The panel kernels of an instruction set, compiled with its features.
 macro_rules! panel_kernels {
     ($features:literal; $simd:ty) => {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 
         use crate::kernels::x86_64::panel::{PanelSimd, for_columns};
         use crate::kernels::operands::{ColumnTile, TILE_COLUMNS};
@@ -150,13 +152,15 @@ macro_rules! panel_kernels {
         }
 
         /// With many columns a panel takes long enough for the next one to arrive meanwhile. With few the memory is the
-        /// limit and more requests only disturb it.
+        /// limit, and it depends on the processor whether it looks far enough ahead itself.
         #[target_feature(enable = $features)]
         fn prefetch<const N: usize, const RECORD: usize>(record: *const u8, panel: &[u8], first: usize) {
-            if N >= 8 && first == 0 {
-                let next = record.wrapping_add(panel.len());
-                for line in 0..RECORD / 64 {
-                    _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(line * 64).cast());
+            let ahead = <$simd>::RECORDS_AHEAD * RECORD;
+            for line in 0..RECORD / 64 {
+                if N >= 8 && first == 0 {
+                    _mm_prefetch::<_MM_HINT_T1>(record.wrapping_add(panel.len() + line * 64).cast());
+                } else if ahead > 0 && first == 0 {
+                    _mm_prefetch::<_MM_HINT_T0>(record.wrapping_add(ahead + line * 64).cast());
                 }
             }
         }
