@@ -27,6 +27,25 @@ pub(super) struct PanelKernels {
     pub(super) q4_tiles: Option<(usize, TilesKernel)>,
 }
 
+/// Compiles `multiply::<Q4>` of an instruction set for both types, as `q4` and `q8`.
+macro_rules! quantized_kernels {
+    ($features:literal) => {
+        #[target_feature(enable = $features)]
+        unsafe fn q4(panel: &[u8], input: ColumnTile<'_>, output: &mut [[f32; PANEL_ROWS]]) {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { multiply::<true>(panel, input, output) }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn q8(panel: &[u8], input: ColumnTile<'_>, output: &mut [[f32; PANEL_ROWS]]) {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { multiply::<false>(panel, input, output) }
+        }
+    };
+}
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub(super) use quantized_kernels;
+
 /// Everything else. Safe but for the instruction set, which must be available.
 pub(super) struct FloatKernels {
     pub(super) rows_f32: RowsKernel<f32>,

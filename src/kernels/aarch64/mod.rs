@@ -83,22 +83,12 @@ impl Simd for Neon {
 macro_rules! panel_kernels {
     ($features:literal; $($n:literal x $r:literal),+) => {
         use crate::kernels::operands::ColumnTile;
-        use crate::kernels::table::PanelKernels;
+        use crate::kernels::table::{PanelKernels, quantized_kernels};
         use crate::quant::{PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD};
 
         pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8, q4_tiles: None };
 
-        #[target_feature(enable = $features)]
-        unsafe fn q4(panel: &[u8], input: ColumnTile<'_>, output: &mut [[f32; PANEL_ROWS]]) {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { multiply::<true>(panel, input, output) }
-        }
-
-        #[target_feature(enable = $features)]
-        unsafe fn q8(panel: &[u8], input: ColumnTile<'_>, output: &mut [[f32; PANEL_ROWS]]) {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { multiply::<false>(panel, input, output) }
-        }
+        quantized_kernels!($features);
 
         /// # Safety
         /// `panel` has the records of a matrix as wide as `input`; the slices of `input` and `output` have the lengths of

@@ -77,7 +77,7 @@ macro_rules! panel_kernels {
 
         use crate::kernels::x86_64::panel::{PanelSimd, for_columns};
         use crate::kernels::operands::{ColumnTile, TILE_COLUMNS};
-        use crate::kernels::table::PanelKernels;
+        use crate::kernels::table::{PanelKernels, quantized_kernels};
         use crate::quant::{PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, SPAN};
 
         /// Lines of weights in a span.
@@ -93,17 +93,7 @@ macro_rules! panel_kernels {
             },
         };
 
-        #[target_feature(enable = $features)]
-        unsafe fn q4(panel: &[u8], input: ColumnTile<'_>, output: &mut [[f32; PANEL_ROWS]]) {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { multiply::<true>(panel, input, output) }
-        }
-
-        #[target_feature(enable = $features)]
-        unsafe fn q8(panel: &[u8], input: ColumnTile<'_>, output: &mut [[f32; PANEL_ROWS]]) {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { multiply::<false>(panel, input, output) }
-        }
+        quantized_kernels!($features);
 
         /// # Safety
         /// `panel` has the records of a matrix as wide as `input`; the slices of `input` and `output` have the lengths of
