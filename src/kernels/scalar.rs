@@ -16,6 +16,7 @@ struct Scalar;
 
 impl Simd for Scalar {
     const FMA: bool = false;
+    const WIDE: bool = false;
 
     #[inline(always)]
     fn f16_to_f32(bits: &[u16; LANES]) -> [f32; LANES] {

@@ -46,6 +46,7 @@ struct Neon;
 
 impl Simd for Neon {
     const FMA: bool = true;
+    const WIDE: bool = false;
 
     #[inline(always)]
     fn f16_to_f32(bits: &[u16; 16]) -> [f32; 16] {

@@ -17,17 +17,21 @@ pub(in crate::kernels) fn attend<S: Simd, E: Element + Stored>(
     scores: &mut [f32],
     output: &mut [f32],
 ) {
+    // Queries times sets are accumulators of 16 lanes: as many as the registers hold.
     match output.len() / attention.width {
-        1 => attend_some::<S, E, 1>(attention, scores, output),
-        2 => attend_some::<S, E, 2>(attention, scores, output),
-        3 => attend_some::<S, E, 3>(attention, scores, output),
-        _ => attend_some::<S, E, 4>(attention, scores, output),
+        1 => attend_some::<S, E, 1, 4>(attention, scores, output),
+        2 if S::WIDE => attend_some::<S, E, 2, 4>(attention, scores, output),
+        2 => attend_some::<S, E, 2, 2>(attention, scores, output),
+        3 if S::WIDE => attend_some::<S, E, 3, 4>(attention, scores, output),
+        3 => attend_some::<S, E, 3, 1>(attention, scores, output),
+        _ if S::WIDE => attend_some::<S, E, 4, 4>(attention, scores, output),
+        _ => attend_some::<S, E, 4, 1>(attention, scores, output),
     }
 }
 
-/// The same for `N` queries. Each step is a walk over the slot groups.
+/// The same for `N` queries, with `SETS` sets of lanes of the values at a time. Each step is a walk over the slot groups.
 #[inline(always)]
-fn attend_some<S: Simd, E: Element + Stored, const N: usize>(
+fn attend_some<S: Simd, E: Element + Stored, const N: usize, const SETS: usize>(
     attention: &Attention<'_, E>,
     scores: &mut [f32],
     output: &mut [f32],
@@ -36,7 +40,7 @@ fn attend_some<S: Simd, E: Element + Stored, const N: usize>(
     let (max, count) = score::<S, E, N>(attention, scores);
     let scores = &mut scores[..count];
     let totals = weigh::<S, E, N>(attention, max, scores);
-    sum_values::<S, E, N>(attention, totals, scores, output);
+    sum_values::<S, E, N, SETS>(attention, totals, scores, output);
 }
 
 /// Scores, `[slot group][query][lane]`, and minus infinity where a query does not see the slot; with the largest of
@@ -52,14 +56,7 @@ fn score<S: Simd, E: Element + Stored, const N: usize>(
     for (group, scores) in slot_groups(attention).zip(scores.chunks_exact_mut(N)) {
         count += N;
         let keys = &keys[group.index * LANES * width..][..LANES * width];
-        let queries = &group.queries[..N * width];
-        let mut sums = [[0.0; LANES]; N];
-        for (dimension, key) in keys.as_chunks::<LANES>().0.iter().enumerate() {
-            let key = E::load::<S>(key);
-            for n in 0..N {
-                sums[n] = fma_lanes::<S>(&[queries[n * width + dimension]; LANES], &key, &sums[n]);
-            }
-        }
+        let mut sums = products::<S, E, N>(keys.as_chunks().0, &group.queries[..N * width]);
         if E::SCALES == 2 {
             multiply_lanes(&mut sums, scales(attention.scales, group.index, 0));
         }
@@ -92,6 +89,25 @@ fn score<S: Simd, E: Element + Stored, const N: usize>(
     (std::array::from_fn(|n| reduce(&max[n], |a, b| if a > b { a } else { b })), count)
 }
 
+/// The products of queries, `[N, width]`, with the 16 keys of a slot group, `[width][lane]`.
+#[inline(always)]
+fn products<S: Simd, E: Element, const N: usize>(keys: &[[E; LANES]], queries: &[f32]) -> [Lanes; N] {
+    let width = keys.len();
+    // Rows of one length, so that no access is checked while the sums are in registers.
+    let mut rows: [&[f32]; N] = [&[]; N];
+    for (n, row) in rows.iter_mut().enumerate() {
+        *row = &queries[n * width..][..width];
+    }
+    let mut sums = [[0.0; LANES]; N];
+    for (dimension, key) in keys.iter().enumerate() {
+        let key = E::load::<S>(key);
+        for n in 0..N {
+            sums[n] = fma_lanes::<S>(&[rows[n][dimension]; LANES], &key, &sums[n]);
+        }
+    }
+    sums
+}
+
 /// Turns scores into weights, the scales of the values included; with the total of each query.
 #[inline(always)]
 fn weigh<S: Simd, E: Element + Stored, const N: usize>(
@@ -118,57 +134,79 @@ fn weigh<S: Simd, E: Element + Stored, const N: usize>(
     std::array::from_fn(|n| reduce(&totals[n], |a, b| a + b))
 }
 
-/// The weighted values, divided by the totals. Four sets of lanes at a time stay in registers while all positions pass.
+/// The weighted values, divided by the totals. The sums of `SETS` sets of lanes stay in registers while all positions pass.
 #[inline(always)]
-fn sum_values<S: Simd, E: Element + Stored, const N: usize>(
+fn sum_values<S: Simd, E: Element + Stored, const N: usize, const SETS: usize>(
     attention: &Attention<'_, E>,
     totals: [f32; N],
     weights: &[Lanes],
     output: &mut [f32],
 ) {
     let width = output.len() / N;
-    let inverse: [f32; N] = std::array::from_fn(|n| 1.0 / totals[n]);
     let mut first = 0;
+    while first + SETS * LANES <= width {
+        sum_sets::<S, E, N, SETS>(attention, totals, weights, first, output);
+        first += SETS * LANES;
+    }
     while first < width {
-        let sets = ((width - first) / LANES).min(4);
-        let mut sums = [[[0.0; LANES]; 4]; N];
-        for (group, weights) in slot_groups(attention).zip(weights.chunks_exact(N)) {
-            let values = &attention.values[group.index * LANES * width..];
-            let value = |lane: usize| &values[lane * width + first..][..sets * LANES];
-            if N == 1 || group.is_seen_by_all(&attention.windows[..N]) {
-                for lane in group.lanes.clone() {
-                    let weights = std::array::from_fn(|n| weights[n][lane]);
-                    add_value::<S, E, N>(value(lane), weights, [true; N], &mut sums);
-                }
-            } else {
-                for lane in group.lanes.clone() {
-                    let weights = std::array::from_fn(|n| weights[n][lane]);
-                    let sees = std::array::from_fn(|n| group.is_seen(lane, attention.windows[n]));
-                    add_value::<S, E, N>(value(lane), weights, sees, &mut sums);
-                }
-            }
-        }
-        for n in 0..N {
-            let output = &mut output[n * width + first..][..sets * LANES];
-            for (output, sum) in output.as_chunks_mut::<LANES>().0.iter_mut().zip(&sums[n]) {
-                *output = map(sum, |value| value * inverse[n]);
-            }
-        }
-        first += sets * LANES;
+        sum_sets::<S, E, N, 1>(attention, totals, weights, first, output);
+        first += LANES;
     }
 }
 
-/// Adds a value, up to four sets of lanes, times its weights to the sums of the queries that see it. An unseen value may
+/// The same for `SETS` sets of lanes, from dimension `first` on.
+#[inline(always)]
+fn sum_sets<S: Simd, E: Element + Stored, const N: usize, const SETS: usize>(
+    attention: &Attention<'_, E>,
+    totals: [f32; N],
+    weights: &[Lanes],
+    first: usize,
+    output: &mut [f32],
+) {
+    let width = attention.width;
+    let mut sums = [[[0.0; LANES]; SETS]; N];
+    for (group, weights) in slot_groups(attention).zip(weights.chunks_exact(N)) {
+        let mut lanes = [[0.0; N]; LANES];
+        for (n, weights) in weights.iter().enumerate() {
+            for (lane, weight) in lanes.iter_mut().zip(weights) {
+                lane[n] = *weight;
+            }
+        }
+        let values = attention.values[group.index * LANES * width..].chunks_exact(width).zip(&lanes);
+        if N == 1 || group.is_seen_by_all(&attention.windows[..N]) {
+            for (value, weights) in values.skip(group.lanes.start).take(group.lanes.len()) {
+                add_value::<S, E, N, SETS>(&value[first..], weights, [true; N], &mut sums);
+            }
+        } else {
+            for (lane, (value, weights)) in values.enumerate().take(group.lanes.end).skip(group.lanes.start) {
+                let mut sees = [false; N];
+                for (sees, window) in sees.iter_mut().zip(attention.windows) {
+                    *sees = group.is_seen(lane, window);
+                }
+                add_value::<S, E, N, SETS>(&value[first..], weights, sees, &mut sums);
+            }
+        }
+    }
+    for n in 0..N {
+        let output = &mut output[n * width + first..][..SETS * LANES];
+        for (output, sum) in output.as_chunks_mut::<LANES>().0.iter_mut().zip(&sums[n]) {
+            *output = map(sum, |value| value * (1.0 / totals[n]));
+        }
+    }
+}
+
+/// Adds `SETS` sets of lanes of a value, times its weights, to the sums of the queries that see it. An unseen value may
 /// not be finite, and would spoil the sum even with the weight 0.
 #[inline(always)]
-fn add_value<S: Simd, E: Element, const N: usize>(
+fn add_value<S: Simd, E: Element, const N: usize, const SETS: usize>(
     value: &[E],
-    weights: [f32; N],
+    weights: &[f32; N],
     sees: [bool; N],
-    sums: &mut [[Lanes; 4]; N],
+    sums: &mut [[Lanes; SETS]; N],
 ) {
-    for (set, value) in value.as_chunks::<LANES>().0.iter().enumerate() {
-        let value = E::load::<S>(value);
+    let value = &value.as_chunks::<LANES>().0[..SETS];
+    for set in 0..SETS {
+        let value = E::load::<S>(&value[set]);
         for n in 0..N {
             if sees[n] {
                 sums[n][set] = fma_lanes::<S>(&[weights[n]; LANES], &value, &sums[n][set]);

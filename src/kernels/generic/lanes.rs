@@ -9,6 +9,8 @@ pub(super) type Lanes = [f32; LANES];
 pub(in crate::kernels) trait Simd {
     /// Whether multiply-add is one instruction; without it `mul_add` would be a library call.
     const FMA: bool;
+    /// Whether 16 sums of 16 lanes fit in the registers; if not, four do.
+    const WIDE: bool;
     /// f16 to f32.
     fn f16_to_f32(bits: &[u16; LANES]) -> Lanes;
     /// f32 to f16, to nearest even.

@@ -20,7 +20,7 @@ mod few {
     with_features!(avx2, panel_kernels!(Ymm<MADDUBS>));
 }
 
-with_features!(avx2, float_kernels!(F16c));
+with_features!(avx2, float_kernels!(F16c<false>));
 
 pub(super) const PANELS: PanelKernels = PanelKernels { q4_tiles: Some((2, q4_tiles)), ..few::PANELS };
 

@@ -12,5 +12,5 @@ use super::zmm::Zmm;
 use crate::kernels::generic::float_kernels;
 use crate::kernels::isa::with_features;
 
-with_features!(avx512vnni, float_kernels!(F16c));
+with_features!(avx512vnni, float_kernels!(F16c<true>));
 with_features!(avx512vnni, panel_kernels!(Zmm<true>));

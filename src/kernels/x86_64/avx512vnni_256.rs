@@ -7,5 +7,5 @@ use super::ymm::{EVEX, Ymm};
 use crate::kernels::generic::float_kernels;
 use crate::kernels::isa::with_features;
 
-with_features!(avx512vnni_256, float_kernels!(F16c));
+with_features!(avx512vnni_256, float_kernels!(F16c<false>));
 with_features!(avx512vnni_256, panel_kernels!(Ymm<EVEX>));

@@ -7,5 +7,5 @@ use super::ymm::{VEX, Ymm};
 use crate::kernels::generic::float_kernels;
 use crate::kernels::isa::with_features;
 
-with_features!(avxvnni, float_kernels!(F16c));
+with_features!(avxvnni, float_kernels!(F16c<false>));
 with_features!(avxvnni, panel_kernels!(Ymm<VEX>));

@@ -4,11 +4,12 @@ use std::arch::x86_64::*;
 
 use crate::kernels::generic::Simd;
 
-/// F16C and FMA.
-pub(super) struct F16c;
+/// F16C and FMA; `WIDE` with the registers of AVX-512.
+pub(super) struct F16c<const WIDE: bool>;
 
-impl Simd for F16c {
+impl<const WIDE: bool> Simd for F16c<WIDE> {
     const FMA: bool = true;
+    const WIDE: bool = WIDE;
 
     #[inline(always)]
     fn f16_to_f32(bits: &[u16; 16]) -> [f32; 16] {

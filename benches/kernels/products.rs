@@ -1,17 +1,15 @@
-//! Speed of every kernel in the registry, on one thread: multiply-accumulates a second, from cache.
-//!
-//! `cargo bench --bench kernels -- avx512vnni/q4` runs those of one instruction set and type.
+//! Products of each instruction set and type of weights, from cache: multiply-adds a second.
 
 use cinderblock::Team;
 use cinderblock::unstable::kernels::{Activations, Epilogue, Kernels, Pass, Product, Term, multiply};
 use cinderblock::unstable::quant::{WeightType, Weights};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput};
 
 /// 256 rows of 2048: half a megabyte in q8, which stays in the second-level cache.
 const ROWS: usize = 256;
 const WIDTH: usize = 2048;
 
-fn products(criterion: &mut Criterion) {
+pub fn products(criterion: &mut Criterion) {
     let team = Team::new(1).expect("a team of one needs no threads");
     for kernels in Kernels::all() {
         for kind in WeightType::ALL {
@@ -46,13 +44,3 @@ fn products(criterion: &mut Criterion) {
         }
     }
 }
-
-criterion_group! {
-    name = benches;
-    config = Criterion::default()
-        .sample_size(10)
-        .warm_up_time(std::time::Duration::from_millis(100))
-        .measurement_time(std::time::Duration::from_millis(400));
-    targets = products
-}
-criterion_main!(benches);
