@@ -4,7 +4,8 @@
 
 use crate::error::{Error, ErrorKind, Result};
 
-fn refused(what: &str, bytes: usize) -> Error {
+/// The error of memory that is not available.
+pub(crate) fn refused(what: &str, bytes: usize) -> Error {
     Error::new(ErrorKind::Resource, format!("{what}: {bytes} bytes cannot be allocated"))
 }
 
@@ -26,6 +27,17 @@ pub(crate) fn zeros(length: usize, what: &str) -> Result<Vec<f32>> {
     reserve(&mut values, length, what)?;
     values.resize(length, 0.0);
     Ok(values)
+}
+
+/// A copy of some values.
+///
+/// # Errors
+/// If it cannot be allocated.
+pub(crate) fn copy<T: Copy>(values: &[T], what: &str) -> Result<Vec<T>> {
+    let mut copy = Vec::new();
+    reserve(&mut copy, values.len(), what)?;
+    copy.extend_from_slice(values);
+    Ok(copy)
 }
 
 /// Whether buffers of `bytes` in all, which grow during the first passes, can be allocated at present.

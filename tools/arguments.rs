@@ -215,9 +215,25 @@ pub struct InputArguments {
     #[arg(long, value_name = "IDS", allow_hyphen_values = true)]
     pub tokens: Option<String>,
 
-    /// A file of token ids, little-endian u16; - is standard input
+    /// A file of token ids, little-endian u16 or a list as text; - is standard input
     #[arg(long, value_name = "FILE")]
     pub tokens_file: Option<PathBuf>,
+}
+
+/// The text of a file of ids, if it is a list in digits: read as numbers of two bytes, it would be other tokens.
+fn list_of_ids(bytes: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim();
+    let (mut digits, mut others) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            b'0'..=b'9' => digits = true,
+            b',' | b'[' | b']' => others = true,
+            byte if byte.is_ascii_whitespace() => others = true,
+            _ => return None,
+        }
+    }
+    (digits && others).then_some(text)
 }
 
 impl InputArguments {
@@ -277,6 +293,9 @@ impl InputArguments {
 
     fn file_ids(&self, model: &Model, file: &Path) -> Result<Vec<u32>> {
         let bytes = read(file)?;
+        if let Some(list) = list_of_ids(&bytes) {
+            return parse_tokens(list).map_err(|error| error.in_file(file));
+        }
         let (ids, rest) = bytes.as_chunks::<2>();
         if !rest.is_empty() {
             let found = format!("{} bytes", bytes.len());
@@ -393,6 +412,20 @@ mod tests {
         for list in ["1,,2", "[1", "-1", "{}", "4294967296"] {
             assert!(parse_tokens(list).is_err(), "{list}");
         }
+    }
+
+    #[test]
+    fn a_file_of_ids_may_be_a_list() {
+        for list in ["1,2,3", "\u{feff}[1, 2]\n", "[7]"] {
+            assert_eq!(parse_tokens(list_of_ids(list.as_bytes()).unwrap()).unwrap()[..1], [list_id(list)]);
+        }
+        for binary in [&b"12"[..], b"", b"\x01\0\x02\0", b"1,x2"] {
+            assert_eq!(list_of_ids(binary), None);
+        }
+    }
+
+    fn list_id(list: &str) -> u32 {
+        list.chars().find_map(|character| character.to_digit(10)).unwrap()
     }
 
     #[test]

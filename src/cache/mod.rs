@@ -14,8 +14,11 @@ mod contents;
 
 use std::ops::Range;
 
+use bytemuck::{Zeroable, try_zeroed_vec};
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernels::{LANES, Run, Stored, Visible};
+use crate::memory::copy;
 
 /// The type in which keys and values are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,13 +104,11 @@ pub(crate) struct Geometry {
 }
 
 /// Cached keys and values of one sequence.
-#[derive(Clone)]
 pub struct Cache {
     geometry: Geometry,
     storage: Storage,
 }
 
-#[derive(Clone)]
 pub(crate) enum Storage {
     F32(Entries<f32>),
     F16(Entries<u16>),
@@ -115,7 +116,6 @@ pub(crate) enum Storage {
 }
 
 /// Keys and values of all layers.
-#[derive(Clone)]
 pub(crate) struct Entries<E> {
     /// `[layers, heads, slots / 16, width, 16]`
     pub(crate) keys: Vec<E>,
@@ -129,17 +129,19 @@ fn entry_bytes<E: Stored>(width: usize) -> usize {
     2 * width * size_of::<E>() + E::SCALES * size_of::<f32>()
 }
 
-fn allocate<E: Clone + Default>(elements: usize) -> Option<Vec<E>> {
-    // `vec!` gets zeroed pages without touching them but aborts where there are none: ask first.
-    Vec::<E>::new().try_reserve_exact(elements).ok()?;
-    Some(vec![E::default(); elements])
+impl<E: Stored + Zeroable> Entries<E> {
+    fn new(count: usize, width: usize) -> Option<Self> {
+        let elements = count.checked_mul(width)?;
+        // Pages that are not touched yet.
+        let scales = try_zeroed_vec(count.checked_mul(E::SCALES)?).ok()?;
+        Some(Entries { keys: try_zeroed_vec(elements).ok()?, values: try_zeroed_vec(elements).ok()?, scales })
+    }
 }
 
 impl<E: Stored> Entries<E> {
-    fn new(count: usize, width: usize) -> Option<Self> {
-        let elements = count.checked_mul(width)?;
-        let scales = allocate(count.checked_mul(E::SCALES)?)?;
-        Some(Entries { keys: allocate(elements)?, values: allocate(elements)?, scales })
+    fn try_clone(&self) -> Result<Self> {
+        let (keys, values) = (copy(&self.keys, "keys")?, copy(&self.values, "values")?);
+        Ok(Entries { keys, values, scales: copy(&self.scales, "scales")? })
     }
 }
 
@@ -165,6 +167,19 @@ impl Cache {
             return Err(Error::new(ErrorKind::Resource, detail));
         };
         Ok(Cache { geometry: Geometry { shape, ring, slots, length: 0, oldest: 0 }, storage })
+    }
+
+    /// A copy.
+    ///
+    /// # Errors
+    /// If its memory cannot be allocated.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        let storage = match &self.storage {
+            Storage::F32(entries) => Storage::F32(entries.try_clone()?),
+            Storage::F16(entries) => Storage::F16(entries.try_clone()?),
+            Storage::Q8(entries) => Storage::Q8(entries.try_clone()?),
+        };
+        Ok(Cache { geometry: self.geometry, storage })
     }
 
     /// Positions seen so far, forgotten ones included.

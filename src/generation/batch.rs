@@ -239,7 +239,7 @@ impl Batch {
         let sequence = match &request.start {
             Some(start) => {
                 sampler.remember(&start.recent(sampler.options().repetition_window));
-                let mut sequence = Sequence::clone(start);
+                let mut sequence = start.try_clone()?;
                 if request.prompt.is_empty() {
                     // Its logits may have been computed before.
                     sequence.reopen();

@@ -1,5 +1,8 @@
 //! Guesses how a text goes on: as it did after the last place that ended with the same tokens.
 
+use crate::error::Result;
+use crate::memory::reserve;
+
 /// Tokens that are remembered at least; at most twice as many.
 pub(crate) const REMEMBERED: usize = 1 << 13;
 /// Slots of the index of each order.
@@ -22,12 +25,18 @@ pub(crate) struct Drafter {
 pub(crate) const BYTES: usize = 4 * (2 * REMEMBERED + ORDERS.len() * SLOTS);
 
 impl Drafter {
-    pub(crate) fn new() -> Drafter {
-        Drafter {
-            tokens: Vec::with_capacity(2 * REMEMBERED),
-            index: std::array::from_fn(|_| vec![0; SLOTS]),
-            source: None,
+    /// A drafter without a text.
+    ///
+    /// # Errors
+    /// If its memory cannot be allocated.
+    pub(crate) fn new() -> Result<Drafter> {
+        let mut drafter = Drafter { tokens: Vec::new(), index: Default::default(), source: None };
+        reserve(&mut drafter.tokens, 2 * REMEMBERED, "tokens for guesses")?;
+        for index in &mut drafter.index {
+            reserve(index, SLOTS, "an index for guesses")?;
+            index.resize(SLOTS, 0);
         }
+        Ok(drafter)
     }
 
     pub(crate) fn clear(&mut self) {
@@ -110,7 +119,7 @@ mod tests {
     use super::*;
 
     fn after(text: &[u32], count: usize) -> (usize, Vec<u32>) {
-        let mut drafter = Drafter::new();
+        let mut drafter = Drafter::new().unwrap();
         drafter.extend(text);
         (drafter.matching(), drafter.draft().take(count).collect())
     }
@@ -132,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_long_text_is_followed_in_constant_memory() {
-        let mut drafter = Drafter::new();
+        let mut drafter = Drafter::new().unwrap();
         let text = |i: usize| (i * 31 % 5003) as u32;
         let (mut found, mut all) = (0, 0);
         for i in 0..6 * REMEMBERED {

@@ -32,7 +32,7 @@ impl Runtime {
     /// As [`Runtime::session`].
     pub fn generator(&self, options: &SessionOptions) -> Result<Generator> {
         let sampler = Sampler::new(SamplerOptions::default(), self.model().config().vocabulary)?;
-        Ok(Generator::of(self.session(options)?, sampler))
+        Generator::of(self.session(options)?, sampler)
     }
 
     /// A generator with a saved session. Stop strings are not part of what is saved.
@@ -42,16 +42,16 @@ impl Runtime {
     pub fn load(&self, snapshot: &Snapshot) -> Result<Generator> {
         let (session, sampler) = snapshot.restore(self)?;
         let default = || Sampler::new(SamplerOptions::default(), self.model().config().vocabulary);
-        let mut generator = Generator::of(session, sampler.map_or_else(default, Ok)?);
+        let mut generator = Generator::of(session, sampler.map_or_else(default, Ok)?)?;
         generator.reread();
         Ok(generator)
     }
 }
 
 impl Generator {
-    fn of(session: Session, sampler: Sampler) -> Generator {
-        let speculation = Speculation::new(session.model().config());
-        Generator { session, sampler, speculation, stops: Vec::new() }
+    fn of(session: Session, sampler: Sampler) -> Result<Generator> {
+        let speculation = Speculation::new(session.model().config())?;
+        Ok(Generator { session, sampler, speculation, stops: Vec::new() })
     }
 
     /// The state of session and sampler.

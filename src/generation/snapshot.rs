@@ -18,6 +18,7 @@ use super::sampler_options::{MAX_WINDOW, SamplerOptions};
 use crate::cache::{Cache, CacheShape, CacheType};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files;
+use crate::memory::reserve;
 use crate::model::{Alignment, BlockDecoder, Model};
 use crate::session::{Runtime, Session, SessionOptions, block_log};
 
@@ -364,20 +365,20 @@ impl<'b> Snapshot<'b> {
         let mut cursor = Cursor(&self.bytes[HEADER_BYTES..]);
         let mut context = Cursor(cursor.take(parts.context));
         let digest = if parts.context == 0 { block_log::EMPTY } else { context.u64() };
-        let open: Vec<u32> = numbers(cursor.take(parts.open));
+        let open: Vec<u32> = numbers(cursor.take(parts.open)).collect();
         let cache = cursor.take(parts.cache);
         let block = model.config().block_length;
-        let remembered: Vec<(Vec<u32>, u64)> = cursor
-            .take(parts.history)
-            .chunks_exact(block_log::bytes(1, block))
-            .map(|bytes| (numbers(&bytes[..4 * block]), Cursor(&bytes[4 * block..]).u64()))
-            .collect();
+        let history = cursor.take(parts.history).chunks_exact(block_log::bytes(1, block));
+        let mut tokens = Vec::new();
+        reserve(&mut tokens, history.len() * block, "tokens of a session")?;
+        history.clone().for_each(|entry| tokens.extend(numbers(&entry[..4 * block])));
         model.check_tokens(&open)?;
-        remembered.iter().try_for_each(|(tokens, _)| model.check_tokens(tokens))?;
+        model.check_tokens(&tokens)?;
         let Header { recent, biased, .. } = self.header;
         let sampler = recent.map(|recent| read_sampler(&mut cursor, (recent, biased), model)).transpose()?;
         let mut session = runtime.session(&self.options())?;
-        let remembered = remembered.iter().map(|(tokens, digest)| (&tokens[..], *digest));
+        let digests = history.map(|entry| Cursor(&entry[4 * block..]).u64());
+        let remembered = tokens.chunks_exact(block).zip(digests);
         session.sequence_mut().restore((&open, digest), remembered, |blocks, stream| {
             bytemuck::cast_slice_mut::<f32, u8>(stream)[..context.0.len()].copy_from_slice(context.0);
             blocks.read(self.header.length, cache);
@@ -386,8 +387,8 @@ impl<'b> Snapshot<'b> {
     }
 }
 
-fn numbers(bytes: &[u8]) -> Vec<u32> {
-    bytes.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect()
+fn numbers(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    bytes.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes))
 }
 
 fn write_sampler(sampler: &Sampler, output: &mut Vec<u8>) {
@@ -420,7 +421,7 @@ fn read_sampler(cursor: &mut Cursor, (recent, biased): (usize, usize), model: &M
         logit_bias: Vec::new(),
     };
     let (random, oldest, reserved) = (cursor.u64(), cursor.size("oldest recent token")?, cursor.u64());
-    let recent = numbers(cursor.take(4 * recent));
+    let recent: Vec<u32> = numbers(cursor.take(4 * recent)).collect();
     model.check_tokens(&recent)?;
     options.logit_bias = (0..biased).map(|_| (cursor.u32(), cursor.f32())).collect();
     let sampler = Sampler::new(options, model.config().vocabulary)?.restore(random, &recent, oldest);

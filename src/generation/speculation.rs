@@ -132,18 +132,22 @@ pub(crate) struct Speculation {
 }
 
 impl Speculation {
-    pub(crate) fn new(config: &Config) -> Speculation {
+    /// No guesses yet.
+    ///
+    /// # Errors
+    /// If its memory cannot be allocated.
+    pub(crate) fn new(config: &Config) -> Result<Speculation> {
         let rows = config.logits_a_pass();
-        Speculation {
+        Ok(Speculation {
             mode: Speculate::default(),
-            drafter: Drafter::new(),
+            drafter: Drafter::new()?,
             rates: std::array::from_fn(|matching| matching as f64 / (matching + 4) as f64),
             times: [Times::new(rows), Times::new(rows)],
             most_ahead: config.guesses_ahead(),
             added: None,
             guess: Vec::with_capacity(rows),
             counts: SpeculationCounts::default(),
-        }
+        })
     }
 
     pub(crate) fn mode(&self) -> Speculate {

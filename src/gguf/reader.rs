@@ -54,12 +54,13 @@ impl<'a> Index<'a> {
             let hint = if version.swap_bytes() == VERSION { " (a big-endian file)" } else { "" };
             return Err(Error::mismatch("GGUF version", format!("{version}{hint}"), VERSION));
         }
-        // An entry of either table occupies at least 13 bytes.
+        // An entry of either table occupies at least 13 bytes. A file with holes can be long and have none of them, so
+        // that the tables grow with what is read.
         let tensor_count = cursor.count("tensor count", 13)?;
         let key_count = cursor.count("metadata count", 13)?;
 
-        let mut metadata = Vec::with_capacity(key_count);
-        let mut keys = HashMap::with_capacity(key_count);
+        let mut metadata = Vec::new();
+        let mut keys = HashMap::new();
         for _ in 0..key_count {
             let key = cursor.string("metadata key")?;
             let value = cursor.value(key)?;
@@ -84,8 +85,8 @@ impl<'a> Index<'a> {
                 .ok_or_else(|| Error::mismatch("general.alignment", value, "a power of two up to 65536"))?,
         };
 
-        let mut infos = Vec::with_capacity(tensor_count);
-        let mut names = HashMap::with_capacity(tensor_count);
+        let mut infos = Vec::new();
+        let mut names = HashMap::new();
         for position in 0..tensor_count {
             let info = cursor.tensor_info(alignment)?;
             if names.insert(info.name, position).is_some() {

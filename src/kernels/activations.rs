@@ -7,11 +7,14 @@
 
 use std::ops::Range;
 
+use super::isa::Isa;
 use super::operands::{
     ColumnTile, ColumnWriter, INPUT_COLUMNS, INPUT_TILES, PanelInput, QUAD, SPAN_GROUPS, TILE_COLUMNS,
 };
 use super::pass::Pass;
 use super::table::Kernels;
+use crate::error::Result;
+use crate::memory::reserve;
 use crate::quant::{GROUP, SPAN};
 use crate::threads::Pieces;
 
@@ -69,8 +72,35 @@ impl Activations {
     /// Bytes that `columns` columns of `width` need, `usize::MAX` if they are more.
     pub fn bytes(width: usize, columns: usize, quantized: bool) -> usize {
         let padded = width.next_multiple_of(SPAN);
+        let rows = if quantized && Isa::chosen_takes_rows() {
+            columns.checked_next_multiple_of(TILE_COLUMNS).unwrap_or(usize::MAX)
+        } else {
+            0
+        };
         let quantized = if quantized { padded + padded / SPAN * 16 + padded / GROUP * 4 } else { 0 };
-        columns.saturating_mul(width * 4 + quantized)
+        columns.saturating_mul(width * 4 + quantized).saturating_add(rows.saturating_mul(padded))
+    }
+
+    /// Makes room for `columns` columns: to set as many takes no memory then.
+    ///
+    /// # Errors
+    /// If it cannot be allocated.
+    pub(crate) fn reserve(&mut self, kernels: &Kernels, columns: usize) -> Result<()> {
+        let what = "activations";
+        reserve(&mut self.floats, columns.saturating_mul(self.width), what)?;
+        if self.quantized {
+            let spans = columns.saturating_mul(self.padded / SPAN);
+            reserve(&mut self.values, columns.saturating_mul(self.padded), what)?;
+            if kernels.isa().takes_rows() {
+                let columns = columns.checked_next_multiple_of(TILE_COLUMNS).unwrap_or(usize::MAX);
+                reserve(&mut self.rows, columns.saturating_mul(self.padded), what)?;
+            }
+            reserve(&mut self.scales, spans, what)?;
+            reserve(&mut self.span_starts, spans, what)?;
+            reserve(&mut self.group_starts, spans.saturating_mul(SPAN_GROUPS), what)?;
+            reserve(&mut self.group_pairs, spans.saturating_mul(SPAN_GROUPS / 2), what)?;
+        }
+        Ok(())
     }
 
     /// The columns from `first` on, a multiple of [`TILE_COLUMNS`]: the rest of them or [`INPUT_COLUMNS`].
@@ -279,7 +309,7 @@ impl Target<'_> {
     }
 }
 
-/// Makes a buffer at least `length` long.
+/// Makes a buffer at least `length` long. Passes have reserved the room for it.
 pub(crate) fn grow<T: Clone + Default>(buffer: &mut Vec<T>, length: usize) {
     if buffer.len() < length {
         buffer.resize(length, T::default());

@@ -1,5 +1,7 @@
 //! The registry: which instruction sets this machine can run, and their kernels.
 
+use std::sync::LazyLock;
+
 #[cfg(target_arch = "aarch64")]
 use super::aarch64 as platform;
 use super::isa::{Isa, has_feature};
@@ -76,6 +78,14 @@ impl Isa {
                 "CINDERBLOCK_ISA={name}: not an instruction set of this architecture"
             ))),
         }
+    }
+}
+
+impl Isa {
+    /// Whether the instruction set that models are run with keeps quantized columns as plain rows, too.
+    pub(super) fn chosen_takes_rows() -> bool {
+        static TAKES_ROWS: LazyLock<bool> = LazyLock::new(|| Isa::choose().is_ok_and(Isa::takes_rows));
+        *TAKES_ROWS
     }
 }
 

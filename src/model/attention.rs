@@ -5,7 +5,9 @@
 use super::config::StackConfig;
 use super::segment::{Kept, Segment};
 use crate::cache::{Entries, Geometry, Storage};
+use crate::error::Result;
 use crate::kernels::{Attention, Kernels, KeyValue, LANES, Pass, QUERIES, score_floats};
+use crate::memory::{reserve, zeros};
 use crate::threads::{Chunks, Divide, Ranges, Strip, Strips};
 
 /// With as many segments for each thread, a thread takes whole segments; with fewer, the heads of a segment are shared.
@@ -33,6 +35,12 @@ pub(super) struct HeadScratch {
 }
 
 impl Angles {
+    /// Makes room for those of `frequencies` frequencies.
+    pub(super) fn reserve(&mut self, frequencies: usize) -> Result<()> {
+        reserve(&mut self.own, frequencies, "angles")?;
+        reserve(&mut self.sink, frequencies, "angles")
+    }
+
     /// Sets the angles of the column at `position`.
     pub(super) fn set(&mut self, frequencies: &[f64], geometry: &Geometry, position: u64) {
         rotation(frequencies, position, &mut self.own);
@@ -62,9 +70,12 @@ fn rotate(input: &[f32], angles: &[(f32, f32)], output: &mut [f32]) {
 
 impl HeadScratch {
     /// Room for a head of `width` dimensions.
-    pub(super) fn new(width: usize) -> Self {
-        let rows = || vec![0.0; QUERIES * width];
-        HeadScratch { queries: rows(), sink_queries: rows(), output: rows(), scores: Vec::new() }
+    ///
+    /// # Errors
+    /// If it cannot be allocated.
+    pub(super) fn new(width: usize) -> Result<Self> {
+        let rows = || zeros(QUERIES * width, "queries of a head");
+        Ok(HeadScratch { queries: rows()?, sink_queries: rows()?, output: rows()?, scores: Vec::new() })
     }
 
     /// Bytes for a head of `width` dimensions that sees `positions` positions.
@@ -73,9 +84,14 @@ impl HeadScratch {
     }
 
     /// Grows so that `slots` slots can be seen.
-    pub(super) fn prepare(&mut self, slots: usize) {
+    ///
+    /// # Errors
+    /// If there is no memory for that.
+    pub(super) fn prepare(&mut self, slots: usize) -> Result<()> {
         let length = score_floats(slots).max(self.scores.len());
+        reserve(&mut self.scores, length, "scores of a head")?;
         self.scores.resize(length, 0.0);
+        Ok(())
     }
 }
 
@@ -90,9 +106,15 @@ pub(super) struct AttentionScratch {
 
 impl AttentionScratch {
     /// Grows for heads of `width` dimensions on `threads` threads, and so that `slots` slots can be seen.
-    pub(super) fn prepare(&mut self, threads: usize, width: usize, slots: usize) {
-        self.heads.resize_with(threads.max(self.heads.len()), || HeadScratch::new(width));
-        self.heads.iter_mut().for_each(|head| head.prepare(slots));
+    ///
+    /// # Errors
+    /// If there is no memory for that.
+    pub(super) fn prepare(&mut self, threads: usize, width: usize, slots: usize) -> Result<()> {
+        reserve(&mut self.heads, threads, "scratch of threads")?;
+        while self.heads.len() < threads {
+            self.heads.push(HeadScratch::new(width)?);
+        }
+        self.heads.iter_mut().try_for_each(|head| head.prepare(slots))
     }
 }
 

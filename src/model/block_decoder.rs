@@ -13,6 +13,7 @@ use crate::cache::CacheShape;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::kernels::Pass;
+use crate::memory::reserve;
 use crate::threads::Region;
 
 /// Blocks that pass through the stack together: enough to reuse each weight, few enough to stay in cache.
@@ -62,7 +63,7 @@ impl BlockDecoder {
     /// final norm.
     ///
     /// # Errors
-    /// `Interrupted` on request; then the sequences are as they were.
+    /// `Interrupted` on request, or `Resource` if there is no memory for the pass; then the sequences are as they were.
     pub(crate) fn forward(
         &mut self,
         region: &Region<'_>,
@@ -76,8 +77,10 @@ impl BlockDecoder {
         let columns = tokens.len() / config.block_length;
         let hidden = config.block_decoder.hidden;
         if self.x.len() < columns * hidden {
+            reserve(&mut self.x, columns * hidden, "contexts")?;
             self.x.resize(columns * hidden, 0.0);
         }
+        self.embedder.reserve(pass, config, columns, segments.len())?;
         let x = &mut self.x[..columns * hidden];
         self.embedder.embed(pass, model, tokens, segments, x);
         weights.block_decoder.forward(pass, &mut self.scratch, x, segments, interrupt)?;

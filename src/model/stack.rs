@@ -10,6 +10,7 @@ use super::weights::{Layer, Linear, Norm, StackWeights};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::kernels::{Activation, Activations, Epilogue, Kernels, Pass, Product, Term, grow, multiply};
+use crate::memory::reserve;
 
 /// Buffers of a forward pass. They grow to the largest number of columns, then stay.
 pub struct Scratch {
@@ -55,21 +56,32 @@ impl Scratch {
             .saturating_mul(3)
             .saturating_add(Activations::bytes(config.feed_forward, columns, true))
             .saturating_add(columns.saturating_mul(12 * config.hidden))
+            .saturating_add(columns.saturating_mul(size_of::<Angles>() + 8 * config.rotary))
             .saturating_add(head.saturating_mul(config.heads))
     }
 
     /// Grows for a pass of `columns` columns, numbers those of the segments, and sets their angles.
+    ///
+    /// # Errors
+    /// If the memory cannot be allocated; then nothing has happened.
     fn prepare(
         &mut self,
         config: &StackConfig,
-        threads: usize,
+        pass: Pass<'_>,
         columns: usize,
         segments: &mut [Segment<'_>],
-    ) {
+    ) -> Result<()> {
+        let Scratch { attention_input, feed_forward_input, attended, feed_forward, .. } = self;
+        for activations in [attention_input, feed_forward_input, attended, feed_forward] {
+            activations.reserve(pass.kernels, columns)?;
+        }
+        reserve(&mut self.qkv, columns * 3 * config.hidden, "queries, keys and values")?;
         grow(&mut self.qkv, columns * 3 * config.hidden);
+        reserve(&mut self.angles, columns, "angles")?;
         grow(&mut self.angles, columns);
+        self.angles[..columns].iter_mut().try_for_each(|angles| angles.reserve(self.frequencies.len()))?;
         let slots = segments.iter().map(|segment| segment.cache.geometry().slots()).max().unwrap_or(0);
-        self.attention.prepare(threads, head_width(config.head_dim()), slots);
+        self.attention.prepare(pass.region.threads(), head_width(config.head_dim()), slots)?;
         let mut first = 0;
         for segment in segments {
             segment.first = first;
@@ -79,6 +91,7 @@ impl Scratch {
                 angles.set(&self.frequencies, segment.cache.geometry(), position);
             }
         }
+        Ok(())
     }
 }
 
@@ -116,7 +129,8 @@ impl StackWeights {
     /// wanted columns.
     ///
     /// # Errors
-    /// `Interrupted` on request, between two layers; then the caches remember what they did before.
+    /// `Interrupted` on request, between two layers, or `Resource` if there is no memory for the pass; then the caches
+    /// remember what they did before.
     pub(super) fn forward(
         &self,
         pass: Pass<'_>,
@@ -127,7 +141,7 @@ impl StackWeights {
     ) -> Result<()> {
         let columns = kept_columns(segments, Kept::All);
         assert_eq!(x.len(), columns * self.config.hidden);
-        scratch.prepare(&self.config, pass.region.threads(), columns, segments);
+        scratch.prepare(&self.config, pass, columns, segments)?;
         for index in 0..self.layers.len() {
             if let Err(error) = interrupt.map_or(Ok(()), Interrupt::check) {
                 segments.iter_mut().for_each(|segment| segment.cache.mark_overwritten(segment.columns));

@@ -5,11 +5,10 @@
 //! A guess that comes true costs no pass; any other write to the cache makes the rest worthless.
 
 use crate::error::Result;
-use crate::memory::reserve;
+use crate::memory::{copy, reserve};
 use crate::model::{Model, TokenDecoder};
 
 /// The guessed tokens that are still to come, and their contexts.
-#[derive(Clone)]
 pub(super) struct Ahead {
     tokens: Vec<u32>,
     /// Columns of the residual stream, `[tokens, block_hidden]`.
@@ -29,6 +28,15 @@ impl Ahead {
         let mut contexts = Vec::new();
         reserve(&mut contexts, most.saturating_mul(hidden), "contexts of a guess")?;
         Ok(Ahead { tokens: Vec::with_capacity(most), contexts, taken: 0, hidden })
+    }
+
+    /// A copy.
+    ///
+    /// # Errors
+    /// If its memory cannot be allocated.
+    pub(super) fn try_clone(&self) -> Result<Ahead> {
+        let contexts = copy(&self.contexts, "contexts of a guess")?;
+        Ok(Ahead { tokens: self.tokens.clone(), contexts, ..*self })
     }
 
     /// The tokens that are still to come.
@@ -60,7 +68,15 @@ impl Ahead {
     }
 
     /// Adds the columns after the first `count` tokens to a pass of the token decoder. Returns their number.
-    pub(super) fn push_columns(&self, decoder: &mut TokenDecoder, model: &Model, count: usize) -> usize {
+    ///
+    /// # Errors
+    /// If there is no memory for them.
+    pub(super) fn push_columns(
+        &self,
+        decoder: &mut TokenDecoder,
+        model: &Model,
+        count: usize,
+    ) -> Result<usize> {
         let contexts = self.contexts[self.taken * self.hidden..].chunks_exact(self.hidden.max(1));
         contexts.take(count).map(|context| decoder.push(model, context, &[], 0)).sum()
     }

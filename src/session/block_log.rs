@@ -3,8 +3,10 @@
 
 use std::ops::Range;
 
+use crate::error::Result;
+use crate::memory::copy;
+
 /// Tokens `[slots, block_length]` and digests `[slots]`, in the slots of the cache.
-#[derive(Clone)]
 pub(crate) struct BlockLog {
     block_length: usize,
     tokens: Vec<u32>,
@@ -34,8 +36,19 @@ impl BlockLog {
     /// A log of `slots` blocks; `None` if it cannot be allocated.
     pub(crate) fn new(slots: usize, block_length: usize) -> Option<BlockLog> {
         let length = slots.checked_mul(block_length)?;
-        Vec::<u8>::new().try_reserve_exact(bytes(slots, block_length)).ok()?;
-        Some(BlockLog { block_length, tokens: vec![0; length], digests: vec![EMPTY; slots] })
+        let mut digests = Vec::new();
+        digests.try_reserve_exact(slots).ok()?;
+        digests.resize(slots, EMPTY);
+        Some(BlockLog { block_length, tokens: bytemuck::try_zeroed_vec(length).ok()?, digests })
+    }
+
+    /// A copy.
+    ///
+    /// # Errors
+    /// If its memory cannot be allocated.
+    pub(crate) fn try_clone(&self) -> Result<BlockLog> {
+        let (tokens, digests) = (copy(&self.tokens, "tokens of blocks")?, copy(&self.digests, "digests")?);
+        Ok(BlockLog { block_length: self.block_length, tokens, digests })
     }
 
     /// Tokens of a block.

@@ -117,7 +117,8 @@ impl Engine {
     /// the block decoder.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary or a sequence is empty, or `Interrupted` on request; then nothing was added.
+    /// If a token is not in the vocabulary or a sequence is empty, `Interrupted` on request, or if there is no memory for
+    /// the pass; then nothing was added.
     ///
     /// # Panics
     /// If there is not one token a sequence.
@@ -126,6 +127,8 @@ impl Engine {
         self.model().check_tokens(tokens)?;
         self.check(sequences)?;
         self.completed.clear();
+        let length = self.model().config().block_length;
+        reserve(&mut self.completed, sequences.len().saturating_mul(length), "tokens of a pass")?;
         for (sequence, token) in sequences.iter_mut().map(S::borrow_mut).zip(tokens) {
             sequence.open.extend(&[*token]);
             if sequence.open.is_whole() {
@@ -165,7 +168,8 @@ impl Engine {
     /// block is filled up from the left.
     ///
     /// # Errors
-    /// If a sequence is empty, or has had no token since the last call; `Interrupted` on request.
+    /// If a sequence is empty, or has had no token since the last call; `Interrupted` on request; if there is no memory
+    /// for the pass.
     ///
     /// # Panics
     /// If there is a guess that does not fit the open block, or a guess for more than one sequence.
@@ -191,19 +195,21 @@ impl Engine {
         let logits = &mut logits[..length];
         runtime.team().region(|region| {
             contexts.clear();
-            let closed = sequences.iter().map(S::borrow).filter(|s| !s.open.is_opened());
-            closed.for_each(|s| contexts.extend(s.open.context()));
+            let closed = || sequences.iter().map(S::borrow).filter(|s| !s.open.is_opened());
+            reserve(contexts, closed().count() * model.config().block_decoder.hidden, "contexts")?;
+            closed().for_each(|s| contexts.extend(s.open.context()));
             if !contexts.is_empty() {
-                let expanded = decoder.expand(region, model, contexts);
+                let expanded = decoder.expand(region, model, contexts)?;
                 let width = model.config().token_decoder.opened_floats();
                 let closed = sequences.iter_mut().map(S::borrow_mut).filter(|s| !s.open.is_opened());
                 closed.zip(expanded.chunks_exact(width)).for_each(|(s, expanded)| s.open.open(expanded));
             }
             decoder.begin();
             columns.clear();
+            reserve(columns, sequences.len(), "columns of a pass")?;
             for sequence in sequences.iter_mut().map(S::borrow_mut) {
-                let open = sequence.open.push_columns(decoder, model, guess);
-                columns.push(open + sequence.ahead.push_columns(decoder, model, guess.len()));
+                let open = sequence.open.push_columns(decoder, model, guess)?;
+                columns.push(open + sequence.ahead.push_columns(decoder, model, guess.len())?);
             }
             let last = |row: usize| match columns[..] {
                 // The first row is that after the last token that is not a guess.

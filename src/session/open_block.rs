@@ -2,11 +2,10 @@
 
 use crate::cache::{Cache, CacheType};
 use crate::error::Result;
-use crate::memory::zeros;
+use crate::memory::{copy, zeros};
 use crate::model::{Model, PAD_TOKEN, Segment, TokenDecoder};
 
 /// The tokens of a sequence that are not a whole block yet, with the context that they are decoded in.
-#[derive(Clone)]
 pub(crate) struct OpenBlock {
     /// Tokens of a block.
     length: usize,
@@ -42,6 +41,21 @@ impl OpenBlock {
             opened: false,
             cache: Cache::new(CacheType::F32, TokenDecoder::cache_shape(config))?,
             seen: Vec::with_capacity(config.block_length),
+        })
+    }
+
+    /// A copy.
+    ///
+    /// # Errors
+    /// If its memory cannot be allocated.
+    pub(super) fn try_clone(&self) -> Result<OpenBlock> {
+        Ok(OpenBlock {
+            tokens: self.tokens.clone(),
+            context: copy(&self.context, "context")?,
+            expanded: copy(&self.expanded, "expanded context")?,
+            cache: self.cache.try_clone()?,
+            seen: self.seen.clone(),
+            ..*self
         })
     }
 
@@ -150,7 +164,15 @@ impl OpenBlock {
 
     /// Adds the columns of the tokens that the decoder has not seen, those of a guess after them, to its pass. Returns
     /// their number.
-    pub(super) fn push_columns(&mut self, decoder: &mut TokenDecoder, model: &Model, guess: &[u32]) -> usize {
+    ///
+    /// # Errors
+    /// If there is no memory for them.
+    pub(super) fn push_columns(
+        &mut self,
+        decoder: &mut TokenDecoder,
+        model: &Model,
+        guess: &[u32],
+    ) -> Result<usize> {
         self.tokens.extend(guess);
         let columns = decoder.push(model, &self.expanded, &self.tokens, self.cache.length() as usize);
         self.tokens.truncate(self.tokens.len() - guess.len());

@@ -3,6 +3,7 @@
 use super::engine::Engine;
 use super::sequence::Sequence;
 use crate::error::Result;
+use crate::memory::reserve;
 use crate::model::{BATCH, PAD_TOKEN, Segment};
 
 /// Tokens to be added to a sequence.
@@ -94,6 +95,7 @@ impl Engine {
         let Engine { runtime, block_decoder: decoder, interrupt, completed, .. } = self;
         let (model, length) = (runtime.model(), sequence.blocks());
         completed.clear();
+        reserve(completed, 1 + guess.len(), "tokens of a pass")?;
         completed.push(token);
         completed.extend(guess);
         runtime.team().region(|region| {
@@ -117,6 +119,7 @@ impl Engine {
         let model = runtime.model();
         completed.clear();
         columns.clear();
+        reserve(columns, appends.len(), "columns of a pass")?;
         for append in appends.iter() {
             let open = &append.sequence.open;
             let blocks = append.blocks().min(max).min(append.sequence.cache.room());
@@ -124,6 +127,7 @@ impl Engine {
             columns.push(blocks);
             let end = completed.len() + blocks * open.length();
             if blocks > 0 {
+                reserve(completed, end, "tokens of a pass")?;
                 completed.extend(std::iter::repeat_n(PAD_TOKEN, append.padding()));
                 completed.extend(open.tokens());
                 completed.extend(&append.tokens[..end - completed.len()]);

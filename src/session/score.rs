@@ -57,10 +57,13 @@ impl Scorer {
         let (model, team) = (runtime.model(), runtime.team());
         let config = model.config();
         let (length, hidden) = (config.block_length, config.block_decoder.hidden);
-        let mut padded = vec![PAD_TOKEN; tokens.len().next_multiple_of(length) - tokens.len()];
-        let mut padding = padded.len();
+        let mut padding = tokens.len().next_multiple_of(length) - tokens.len();
+        let mut padded = Vec::new();
+        reserve(&mut padded, padding + tokens.len(), "tokens")?;
+        padded.extend(std::iter::repeat_n(PAD_TOKEN, padding));
         padded.extend(tokens);
         let (mut contexts, mut done) = (Vec::new(), length);
+        reserve(&mut contexts, BATCH.min(padded.len() / length).saturating_mul(hidden), "contexts")?;
         cache.clear();
         // The last block predicts nothing that is known.
         let mut left = &padded[..padded.len().saturating_sub(length)];
@@ -106,12 +109,15 @@ fn teacher_forced(
 ) -> Result<()> {
     let config = model.config();
     let (length, positions) = (config.block_length, config.token_positions());
-    let expanded = decoder.expand(region, model, contexts).to_vec();
+    let mut expanded = Vec::new();
+    let opened = decoder.expand(region, model, contexts)?;
+    reserve(&mut expanded, opened.len(), "expanded contexts")?;
+    expanded.extend_from_slice(opened);
     decoder.begin();
     let rows = expanded.chunks_exact(config.token_decoder.opened_floats());
     for (expanded, block) in rows.clone().zip(tokens.chunks_exact(length)) {
         // The last token of a block is never fed.
-        decoder.push(model, expanded, &block[..length - 1], 0);
+        decoder.push(model, expanded, &block[..length - 1], 0)?;
     }
     let mut segments: Vec<Segment<'_>> = slab
         .iter_mut()

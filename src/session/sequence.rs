@@ -13,8 +13,7 @@ use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Alignment, Model, ModelId, PAD_TOKEN};
 
-/// A sequence: its cache and its open block. A clone continues on its own.
-#[derive(Clone)]
+/// A sequence: its cache and its open block.
 pub struct Sequence {
     model: ModelId,
     /// Keys and values of the block decoder.
@@ -57,6 +56,23 @@ impl Runtime {
 }
 
 impl Sequence {
+    /// A copy, which continues on its own.
+    ///
+    /// # Errors
+    /// If its memory cannot be allocated.
+    pub fn try_clone(&self) -> Result<Sequence> {
+        Ok(Sequence {
+            model: self.model.clone(),
+            cache: self.cache.try_clone()?,
+            log: self.log.try_clone()?,
+            digest: self.digest,
+            open: self.open.try_clone()?,
+            ahead: self.ahead.try_clone()?,
+            alignment: self.alignment,
+            masks_padding: self.masks_padding,
+        })
+    }
+
     /// Number of tokens, the padding of the first block included.
     pub fn length(&self) -> u64 {
         self.blocks() * self.open.length() as u64 + self.open.tokens().len() as u64

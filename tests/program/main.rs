@@ -20,6 +20,8 @@ mod hostile;
 mod interactive;
 #[cfg(unix)]
 mod killed;
+#[cfg(target_os = "linux")]
+mod memory;
 #[cfg(unix)]
 mod outputs;
 mod parity;

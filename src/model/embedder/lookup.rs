@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::error::Result;
 use crate::kernels::{Activations, Epilogue, Pass, Product, multiply};
 use crate::model::config::Projection;
 use crate::model::weights::{Linear, Matrix};
@@ -26,6 +27,11 @@ impl Lookup {
             Projection::Concat => 0,
             Projection::Linear => Activations::bytes(width, blocks, true),
         }
+    }
+
+    /// As [`super::Embedder::reserve`], if there is a projection.
+    pub(super) fn reserve(&mut self, pass: Pass<'_>, blocks: usize) -> Result<()> {
+        self.embedded.reserve(pass.kernels, blocks)
     }
 
     /// As [`super::Embedder::embed`], for blocks of `length` tokens.

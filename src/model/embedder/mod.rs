@@ -6,9 +6,10 @@ mod lookup;
 mod roberta;
 
 use super::Model;
-use super::config::{Config, EmbedderConfig};
+use super::config::{Config, EmbedderConfig, Projection};
 use super::segment::Segment;
 use super::weights::{EmbedderWeights, ModelWeights};
+use crate::error::Result;
 use crate::kernels::Pass;
 use lookup::Lookup;
 use roberta::Roberta;
@@ -42,6 +43,30 @@ impl Embedder {
             EmbedderConfig::Roberta { encoder, projection } => {
                 Roberta::bytes(config.block_length, encoder, *projection, blocks)
             }
+        }
+    }
+
+    /// Makes room for a pass of `blocks` blocks of some segments.
+    ///
+    /// # Errors
+    /// If it cannot be allocated.
+    pub(super) fn reserve(
+        &mut self,
+        pass: Pass<'_>,
+        config: &Config,
+        blocks: usize,
+        segments: usize,
+    ) -> Result<()> {
+        match (self, &config.embedder) {
+            (Embedder::Lookup(embedder), EmbedderConfig::Lookup { projection, .. }) => match projection {
+                Projection::Concat => Ok(()),
+                Projection::Linear => embedder.reserve(pass, blocks),
+            },
+            (Embedder::Roberta(embedder), EmbedderConfig::Roberta { encoder, projection }) => {
+                let projected = *projection == Projection::Linear;
+                embedder.reserve(pass, config.block_length, encoder, (projected, blocks, segments))
+            }
+            _ => unreachable!("the buffers were made for this model"),
         }
     }
 

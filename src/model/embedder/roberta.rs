@@ -3,7 +3,9 @@
 
 #![forbid(unsafe_code)]
 
+use crate::error::Result;
 use crate::kernels::{Activation, Activations, Epilogue, Pass, Product, RowAttention, grow, multiply};
+use crate::memory::reserve;
 use crate::model::config::{EncoderConfig, Projection};
 use crate::model::segment::Segment;
 use crate::model::weights::{EncoderLayer, EncoderWeights, Linear, Norm};
@@ -96,6 +98,34 @@ impl Roberta {
             .saturating_add(Activations::bytes(config.feed_forward, columns, true))
             .saturating_add(columns.saturating_mul(16 * config.hidden + 20))
             .saturating_add(outputs)
+    }
+
+    /// As [`super::Embedder::reserve`].
+    pub(super) fn reserve(
+        &mut self,
+        pass: Pass<'_>,
+        block_length: usize,
+        config: &EncoderConfig,
+        (projected, blocks, segments): (bool, usize, usize),
+    ) -> Result<()> {
+        let length = config.start_tokens + block_length;
+        let together = blocks.min(group_blocks(length));
+        let (columns, what) = (together * length, "columns of the encoder");
+        for activations in [&mut self.input, &mut self.attended, &mut self.feed_forward] {
+            activations.reserve(pass.kernels, columns)?;
+        }
+        if projected {
+            self.outputs.reserve(pass.kernels, together)?;
+        }
+        for buffer in [&mut self.x, &mut self.queries, &mut self.keys, &mut self.values] {
+            reserve(buffer, columns.saturating_mul(config.hidden), what)?;
+        }
+        self.padding.clear();
+        self.ids.clear();
+        self.mask.clear();
+        reserve(&mut self.padding, blocks.max(segments), what)?;
+        reserve(&mut self.ids, columns, what)?;
+        reserve(&mut self.mask, columns, what)
     }
 
     /// As [`super::Embedder::embed`], for blocks of `length` tokens.

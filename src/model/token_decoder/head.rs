@@ -3,7 +3,10 @@
 
 #![forbid(unsafe_code)]
 
+use super::add;
+use crate::error::Result;
 use crate::kernels::{Activations, Epilogue, Pass, Product, Term, multiply};
+use crate::memory::reserve;
 use crate::model::config::Config;
 use crate::model::segment::Segment;
 use crate::model::weights::{Matrix, StackWeights};
@@ -25,10 +28,11 @@ impl Head {
     }
 
     /// As [`super::TokenDecoder::expand`]: contexts are read as they are.
-    pub(super) fn expand(&mut self, contexts: &[f32]) -> &[f32] {
+    pub(super) fn expand(&mut self, contexts: &[f32]) -> Result<&[f32]> {
         self.opened.clear();
+        reserve(&mut self.opened, contexts.len(), "contexts")?;
         self.opened.extend_from_slice(contexts);
-        &self.opened
+        Ok(&self.opened)
     }
 
     /// Starts a pass without columns.
@@ -37,9 +41,9 @@ impl Head {
     }
 
     /// As [`super::TokenDecoder::push`].
-    pub(super) fn push(&mut self, opened: &[f32]) -> usize {
-        self.x.extend_from_slice(opened);
-        1
+    pub(super) fn push(&mut self, opened: &[f32]) -> Result<usize> {
+        add(&mut self.x, opened.len())?.copy_from_slice(opened);
+        Ok(1)
     }
 
     /// As [`super::TokenDecoder::logits`]; `rows` are wanted.
@@ -50,7 +54,8 @@ impl Head {
         segments: &mut [Segment<'_>],
         (rows, column): (usize, impl Fn(usize) -> usize + Sync),
         logits: &mut [f32],
-    ) {
+    ) -> Result<()> {
+        self.outputs.reserve(pass.kernels, rows)?;
         let (norm, x) = (&block_decoder.final_norm, &self.x);
         self.outputs.fill(pass, rows, |row, output| {
             norm.apply(pass.kernels, &block_decoder.config, x, column(row), output);
@@ -60,5 +65,6 @@ impl Head {
         for segment in segments {
             segment.cache.advance(segment.columns);
         }
+        Ok(())
     }
 }

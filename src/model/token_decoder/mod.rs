@@ -16,6 +16,7 @@ use crate::cache::CacheShape;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::kernels::{Activations, Pass};
+use crate::memory::refused;
 use crate::threads::Region;
 
 /// The token decoder of a model, and its buffers.
@@ -25,6 +26,18 @@ enum Kind {
     Neox(Box<neox::Neox>),
     T5(Box<t5::T5>),
     Head(Box<head::Head>),
+}
+
+/// Adds `floats` zeros to the residual stream of a pass.
+///
+/// # Errors
+/// If there is no memory for them.
+fn add(x: &mut Vec<f32>, floats: usize) -> Result<&mut [f32]> {
+    let start = x.len();
+    // Columns come one by one, so that the room grows by more than is asked for.
+    x.try_reserve(floats).map_err(|_| refused("columns of a block", 4 * (start + floats)))?;
+    x.resize(start + floats, 0.0);
+    Ok(&mut x[start..])
 }
 
 /// Shape and tensors of a decoder that is a GPT-NeoX stack.
@@ -103,7 +116,10 @@ impl TokenDecoder {
     /// Opens blocks: contexts (`[blocks, block_hidden]`, before the block decoder's final norm) become what the decoder
     /// reads of them, `[blocks, opened_floats]`; for a GPT-NeoX stack `[blocks, expansion, token_hidden]`, for a T5
     /// decoder also the keys and values of cross-attention.
-    pub(crate) fn expand(&mut self, region: &Region<'_>, model: &Model, contexts: &[f32]) -> &[f32] {
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub(crate) fn expand(&mut self, region: &Region<'_>, model: &Model, contexts: &[f32]) -> Result<&[f32]> {
         let pass = Pass::new(region, model.kernels);
         match &mut self.0 {
             Kind::Neox(decoder) => decoder.expand(pass, neox_parts(model), contexts),
@@ -123,7 +139,16 @@ impl TokenDecoder {
 
     /// Adds the columns of one block from position `first` to the one that predicts the token after `tokens`,
     /// and returns how many they are. `opened` is `[opened_floats]`.
-    pub(crate) fn push(&mut self, model: &Model, opened: &[f32], tokens: &[u32], first: usize) -> usize {
+    ///
+    /// # Errors
+    /// If there is no memory for them.
+    pub(crate) fn push(
+        &mut self,
+        model: &Model,
+        opened: &[f32],
+        tokens: &[u32],
+        first: usize,
+    ) -> Result<usize> {
         match &mut self.0 {
             Kind::Neox(decoder) => decoder.push(neox_parts(model), opened, tokens, first),
             Kind::T5(decoder) => decoder.push(t5_parts(model), opened, tokens, first),
@@ -135,7 +160,7 @@ impl TokenDecoder {
     /// column `column(row)` to row `row` of `logits` (`[rows, vocabulary]`).
     ///
     /// # Errors
-    /// `Interrupted` on request; then the caches are as they were.
+    /// `Interrupted` on request, or `Resource` if there is no memory for the pass; then the caches are as they were.
     pub(crate) fn logits(
         &mut self,
         region: &Region<'_>,
@@ -152,8 +177,7 @@ impl TokenDecoder {
             Kind::T5(decoder) => decoder.logits(pass, t5_parts(model), segments, rows, logits, interrupt),
             Kind::Head(decoder) => {
                 interrupt.map_or(Ok(()), Interrupt::check)?;
-                decoder.logits(pass, head_parts(model), segments, rows, logits);
-                Ok(())
+                decoder.logits(pass, head_parts(model), segments, rows, logits)
             }
         }
     }

@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use super::add;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::kernels::{Activations, Epilogue, Pass, Product, Term, multiply};
+use crate::memory::reserve;
 use crate::model::config::{Config, PAD_TOKEN, StackConfig, Strategy};
 use crate::model::segment::Segment;
 use crate::model::stack::Scratch;
@@ -47,20 +49,22 @@ impl Neox {
     }
 
     /// As [`super::TokenDecoder::expand`].
-    pub(super) fn expand(&mut self, pass: Pass<'_>, parts: Parts<'_>, contexts: &[f32]) -> &[f32] {
+    pub(super) fn expand(&mut self, pass: Pass<'_>, parts: Parts<'_>, contexts: &[f32]) -> Result<&[f32]> {
         let block = parts.block_decoder;
         let blocks = contexts.len() / block.config.hidden;
+        self.contexts.reserve(pass.kernels, blocks)?;
         self.contexts.fill(pass, blocks, |index, output| {
             block.final_norm.apply(pass.kernels, &block.config, contexts, index, output);
         });
         let length = blocks * parts.expansion * parts.stack.hidden;
         if self.expanded.len() < length {
+            reserve(&mut self.expanded, length, "expanded contexts")?;
             self.expanded.resize(length, 0.0);
         }
         let output = &mut self.expanded[..length];
         let terms = [parts.weights.expansion.term(&self.contexts)];
         multiply(pass, Product { terms: &terms, epilogue: Epilogue::Store, output }, None);
-        &self.expanded[..length]
+        Ok(&self.expanded[..length])
     }
 
     /// Starts a pass without columns.
@@ -69,7 +73,13 @@ impl Neox {
     }
 
     /// As [`super::TokenDecoder::push`].
-    pub(super) fn push(&mut self, parts: Parts<'_>, expanded: &[f32], tokens: &[u32], first: usize) -> usize {
+    pub(super) fn push(
+        &mut self,
+        parts: Parts<'_>,
+        expanded: &[f32],
+        tokens: &[u32],
+        first: usize,
+    ) -> Result<usize> {
         let (hidden, expansion) = (parts.stack.hidden, parts.expansion);
         let table = parts.weights.embeddings.view();
         let part = |part: usize| &expanded[part * hidden..][..hidden];
@@ -79,9 +89,7 @@ impl Neox {
         };
         let last = before + tokens.len();
         for position in first..last {
-            let start = self.x.len();
-            self.x.resize(start + hidden, 0.0);
-            let output = &mut self.x[start..];
+            let output = add(&mut self.x, hidden)?;
             match parts.strategy {
                 Strategy::Prefix if position < expansion => output.copy_from_slice(part(position)),
                 Strategy::Prefix => table.row(tokens[position - expansion] as usize, output),
@@ -92,7 +100,7 @@ impl Neox {
                 }
             }
         }
-        last - first
+        Ok(last - first)
     }
 
     /// As [`super::TokenDecoder::logits`]; `rows` are wanted.
@@ -106,6 +114,7 @@ impl Neox {
         interrupt: Option<&Interrupt>,
     ) -> Result<()> {
         let weights = parts.weights;
+        self.outputs.reserve(pass.kernels, rows)?;
         weights.stack.forward(pass, &mut self.scratch, &mut self.x, segments, interrupt)?;
         let (norm, x) = (&weights.stack.final_norm, &self.x);
         self.outputs.fill(pass, rows, |row, output| {

@@ -7,10 +7,12 @@
 
 #![forbid(unsafe_code)]
 
+use super::add;
 use crate::cache::{Cache, Entries, Geometry, Storage};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::kernels::{Activation, Activations, Epilogue, Pass, Product, RowAttention, Term, grow, multiply};
+use crate::memory::reserve;
 use crate::model::attention::head_width;
 use crate::model::config::{Config, T5Config};
 use crate::model::segment::{Kept, Segment, kept_columns};
@@ -116,9 +118,11 @@ impl T5 {
     }
 
     /// As [`super::TokenDecoder::expand`].
-    pub(super) fn expand(&mut self, pass: Pass<'_>, parts: Parts<'_>, contexts: &[f32]) -> &[f32] {
+    pub(super) fn expand(&mut self, pass: Pass<'_>, parts: Parts<'_>, contexts: &[f32]) -> Result<&[f32]> {
         let Parts { decoder, expansion, weights, block_decoder: block } = parts;
         let blocks = contexts.len() / block.config.hidden;
+        self.contexts.reserve(pass.kernels, blocks)?;
+        self.vectors.reserve(pass.kernels, blocks * expansion)?;
         self.contexts.fill(pass, blocks, |index, output| {
             block.final_norm.apply(pass.kernels, &block.config, contexts, index, output);
         });
@@ -127,9 +131,11 @@ impl T5 {
         self.vectors.quantize(pass);
         let block_rows = expansion * decoder.attention_width();
         let rows = blocks * block_rows;
+        reserve(&mut self.products, 2 * rows, "keys and values of contexts")?;
         grow(&mut self.products, 2 * rows);
         let added = if decoder.summation { expansion * decoder.hidden } else { 0 };
         let floats = 2 * decoder.layers * block_rows + added;
+        reserve(&mut self.opened, blocks * floats, "expanded contexts")?;
         grow(&mut self.opened, blocks * floats);
         let opened = &mut self.opened[..blocks * floats];
         for (index, layer) in weights.layers.iter().enumerate() {
@@ -152,7 +158,7 @@ impl T5 {
                 opened[floats - added..].copy_from_slice(vectors);
             }
         }
-        opened
+        Ok(opened)
     }
 
     /// Starts a pass without columns.
@@ -161,14 +167,18 @@ impl T5 {
     }
 
     /// As [`super::TokenDecoder::push`].
-    pub(super) fn push(&mut self, parts: Parts<'_>, opened: &[f32], tokens: &[u32], first: usize) -> usize {
+    pub(super) fn push(
+        &mut self,
+        parts: Parts<'_>,
+        opened: &[f32],
+        tokens: &[u32],
+        first: usize,
+    ) -> Result<usize> {
         let hidden = parts.decoder.hidden;
         let table = parts.weights.embeddings.view();
         let added = opened.rchunks(parts.expansion * hidden).next().unwrap_or(&[]);
         for position in first..=tokens.len() {
-            let start = self.x.len();
-            self.x.resize(start + hidden, 0.0);
-            let output = &mut self.x[start..];
+            let output = add(&mut self.x, hidden)?;
             let token = if position == 0 { START } else { tokens[position - 1] };
             table.row(token as usize, output);
             if parts.decoder.summation {
@@ -176,7 +186,7 @@ impl T5 {
                 output.iter_mut().zip(added).for_each(|(output, added)| *output += added);
             }
         }
-        tokens.len() + 1 - first
+        Ok(tokens.len() + 1 - first)
     }
 
     /// As [`super::TokenDecoder::logits`]; `rows` are wanted.
@@ -190,7 +200,8 @@ impl T5 {
         interrupt: Option<&Interrupt>,
     ) -> Result<()> {
         let Parts { decoder, weights, .. } = parts;
-        self.prepare(decoder, weights, segments);
+        self.outputs.reserve(pass.kernels, rows)?;
+        self.prepare(pass, decoder, weights, segments)?;
         for (index, layer) in weights.layers.iter().enumerate() {
             if let Err(error) = interrupt.map_or(Ok(()), Interrupt::check) {
                 segments.iter_mut().for_each(|segment| segment.cache.mark_overwritten(segment.columns));
@@ -212,13 +223,28 @@ impl T5 {
     }
 
     /// Grows for a pass, and numbers the columns of the segments.
-    fn prepare(&mut self, decoder: &T5Config, weights: &T5Weights, segments: &mut [Segment<'_>]) {
+    ///
+    /// # Errors
+    /// If there is no memory for that.
+    fn prepare(
+        &mut self,
+        pass: Pass<'_>,
+        decoder: &T5Config,
+        weights: &T5Weights,
+        segments: &mut [Segment<'_>],
+    ) -> Result<()> {
         let columns = kept_columns(segments, Kept::All);
         assert_eq!(self.x.len(), columns * decoder.hidden);
+        for activations in [&mut self.input, &mut self.attended, &mut self.feed_forward] {
+            activations.reserve(pass.kernels, columns)?;
+        }
         for buffer in [&mut self.queries, &mut self.keys, &mut self.values] {
+            reserve(buffer, columns * decoder.attention_width(), "queries, keys and values")?;
             grow(buffer, columns * decoder.attention_width());
         }
         if let (true, Some(segment)) = (self.bias.is_empty(), segments.first()) {
+            let floats = decoder.heads.saturating_mul(segment.cache.shape().window);
+            reserve(&mut self.bias, floats, "biases of positions")?;
             let distances = (0..segment.cache.shape().window).rev();
             let bias =
                 |head, distance| weights.position_bias[decoder.bucket(distance) * decoder.heads + head];
@@ -226,11 +252,13 @@ impl T5 {
             self.bias.extend((0..decoder.heads).flat_map(of_head));
         }
         self.places.clear();
+        reserve(&mut self.places, columns, "columns of a block")?;
         for (index, segment) in segments.iter_mut().enumerate() {
             segment.first = self.places.len();
             let position = segment.cache.length() as usize;
             self.places.extend((position..position + segment.columns).map(|position| (index, position)));
         }
+        Ok(())
     }
 
     /// `x += attention(norm(x)); x += cross_attention(norm(x)); x += feed_forward(norm(x))`.

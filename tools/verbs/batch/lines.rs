@@ -39,7 +39,8 @@ pub fn read(input: impl Read + Send + 'static) -> Receiver<Line> {
                     break;
                 }
             };
-            let bytes = match bytes.strip_prefix(BYTE_ORDER_MARK).filter(|_| number == 1) {
+            // Files that were joined have one in the middle, too.
+            let bytes = match bytes.strip_prefix(BYTE_ORDER_MARK) {
                 Some(rest) => rest.to_vec(),
                 None => bytes,
             };
@@ -214,13 +215,24 @@ impl Fields {
     }
 
     /// Takes a whole number that is not negative.
-    pub fn integer(&mut self, name: &str) -> Result<Option<u64>> {
-        self.take(name, "a whole number", Json::as_u64)
+    pub fn size(&mut self, name: &str) -> Result<Option<usize>> {
+        let size = |value: &Json| value.as_u64().map(|value| usize::try_from(value).unwrap_or(usize::MAX));
+        self.take(name, "a whole number", size)
     }
 
-    /// Takes a size.
-    pub fn size(&mut self, name: &str) -> Result<Option<usize>> {
-        Ok(self.integer(name)?.map(|value| usize::try_from(value).unwrap_or(usize::MAX)))
+    /// Takes a size of which -1 is all there are, or no limit: `all`.
+    pub fn size_or_all(&mut self, name: &str, all: usize) -> Result<Option<usize>> {
+        let size = |value: &Json| match value.as_i64() {
+            Some(-1) => Some(all),
+            _ => value.as_u64().map(|value| usize::try_from(value).unwrap_or(usize::MAX)),
+        };
+        self.take(name, "a whole number, or -1 for all", size)
+    }
+
+    /// Takes the seed; -1 is none.
+    pub fn seed(&mut self) -> Result<Option<u64>> {
+        let seed = |value: &Json| (value.as_i64() == Some(-1)).then_some(None).or(value.as_u64().map(Some));
+        Ok(self.take("seed", "a whole number, or -1 for any seed", seed)?.flatten())
     }
 
     /// Takes the prompt: `prompt` as a text or `tokens` as ids.
@@ -315,9 +327,22 @@ mod tests {
 
     #[test]
     fn a_byte_order_mark_is_no_content() {
-        let lines: Vec<Line> = read(std::io::Cursor::new(b"\xef\xbb\xbf{}\n\xef\xbb\xbf{}")).iter().collect();
-        assert_eq!(lines[0].bytes.as_ref().unwrap(), b"{}");
-        assert_eq!(lines[1].bytes.as_ref().unwrap(), b"\xef\xbb\xbf{}");
+        let text = b"\xef\xbb\xbf{}\n\xef\xbb\xbf{}\n{\"a\":\"\xef\xbb\xbf\"}\n\xef\xbb\xbf";
+        let lines: Vec<Line> = read(std::io::Cursor::new(text)).iter().collect();
+        let lines: Vec<Vec<u8>> = lines.into_iter().map(|line| line.bytes.unwrap()).collect();
+        assert_eq!(lines, [&b"{}"[..], b"{}", b"{\"a\":\"\xef\xbb\xbf\"}"]);
+    }
+
+    #[test]
+    fn minus_one_means_what_it_means_as_an_option() {
+        let fields = |line: &str| parse(7, Ok(line.as_bytes().to_vec())).1.unwrap();
+        let mut line = fields(r#"{"id": 1, "max_tokens": -1, "top_k": -1, "seed": -1}"#);
+        assert_eq!(line.size_or_all("max_tokens", usize::MAX).unwrap(), Some(usize::MAX));
+        assert_eq!((line.size_or_all("top_k", 0).unwrap(), line.seed().unwrap()), (Some(0), None));
+        let mut line = fields(r#"{"id": 1, "max_tokens": -2, "top_k": 3, "seed": 18446744073709551615}"#);
+        let error = line.size_or_all("max_tokens", usize::MAX).unwrap_err().to_string();
+        assert!(error.ends_with("found -2, expected a whole number, or -1 for all"), "{error}");
+        assert_eq!((line.size_or_all("top_k", 0).unwrap(), line.seed().unwrap()), (Some(3), Some(u64::MAX)));
     }
 
     #[test]
@@ -326,7 +351,7 @@ mod tests {
             let (_, fields) = parse(7, Ok(line.as_bytes().to_vec()));
             let mut fields = fields?;
             fields.take("logit_bias", "biases", biases)?;
-            fields.size("max_tokens")
+            fields.size_or_all("max_tokens", usize::MAX)
         };
         assert!(error(r#"{"id": "a", "max_tokens": 3}"#).is_ok());
         for (line, text) in [
@@ -351,7 +376,7 @@ mod tests {
         let (name, fields) = parse(7, Ok(line.to_vec()));
         let mut fields = fields.unwrap();
         assert_eq!(
-            (fields.size("max_tokens").unwrap(), fields.float("temperature").unwrap()),
+            (fields.size_or_all("max_tokens", 0).unwrap(), fields.float("temperature").unwrap()),
             (Some(3), Some(0.5))
         );
         assert_eq!(Json::Object(name.columns), serde_json::json!({"label": [1], "step": 4}));

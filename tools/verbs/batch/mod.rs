@@ -279,21 +279,23 @@ impl Defaults {
             return Err(Error::format("line: found \"continuations\" without --score, expected none"));
         }
         let bias = fields.take("logit_bias", "biases by token id", lines::biases)?;
-        let seed = fields.integer("seed")?.unwrap_or_else(|| mix(sampler.seed, id));
+        let seed = fields.seed()?.unwrap_or_else(|| mix(sampler.seed, id));
         Ok(Request {
             prompt,
             sampler: SamplerOptions {
                 temperature: fields.float("temperature")?.unwrap_or(sampler.temperature),
-                top_k: fields.size("top_k")?.unwrap_or(sampler.top_k),
+                top_k: fields.size_or_all("top_k", 0)?.unwrap_or(sampler.top_k),
                 top_p: fields.float("top_p")?.unwrap_or(sampler.top_p),
                 min_p: fields.float("min_p")?.unwrap_or(sampler.min_p),
                 repetition_penalty: fields.float("repetition_penalty")?.unwrap_or(sampler.repetition_penalty),
-                repetition_window: fields.size("repetition_window")?.unwrap_or(sampler.repetition_window),
+                repetition_window: fields
+                    .size_or_all("repetition_window", usize::MAX)?
+                    .unwrap_or(sampler.repetition_window),
                 logit_bias: bias.unwrap_or_else(|| sampler.logit_bias.clone()),
                 seed,
             },
             generate: GenerateOptions {
-                max_tokens: fields.size("max_tokens")?.unwrap_or(generate.max_tokens),
+                max_tokens: fields.size_or_all("max_tokens", usize::MAX)?.unwrap_or(generate.max_tokens),
                 ignore_end: fields
                     .take("ignore_end", "true or false", Json::as_bool)?
                     .unwrap_or(generate.ignore_end),

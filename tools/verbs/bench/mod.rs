@@ -370,7 +370,7 @@ impl Bench {
                 sequence
             }
         };
-        let sequences = vec![start.clone(); batch];
+        let sequences = (0..batch).map(|_| start.try_clone()).collect::<Result<Vec<_>>>()?;
         self.start = Some(((context, total), start));
         Ok(sequences)
     }

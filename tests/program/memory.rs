@@ -1,0 +1,70 @@
+//! The memory that `inspect` predicts is what each verb then takes.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::{Value as Json, json};
+
+use crate::common::{cinderblock, program, skipped_under_emulation};
+
+/// Blocks of a cache that are far more than everything else takes.
+const BLOCKS: usize = 2048;
+/// Tokens that fill it.
+const TOKENS: u32 = 4 * BLOCKS as u32;
+/// Bytes of the program itself: code, stacks, the tokenizer, what a verb reads and prints.
+const PROGRAM: u64 = 24 << 20;
+
+/// The largest memory of a run of the program that succeeds.
+fn peak(folder: &Path, arguments: &[&str]) -> u64 {
+    let mut command = program();
+    command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
+    let child = command.spawn().unwrap();
+    let (mut status, mut usage) = (0, std::mem::MaybeUninit::zeroed());
+    let id = child.id() as libc::pid_t;
+    // SAFETY: places for the results; nobody else waits for the child.
+    let ended = unsafe { libc::wait4(id, &raw mut status, 0, usage.as_mut_ptr()) };
+    assert_eq!((ended, status), (id, 0), "{arguments:?}");
+    // SAFETY: zeroed, then written.
+    let usage: libc::rusage = unsafe { usage.assume_init() };
+    usage.ru_maxrss as u64 * 1024
+}
+
+fn predicted(blocks: usize, sequences: usize) -> u64 {
+    let (blocks, sequences) = (blocks.to_string(), sequences.to_string());
+    let arguments = ["inspect", "--json", "--cache-blocks", &blocks, "--batch", &sequences];
+    let inspected: Json = cinderblock(&arguments).json();
+    inspected["memory"]["total"].as_u64().unwrap()
+}
+
+#[test]
+fn each_verb_takes_what_inspect_predicts() {
+    if skipped_under_emulation("its memory is the emulator's") {
+        return;
+    }
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path();
+    let tokens: Vec<u16> = (0..TOKENS).map(|at| (300 + at * 7 % 3000) as u16).collect();
+    fs::write(path.join("ids"), tokens.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
+    let short = &tokens[..tokens.len() - 40];
+    let line = json!({"id": 1, "tokens": short, "max_tokens": 3});
+    fs::write(path.join("lines"), line.to_string()).unwrap();
+    let line = json!({"id": 1, "tokens": short, "continuations": [[5, 6, 7]]});
+    fs::write(path.join("scores"), line.to_string()).unwrap();
+    // The shared beginning and its continuation are two sequences.
+    let verbs: [(usize, &[&str]); 5] = [
+        (1, &["run", "--tokens-file", "ids", "-n", "3", "--ignore-end"]),
+        (1, &["batch", "-i", "lines", "-o", "/dev/null", "--batch", "1"]),
+        (2, &["batch", "--score", "-i", "scores", "-o", "/dev/null", "--batch", "1"]),
+        (1, &["perplexity", "--tokens-file", "ids"]),
+        (1, &["logits", "--tokens-file", "ids", "-o", "/dev/null"]),
+    ];
+    for (sequences, verb) in verbs {
+        let blocks = BLOCKS.to_string();
+        let taken = peak(path, &[verb, &["--cache-blocks", &blocks]].concat());
+        let expected = predicted(BLOCKS, sequences);
+        println!("{}: predicted {expected}, taken {taken}", verb[..2].join(" "));
+        assert!(taken < expected + PROGRAM, "{verb:?}: predicted {expected}, taken {taken}");
+        assert!(taken > expected / 2, "{verb:?}: predicted {expected}, taken {taken}");
+    }
+}
