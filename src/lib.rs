@@ -88,6 +88,7 @@ pub use generation::batch::Batch;
 pub use generation::completion::{End, GenerateOptions, Step, Token};
 pub use generation::estimate::MemoryEstimate;
 pub use generation::generator::Generator;
+pub use generation::prefixes::PrefixCounts;
 pub use generation::request::{BatchOptions, Event, Request};
 pub use generation::sampler::Sampler;
 pub use generation::sampler_options::SamplerOptions;

@@ -47,6 +47,43 @@ impl Cache {
     }
 }
 
+impl Cache {
+    /// Becomes the first positions of another cache of the same type, of which neither has forgotten any.
+    pub(crate) fn copy_start(&mut self, other: &Cache, positions: usize) {
+        self.clear();
+        let geometry = &self.geometry;
+        match (&mut self.storage, &other.storage) {
+            (Storage::F32(to), Storage::F32(from)) => copy(geometry, to, &other.geometry, from, positions),
+            (Storage::F16(to), Storage::F16(from)) => copy(geometry, to, &other.geometry, from, positions),
+            (Storage::Q8(to), Storage::Q8(from)) => copy(geometry, to, &other.geometry, from, positions),
+            _ => return,
+        }
+        self.geometry.length = positions as u64;
+    }
+}
+
+/// Copies the slot groups of the first positions, head after head.
+fn copy<E: KeyValue + Copy>(
+    geometry: &Geometry,
+    to: &mut Entries<E>,
+    other: &Geometry,
+    from: &Entries<E>,
+    positions: usize,
+) {
+    fn part<T: Copy>(to: &mut [T], at: usize, from: &[T], from_at: usize, count: usize) {
+        to[at..at + count].copy_from_slice(&from[from_at..from_at + count]);
+    }
+    let CacheShape { layers, heads, width, .. } = geometry.shape;
+    let slots = positions.next_multiple_of(LANES);
+    for head in 0..layers * heads {
+        let (own, others) = (head * geometry.slots, head * other.slots);
+        part(&mut to.keys, own * width, &from.keys, others * width, slots * width);
+        part(&mut to.values, own * width, &from.values, others * width, slots * width);
+        let scales = E::SCALES;
+        part(&mut to.scales, own * scales, &from.scales, others * scales, slots * scales);
+    }
+}
+
 impl Geometry {
     /// The remembered positions, oldest first.
     pub(crate) fn remembered(&self) -> impl Iterator<Item = u64> + use<> {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::budget::Budget;
 use super::completion::{CONTEXT, Completion, End, GenerateOptions};
 use super::estimate;
+use super::prefixes::{LEAST, PrefixCounts, Prefixes};
 use super::request::{BatchOptions, Event, Request};
 use super::running::Running;
 use super::sampler::Sampler;
@@ -19,7 +20,7 @@ use super::step::step;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interrupt::Interrupt;
-use crate::model::BATCH;
+use crate::model::{Alignment, BATCH};
 use crate::session::{Append, Engine, Runtime, Sequence, SessionOptions};
 
 /// A request that waits for its turn.
@@ -38,6 +39,7 @@ pub struct Batch {
     waiting: VecDeque<Waiting>,
     running: Vec<Running>,
     budget: Budget,
+    prefixes: Prefixes,
     next_id: u64,
 }
 
@@ -66,6 +68,7 @@ impl Runtime {
             engine,
             tokenizer,
             budget: Budget::new(options.memory, fixed, text as u64),
+            prefixes: Prefixes::new(options.prefix_cache),
             options,
             waiting: VecDeque::new(),
             running: Vec::new(),
@@ -93,6 +96,11 @@ impl Batch {
     /// Bytes of weights, caches and buffers as they are counted; never more than [`BatchOptions::memory`].
     pub fn memory(&self) -> u64 {
         self.budget.used(self.running_bytes())
+    }
+
+    /// The use of prefixes that are kept.
+    pub fn prefixes(&self) -> PrefixCounts {
+        self.prefixes.counts()
     }
 
     /// Asks for a text, and gives the number by which [`Batch::advance`] reports on it.
@@ -157,7 +165,8 @@ impl Batch {
     }
 
     fn running_bytes(&self) -> u64 {
-        self.running.iter().fold(0, |bytes, running| bytes.saturating_add(running.bytes))
+        let kept = self.prefixes.counts().bytes;
+        self.running.iter().fold(kept, |bytes, running| bytes.saturating_add(running.bytes))
     }
 
     fn bytes_of(&self, options: &SessionOptions) -> u64 {
@@ -193,6 +202,12 @@ impl Batch {
     pub fn advance(&mut self, mut each: impl FnMut(u64, Event)) -> Result<()> {
         let each = &mut each;
         self.admit(each);
+        for running in self.running.iter_mut().filter(|running| running.is_reading()) {
+            if running.interrupt.check().is_err() {
+                running.finish(End::Caller, each);
+            }
+        }
+        self.release();
         self.read()?;
         for position in 0..self.engine.model().config().block_length {
             let result = self.step(position, each);
@@ -212,7 +227,13 @@ impl Batch {
             !cancelled
         });
         while let Some(first) = self.waiting.front() {
-            let used = self.memory().saturating_add(first.bytes);
+            if self.is_about_to_share(&first.request) {
+                break;
+            }
+            let mut used = self.memory().saturating_add(first.bytes);
+            while self.budget.is_exceeded(used) && self.prefixes.forget() {
+                used = self.memory().saturating_add(first.bytes);
+            }
             let full = self.budget.is_exceeded(used);
             // Where nothing runs, it is kept out by beginnings that the caller keeps, and waiting would have no end.
             let never = full && self.running.is_empty();
@@ -233,10 +254,23 @@ impl Batch {
         }
     }
 
-    fn join(&self, id: u64, request: Request, options: &SessionOptions, bytes: u64) -> Result<Running> {
+    /// Whether a text that is being read will soon have much of a prompt, which is worth a wait.
+    fn is_about_to_share(&self, request: &Request) -> bool {
+        if !self.prefixes.is_on() || request.start.is_some() {
+            return false;
+        }
+        let config = self.engine.model().config();
+        let (length, tokens) = (config.block_length, request.prompt.len());
+        let alignment = self.options.session.alignment.unwrap_or(config.alignment);
+        let alike = |other: usize| alignment == Alignment::Tail || other % length == tokens % length;
+        let worth = 4 * LEAST as usize * length;
+        self.running.iter().any(|r| alike(r.prompt.len()) && r.will_share(&request.prompt) >= worth)
+    }
+
+    fn join(&mut self, id: u64, request: Request, options: &SessionOptions, bytes: u64) -> Result<Running> {
         let model = self.engine.model();
         let mut sampler = Sampler::new(request.sampler, model.config().vocabulary)?;
-        let sequence = match &request.start {
+        let mut sequence = match &request.start {
             Some(start) => {
                 sampler.remember(&start.recent(sampler.options().repetition_window));
                 let mut sequence = start.try_clone()?;
@@ -247,6 +281,13 @@ impl Batch {
                 sequence
             }
             None => self.engine.runtime().sequence(options)?,
+        };
+        let read = match request.start {
+            Some(_) => 0,
+            None => {
+                let running = self.running.iter().map(|running| &running.sequence);
+                self.prefixes.begin(&mut sequence, &request.prompt, running)
+            }
         };
         request.prompt.iter().for_each(|token| sampler.accept(*token));
         let mut context = request.start.as_ref().map_or_else(Vec::new, |start| start.recent(CONTEXT));
@@ -260,11 +301,12 @@ impl Batch {
             sampler,
             completion,
             prompt: request.prompt,
-            read: 0,
+            read,
             forced: request.forced,
             interrupt: request.interrupt,
             bytes,
             left: false,
+            failed: false,
             choice: None,
         })
     }
@@ -303,8 +345,12 @@ impl Batch {
         Ok(())
     }
 
-    /// Gives back the memory of those that have left.
+    /// Gives back the memory of those that have left, or keeps them as prefixes.
     fn release(&mut self) {
-        self.running.retain(|running| !running.left);
+        for running in self.running.extract_if(.., |running| running.left) {
+            if self.prefixes.is_on() && !running.failed {
+                self.prefixes.keep(running.sequence, running.bytes);
+            }
+        }
     }
 }

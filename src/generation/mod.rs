@@ -7,6 +7,7 @@ pub(crate) mod completion;
 pub(crate) mod drafter;
 pub(crate) mod estimate;
 pub mod generator;
+pub(crate) mod prefixes;
 pub(crate) mod request;
 mod running;
 pub mod sampler;

@@ -17,11 +17,14 @@ pub struct BatchOptions {
     pub sequences: usize,
     /// Bytes of weights, caches and buffers, all together, that are not exceeded; `None` is no limit.
     pub memory: Option<u64>,
+    /// Bytes of texts that have ended and are kept, so that a prompt that begins as one of them, or as one that runs, is
+    /// not read again. Part of `memory`, and given up where texts need it; 0 keeps none.
+    pub prefix_cache: u64,
 }
 
 impl Default for BatchOptions {
     fn default() -> Self {
-        BatchOptions { session: SessionOptions::default(), sequences: 32, memory: None }
+        BatchOptions { session: SessionOptions::default(), sequences: 32, memory: None, prefix_cache: 0 }
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Running {
     pub(super) interrupt: Interrupt,
     pub(super) bytes: u64,
     pub(super) left: bool,
+    /// Whether it has left by an error.
+    pub(super) failed: bool,
     /// The outcome of the step under way, if it takes part in it.
     pub(super) choice: Option<Result<Choice>>,
 }
@@ -80,13 +82,19 @@ impl Running {
         }
     }
 
+    /// Tokens of the prompt that another one begins with as well and that this text will read, but has not.
+    pub(super) fn will_share(&self, prompt: &[u32]) -> usize {
+        let common = self.prompt.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        if self.is_reading() { common.saturating_sub(self.read) } else { 0 }
+    }
+
     fn leave(&mut self, end: End, each: &mut impl FnMut(u64, Event)) {
         self.left = true;
         each(self.id, Event::Ended(end, self.completion.count()));
     }
 
     pub(super) fn fail(&mut self, error: Error, each: &mut impl FnMut(u64, Event)) {
-        self.left = true;
+        (self.left, self.failed) = (true, true);
         each(self.id, Event::Failed(error));
     }
 }

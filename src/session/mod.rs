@@ -13,6 +13,7 @@ mod score;
 mod sequence;
 #[allow(clippy::module_inception, reason = "the room is named after its main type")]
 mod session;
+mod share;
 
 pub use engine::{Engine, Logits};
 pub use options::SessionOptions;

@@ -15,7 +15,7 @@ use crate::model::{Alignment, Model, ModelId, PAD_TOKEN};
 
 /// A sequence: its cache and its open block.
 pub struct Sequence {
-    model: ModelId,
+    pub(super) model: ModelId,
     /// Keys and values of the block decoder.
     pub(super) cache: Cache,
     /// The tokens of the blocks in the cache.
@@ -25,7 +25,7 @@ pub struct Sequence {
     pub(super) open: OpenBlock,
     /// What is known of the blocks after this text, if it goes on as guessed.
     pub(super) ahead: Ahead,
-    alignment: Alignment,
+    pub(super) alignment: Alignment,
     /// Whether the padding of a first block is masked. Its digest then says how much there is.
     masks_padding: bool,
 }

@@ -48,6 +48,11 @@ fn request(random: &mut Random, model: &Model, text: bool) -> Request {
             .map(|_| random.below(vocabulary) as u32)
             .collect();
     }
+    if random.below(3) == 0 {
+        // What several begin with.
+        let start = (0..40 + 4 * random.below(100)).map(|token| (7 * token % vocabulary) as u32);
+        prompt = start.chain(prompt).collect();
+    }
     let stops = ["the", " and", ".", "\n", "Mr"];
     Request {
         prompt,
@@ -90,6 +95,8 @@ fn alone(runtime: &Runtime, tokenizer: Option<&Tokenizer>, request: &Request) ->
 
 /// Lets `count` random texts come, be written and be cancelled at random, and compares each with what it is alone.
 fn together(model: &Arc<Model>, count: u64, sequences: usize, seed: u64) {
+    // Every other run keeps prefixes.
+    let prefix_cache = if seed % 2 == 0 { 8 << 20 } else { 0 };
     let mut random = Random(seed);
     let [one, two] = [1, 2].map(|threads| Runtime::new(Arc::clone(model), threads).unwrap());
     let tokenizer = model.tokenizer_json().map(|json| Arc::new(Tokenizer::from_json(json).unwrap()));
@@ -98,7 +105,7 @@ fn together(model: &Arc<Model>, count: u64, sequences: usize, seed: u64) {
     // Room for a few of them.
     let memory =
         MemoryEstimate::of_batch(model, &small, 20).total() + MemoryEstimate::new(model, &session).total();
-    let options = BatchOptions { session, sequences, memory: Some(memory) };
+    let options = BatchOptions { session, sequences, memory: Some(memory), prefix_cache };
     let mut batch = two.batch(tokenizer.clone(), options).unwrap();
     let mut requests = Vec::new();
     let mut written: BTreeMap<u64, Written> = BTreeMap::new();
@@ -134,6 +141,8 @@ fn together(model: &Arc<Model>, count: u64, sequences: usize, seed: u64) {
         most = most.max(batch.running());
     }
     assert!(most > 1 || sequences == 1 || count < 8);
+    let prefixes = batch.prefixes();
+    assert!(prefixes.bytes <= prefix_cache && (prefixes.hits > 0 || prefix_cache == 0 || count < 64));
     let (mut cancelled, mut stopped) = (0, 0);
     for (request, written) in requests.iter().zip(written.values()) {
         let alone = alone(&one, tokenizer.as_deref(), request);
@@ -146,7 +155,7 @@ fn together(model: &Arc<Model>, count: u64, sequences: usize, seed: u64) {
         }
     }
     assert_eq!(written.len() as u64, count);
-    println!("{count} texts, {most} at a time, {cancelled} cancelled, {stopped} stopped");
+    println!("{count} texts, {most} at a time, {cancelled} cancelled, {stopped} stopped, {prefixes:?}");
 }
 
 #[test]
@@ -189,7 +198,7 @@ fn long_prompts_are_admitted_in_order() {
     let session = SessionOptions { cache_blocks: Some(512), ..Default::default() };
     // The buffers for several are a little larger than those for one.
     let memory = MemoryEstimate::new(runtime.model(), &session).total() + (1 << 16);
-    let options = BatchOptions { session, sequences: 8, memory: Some(memory) };
+    let options = BatchOptions { session, sequences: 8, memory: Some(memory), prefix_cache: 0 };
     let mut batch = runtime.batch(None, options).unwrap();
     let (mut big, mut order) = (None, Vec::new());
     for round in 0..200 {
@@ -253,7 +262,8 @@ fn impossible_requests_are_refused_at_once() {
     assert!(batch(BatchOptions { session: no_window, ..Default::default() }).is_err());
     let needed = MemoryEstimate::of_batch(runtime.model(), &session, 1).total();
     for (memory, kind) in [(needed, None), (needed - 1, Some(ErrorKind::Resource))] {
-        let options = BatchOptions { session: session.clone(), sequences: 1, memory: Some(memory) };
+        let options =
+            BatchOptions { session: session.clone(), sequences: 1, memory: Some(memory), prefix_cache: 0 };
         let mut batch = batch(options).unwrap();
         assert_eq!(batch.submit(plain(vec![5], 100)).err().map(|error| error.kind()), kind);
         for (request, text) in [

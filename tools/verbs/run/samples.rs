@@ -33,7 +33,7 @@ impl Samples {
     /// Generates the texts together and prints them, one after the other; after Ctrl-C, as far as they have come.
     pub fn run(self, runtime: &Runtime, tokenizer: Option<Tokenizer>, session: SessionOptions) -> Result<()> {
         let Samples { count, prompt, request, json } = self;
-        let options = BatchOptions { session, sequences: count as usize, memory: None };
+        let options = BatchOptions { session, sequences: count as usize, memory: None, prefix_cache: 0 };
         let has_text = tokenizer.is_some();
         let mut batch = runtime.batch(tokenizer.map(Arc::new), options)?;
         interrupt::listen_for(batch.interrupt());
