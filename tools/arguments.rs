@@ -111,6 +111,22 @@ pub fn parse_sequences(text: &str) -> std::result::Result<usize, String> {
     sequences.ok_or_else(|| "expected 1 to 65536".to_string())
 }
 
+/// A number of bytes with a unit: B, kB, MB, GB, or their first letters.
+pub fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        _ => return Err("expected a number of bytes, kB, MB or GB".to_string()),
+    };
+    let number: f64 = number.parse().map_err(|_| "expected a number of bytes, kB, MB or GB".to_string())?;
+    Ok((number * scale) as u64)
+}
+
 /// Undoes the escapes `\n`, `\t` and `\\`: shells do not make it easy to pass a line break.
 pub fn unescape(text: &str) -> String {
     let mut out = String::new();
@@ -434,5 +450,13 @@ mod tests {
         assert_eq!(parse_max_tokens("7"), Ok(7));
         let error = parse_max_tokens("-2").unwrap_err();
         assert!(error.contains("-1 for no limit"), "{error}");
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [("7", 7), ("1.5 kB", 1500), ("800MB", 800_000_000), ("4g", 4_000_000_000)] {
+            assert_eq!(parse_bytes(text), Ok(bytes));
+        }
+        assert!(["", "GB", "4 TB", "-1", "1.2.3"].iter().all(|text| parse_bytes(text).is_err()));
     }
 }

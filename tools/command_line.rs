@@ -9,6 +9,8 @@ use cinderblock::{Error, ErrorKind, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind as UsageErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
+#[cfg(feature = "serve")]
+use crate::verbs::serve;
 use crate::verbs::{batch, bench, edit, inspect, logits, perplexity, quantize, run, synthesize, tokenize};
 use crate::{interrupt, output, signals};
 
@@ -34,6 +36,8 @@ enum Verb {
     // These are far larger than the others.
     Run(Box<run::Arguments>),
     Batch(Box<batch::Arguments>),
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Arguments>),
     Quantize(Box<quantize::Arguments>),
     Edit(edit::Arguments),
     Perplexity(perplexity::Arguments),
@@ -101,6 +105,8 @@ fn dispatch(verb: Verb) -> Result<()> {
     match verb {
         Verb::Run(arguments) => run::run(*arguments),
         Verb::Batch(arguments) => batch::run(*arguments),
+        #[cfg(feature = "serve")]
+        Verb::Serve(arguments) => serve::run(*arguments),
         Verb::Quantize(arguments) => quantize::run(*arguments),
         Verb::Edit(arguments) => edit::run(arguments),
         Verb::Perplexity(arguments) => perplexity::run(arguments),

@@ -7,8 +7,18 @@ use cinderblock::Team;
 
 /// Peak resident memory in bytes; `None` where it is not known.
 pub fn peak() -> Option<u64> {
+    of_status("VmHWM:")
+}
+
+/// Resident memory in bytes; `None` where it is not known.
+#[cfg(feature = "serve")]
+pub fn resident() -> Option<u64> {
+    of_status("VmRSS:")
+}
+
+fn of_status(field: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
     Some(kilobytes * 1024)
 }

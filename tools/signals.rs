@@ -41,7 +41,7 @@ mod unix {
     ///
     /// # Errors
     /// If the pipe or the thread cannot be had; then signals keep their usual meaning.
-    pub fn listen(each: impl Fn(i32) + Send + 'static) -> io::Result<()> {
+    pub fn listen(mut each: impl FnMut(i32) + Send + 'static) -> io::Result<()> {
         let (mut reader, writer) = io::pipe()?;
         PIPE.store(writer.into_raw_fd(), Ordering::Relaxed);
         std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -54,6 +54,21 @@ mod unix {
             handle(signal, pass_on as extern "C" fn(i32) as libc::sighandler_t);
         });
         Ok(())
+    }
+
+    /// A socket that the parent process has opened for this one, with the number that it has said.
+    ///
+    /// # Errors
+    /// If there is no open file of this number.
+    #[cfg(feature = "serve")]
+    pub fn inherited(number: i32) -> io::Result<std::os::fd::OwnedFd> {
+        // SAFETY: a plain call.
+        let flags = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        if flags < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the file is open, and whoever has passed it gave it to this process alone; nothing else here uses it.
+        Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(number) })
     }
 
     fn is_ignored(signal: i32) -> bool {
@@ -127,13 +142,15 @@ into memory first\n";
     }
 }
 
+#[cfg(all(unix, feature = "serve"))]
+pub use unix::inherited;
 #[cfg(unix)]
 pub use unix::{die, explain_bus_errors, listen, remember_terminal, survive_size_limits};
 
 #[cfg(not(unix))]
 mod other {
     /// Calls `each` in a thread of its own for every Ctrl-C.
-    pub fn listen(each: impl Fn(i32) + Send + 'static) -> std::io::Result<()> {
+    pub fn listen(mut each: impl FnMut(i32) + Send + 'static) -> std::io::Result<()> {
         ctrlc::set_handler(move || each(super::INTERRUPT)).map_err(std::io::Error::other)
     }
 

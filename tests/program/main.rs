@@ -29,6 +29,8 @@ mod perplexity;
 mod quality;
 mod quantization;
 mod rolling;
+#[cfg(unix)]
+mod serve;
 mod sessions;
 mod snapshots;
 mod speculation;

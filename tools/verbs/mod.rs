@@ -8,5 +8,7 @@ pub mod logits;
 pub mod perplexity;
 pub mod quantize;
 pub mod run;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod synthesize;
 pub mod tokenize;

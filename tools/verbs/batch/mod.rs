@@ -1,8 +1,8 @@
 //! `batch`: many prompts from JSON lines to JSON lines, written together.
 
 mod journal;
-mod lines;
-mod score;
+pub(crate) mod lines;
+pub(crate) mod score;
 pub(crate) mod unstable;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -20,7 +20,9 @@ use cinderblock::{
 use indicatif::ProgressBar;
 use serde_json::{Value as Json, json};
 
-use crate::arguments::{CacheArguments, ModelArguments, parse_max_tokens, parse_sequences, unescape};
+use crate::arguments::{
+    CacheArguments, ModelArguments, parse_bytes, parse_max_tokens, parse_sequences, unescape,
+};
 use crate::sampling::SamplingArguments;
 use crate::{interrupt, memory, output};
 use journal::{Earlier, Journal, Name, RunKey};
@@ -108,21 +110,6 @@ pub struct Arguments {
     cache: CacheArguments,
 }
 
-/// A number of bytes with a unit: B, kB, MB, GB, or their first letters.
-fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let scale = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "k" | "kb" => 1e3,
-        "m" | "mb" => 1e6,
-        "g" | "gb" => 1e9,
-        _ => return Err("expected a number of bytes, kB, MB or GB".to_string()),
-    };
-    let number: f64 = number.parse().map_err(|_| "expected a number of bytes, kB, MB or GB".to_string())?;
-    Ok((number * scale) as u64)
-}
 /// How long a wait for input may last before a request to stop is looked for.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -194,7 +181,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let mut session = arguments.cache.options(SessionOptions::default());
     session.alignment = arguments.align.as_deref().and_then(Alignment::from_name);
     let memory = arguments.memory.or_else(|| memory::available().map(|bytes| bytes / 4 * 3));
-    let options = BatchOptions { session: session.clone(), sequences: arguments.batch, memory };
+    let options =
+        BatchOptions { session: session.clone(), sequences: arguments.batch, memory, prefix_cache: 0 };
     let batch = arguments.model.runtime(&model)?.batch(tokenizer.clone(), options)?;
     let defaults = Defaults {
         sampler: arguments.sampling.over(&SamplingArguments::defaults(0)),
@@ -515,18 +503,5 @@ impl Counts {
             self.prompt_tokens,
             self.generated_tokens,
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        for (text, bytes) in [("7", 7), ("1.5 kB", 1500), ("800MB", 800_000_000), ("4g", 4_000_000_000)] {
-            assert_eq!(parse_bytes(text), Ok(bytes));
-        }
-        assert!(["", "GB", "4 TB", "-1", "1.2.3"].iter().all(|text| parse_bytes(text).is_err()));
     }
 }

@@ -27,7 +27,7 @@ pub struct Group {
 }
 
 /// A list of texts or of lists of ids.
-fn continuations(value: &Json) -> Option<Vec<Prompt>> {
+pub fn continuations(value: &Json) -> Option<Vec<Prompt>> {
     let one = |value: &Json| match value.as_str() {
         Some(text) => Some(Prompt::Text(text.to_string())),
         None => ids(value).map(Prompt::Ids),
@@ -44,7 +44,7 @@ fn split(text: &str) -> (&str, &str) {
 
 /// The tokens that a continuation follows, and its own, by the rule of lm-evaluation-harness: the text of both is encoded
 /// as a whole, and the first tokens of it, as many as the prompt alone has, are not the continuation's.
-fn tokens_of(
+pub fn tokens_of(
     prompt: &Prompt,
     continuation: &Prompt,
     model: &Model,
@@ -76,7 +76,7 @@ fn tokens_of(
 }
 
 /// What its tokens say about a continuation.
-fn score(tokens: &[Token]) -> Json {
+pub fn score(tokens: &[Token]) -> Json {
     let logprob: f64 = tokens.iter().filter_map(|token| token.logprob).map(f64::from).sum();
     let is_greedy = tokens.iter().all(|token| token.top.first().is_some_and(|top| top.0 == token.id));
     json!({"logprob": logprob, "tokens": tokens.len(), "is_greedy": is_greedy})

@@ -1,0 +1,326 @@
+//! Completions and chats: from the body of a request to texts of the batch.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::http::StatusCode;
+use cinderblock::{Alignment, GenerateOptions, Model, Request, SamplerOptions, Tokenizer};
+use serde_json::Value as Json;
+
+use super::parameters::{BIASES, CHATS, COMPLETIONS, Fields, STOP_BYTES, STOPS, wrong};
+use super::problem::Problem;
+use crate::verbs::batch::lines::{biases, encode, ids};
+
+/// What decides what a request may ask for.
+#[derive(Clone)]
+pub struct Limits {
+    /// Tokens of an answer at most.
+    pub max_tokens: usize,
+    /// Tokens of an answer if the request says nothing.
+    pub default_tokens: usize,
+    /// Time of an answer at most.
+    pub time: Duration,
+    /// Texts of one request at most.
+    pub texts: usize,
+}
+
+/// Which of the two interfaces a request has used.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Interface {
+    Completion,
+    Chat,
+}
+
+/// What is to be reported about tokens.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Logprobs {
+    None,
+    /// With this number of alternatives.
+    Most(usize),
+}
+
+/// A request that was understood.
+pub struct Plan {
+    pub interface: Interface,
+    pub requests: Vec<Request>,
+    /// Of each answer: its prompt, to be repeated before it.
+    pub echo: Vec<String>,
+    /// Of each answer: the place of its first token in its block.
+    pub places: Vec<usize>,
+    pub prompt_tokens: usize,
+    pub logprobs: Logprobs,
+    pub stream: bool,
+    pub include_usage: bool,
+}
+
+/// Between two turns of a transcript.
+const USER: &str = "\nUser:";
+
+/// Reads a request.
+///
+/// # Errors
+/// If a parameter is wrong; the error names it.
+pub fn read(
+    interface: Interface,
+    bytes: &[u8],
+    (model, name): (&Model, &str),
+    tokenizer: Option<&Tokenizer>,
+    limits: &Limits,
+) -> Result<Plan, Problem> {
+    let mut fields = match interface {
+        Interface::Completion => COMPLETIONS.read(bytes)?,
+        Interface::Chat => CHATS.read(bytes)?,
+    };
+    if let Some(asked) = fields.text("model").filter(|asked| asked != name) {
+        let message = format!("\"model\": found {asked:.60?}, expected {name:?}");
+        return Err(Problem::new(StatusCode::NOT_FOUND, message).about("model"));
+    }
+    let prompts = match interface {
+        Interface::Completion => prompts(&mut fields)?,
+        Interface::Chat => vec![Prompt::Text(transcript(&mut fields)?)],
+    };
+    let count = fields.size("n").unwrap_or(1);
+    let texts = prompts.len().saturating_mul(count);
+    if texts > limits.texts {
+        let message = format!("found {texts} answers, expected at most {}", limits.texts);
+        return Err(Problem::bad(message).about("n"));
+    }
+    let logprobs = match interface {
+        Interface::Completion => fields.size("logprobs").map_or(Logprobs::None, Logprobs::Most),
+        Interface::Chat => {
+            let most = fields.size("top_logprobs");
+            match fields.flag("logprobs") {
+                true => Logprobs::Most(most.unwrap_or(0)),
+                false if most.is_some_and(|most| most > 0) => {
+                    return Err(Problem::bad(
+                        "\"top_logprobs\": found without \"logprobs\", expected with it",
+                    )
+                    .about("top_logprobs"));
+                }
+                false => Logprobs::None,
+            }
+        }
+    };
+    let echo = interface == Interface::Completion && fields.flag("echo");
+    if echo && logprobs != Logprobs::None {
+        return Err(Problem::bad(
+            "\"echo\" with \"logprobs\" is not supported: /score has the log-likelihoods of given texts",
+        )
+        .about("echo"));
+    }
+    let request = request(&mut fields, interface, tokenizer, logprobs, limits)?;
+    let stream = fields.flag("stream");
+    let include_usage = include_usage(&mut fields)?;
+
+    let mut plan = Plan {
+        interface,
+        requests: Vec::new(),
+        echo: Vec::new(),
+        places: Vec::new(),
+        prompt_tokens: 0,
+        logprobs,
+        stream,
+        include_usage,
+    };
+    let block = model.config().block_length;
+    for prompt in prompts {
+        let tokens = prompt.tokens(model, tokenizer)?;
+        plan.prompt_tokens += tokens.len();
+        let text = match (echo, &prompt) {
+            (false, _) => String::new(),
+            (true, Prompt::Text(text)) => text.clone(),
+            (true, Prompt::Ids(ids)) => {
+                tokenizer.map_or(Ok(String::new()), |tokenizer| tokenizer.decode(ids))?
+            }
+        };
+        let place = match model.config().alignment {
+            Alignment::Tail if tokens.len() >= block => tokens.len() % block,
+            _ => 0,
+        };
+        for index in 0..count as u64 {
+            let seed = request.sampler.seed.wrapping_add(index);
+            let sampler = SamplerOptions { seed, ..request.sampler.clone() };
+            plan.requests.push(Request {
+                prompt: tokens.clone(),
+                sampler,
+                generate: request.generate.clone(),
+                stops: request.stops.clone(),
+                ..Request::default()
+            });
+            plan.echo.push(text.clone());
+            plan.places.push(place);
+        }
+    }
+    Ok(plan)
+}
+
+/// The options of all answers.
+fn request(
+    fields: &mut Fields,
+    interface: Interface,
+    tokenizer: Option<&Tokenizer>,
+    logprobs: Logprobs,
+    limits: &Limits,
+) -> Result<Request, Problem> {
+    let newer = fields.size("max_completion_tokens");
+    let asked = fields.size("max_tokens");
+    let max_tokens = newer.or(asked).unwrap_or(limits.default_tokens.min(limits.max_tokens));
+    if max_tokens > limits.max_tokens {
+        let name = if newer.is_some() { "max_completion_tokens" } else { "max_tokens" };
+        let message = format!("\"{name}\": found {max_tokens}, expected at most {}", limits.max_tokens);
+        return Err(Problem::bad(message).about(name));
+    }
+    let mut stops = fields.read("stop", "a text or a list of texts", texts)?.unwrap_or_default();
+    if stops.len() > STOPS || stops.iter().any(|stop| stop.len() > STOP_BYTES) {
+        let message = format!("\"stop\": expected at most {STOPS} texts of at most {STOP_BYTES} bytes");
+        return Err(Problem::bad(message).about("stop"));
+    }
+    if !stops.is_empty() && tokenizer.is_none() {
+        return Err(Problem::bad("\"stop\": the model carries no tokenizer, expected none").about("stop"));
+    }
+    if interface == Interface::Chat {
+        stops.push(USER.to_string());
+    }
+    let bias = fields.read("logit_bias", "numbers by token id", biases)?.unwrap_or_default();
+    if bias.len() > BIASES {
+        let message = format!("\"logit_bias\": found {} tokens, expected at most {BIASES}", bias.len());
+        return Err(Problem::bad(message).about("logit_bias"));
+    }
+    let default = SamplerOptions::default();
+    let sampler = SamplerOptions {
+        temperature: fields.number("temperature").unwrap_or(default.temperature),
+        top_k: fields.size("top_k").unwrap_or(default.top_k),
+        top_p: fields.number("top_p").unwrap_or(default.top_p),
+        min_p: fields.number("min_p").unwrap_or(default.min_p),
+        repetition_penalty: fields.number("repetition_penalty").unwrap_or(default.repetition_penalty),
+        repetition_window: fields.size("repetition_window").unwrap_or(default.repetition_window),
+        seed: fields.integer("seed").unwrap_or_else(any_seed),
+        logit_bias: bias,
+    };
+    let generate = GenerateOptions {
+        max_tokens,
+        time_limit: Some(limits.time),
+        ignore_end: fields.flag("ignore_end"),
+        logprobs: match logprobs {
+            Logprobs::None => None,
+            Logprobs::Most(most) => Some(most),
+        },
+    };
+    Ok(Request { sampler, generate, stops, ..Request::default() })
+}
+
+/// Some seed, short enough to be typed again.
+fn any_seed() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64 / 100)
+        % 1_000_000_000
+}
+
+fn include_usage(fields: &mut Fields) -> Result<bool, Problem> {
+    let Some(options) = fields.take("stream_options") else { return Ok(false) };
+    let expected = "an object with \"include_usage\", true or false";
+    let map = options.as_object().ok_or_else(|| wrong("stream_options", &options, expected))?;
+    let known = |(name, value): (&String, &Json)| {
+        matches!(name.as_str(), "include_usage" | "include_obfuscation")
+            && (value.is_boolean() || value.is_null())
+    };
+    if !map.iter().all(known) {
+        return Err(wrong("stream_options", &options, expected));
+    }
+    Ok(map.get("include_usage").and_then(Json::as_bool).unwrap_or(false))
+}
+
+fn texts(value: &Json) -> Option<Vec<String>> {
+    let text = |value: &Json| value.as_str().map(str::to_string);
+    match value {
+        Json::Array(values) => values.iter().map(text).collect(),
+        value => Some(vec![text(value)?]),
+    }
+}
+
+enum Prompt {
+    Text(String),
+    Ids(Vec<u32>),
+}
+
+impl Prompt {
+    fn tokens(&self, model: &Model, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>, Problem> {
+        let tokens = match self {
+            Prompt::Text(text) => encode(text, tokenizer)?,
+            Prompt::Ids(ids) => ids.clone(),
+        };
+        if tokens.is_empty() {
+            return Err(Problem::bad("\"prompt\": found 0 tokens, expected at least 1").about("prompt"));
+        }
+        model.check_tokens(&tokens)?;
+        Ok(tokens)
+    }
+}
+
+/// The prompts of a completion: a text, ids, or a list of either.
+fn prompts(fields: &mut Fields) -> Result<Vec<Prompt>, Problem> {
+    let one = |value: &Json| match value {
+        Json::String(text) => Some(Prompt::Text(text.clone())),
+        value => ids(value).map(Prompt::Ids),
+    };
+    let all = |value: &Json| match value {
+        Json::Array(list) if list.first().is_some_and(|first| !first.is_number()) => {
+            list.iter().map(one).collect()
+        }
+        value => Some(vec![one(value)?]),
+    };
+    Ok(fields.read("prompt", "a text, token ids, or a list of either", all)?.unwrap_or_default())
+}
+
+/// A conversation as a plain transcript, for models without a format of their own.
+fn transcript(fields: &mut Fields) -> Result<String, Problem> {
+    let expected =
+        "a list of messages, each with a \"role\" (system, user or assistant) and a \"content\" of text";
+    let all = |value: &Json| {
+        let list = value.as_array().filter(|list| !list.is_empty())?;
+        let mut text = String::new();
+        for message in list {
+            let map = message.as_object()?;
+            if !map.keys().all(|key| matches!(key.as_str(), "role" | "content" | "name")) {
+                return None;
+            }
+            let prefix = match map.get("role")?.as_str()? {
+                "system" | "developer" => "",
+                "user" => "User: ",
+                "assistant" => "Assistant: ",
+                _ => return None,
+            };
+            let content = match map.get("content")? {
+                Json::String(content) => content.clone(),
+                Json::Array(parts) => parts.iter().map(part).collect::<Option<String>>()?,
+                _ => return None,
+            };
+            text += prefix;
+            text += content.trim();
+            text += "\n\n";
+        }
+        Some(text + "Assistant:")
+    };
+    Ok(fields.read("messages", expected, all)?.unwrap_or_default())
+}
+
+/// The text of a part of a message.
+fn part(value: &Json) -> Option<&str> {
+    let map = value.as_object().filter(|map| map.keys().all(|key| key == "type" || key == "text"))?;
+    map.get("type")?.as_str().filter(|kind| *kind == "text")?;
+    map.get("text")?.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conversation_becomes_a_transcript() {
+        let body = r#"{"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "Hello"}]}]}"#;
+        let mut fields = CHATS.read(body.as_bytes()).unwrap();
+        assert_eq!(transcript(&mut fields).unwrap(), "Be brief.\n\nUser: Hello\n\nAssistant:");
+        for wrong in [r#"[]"#, r#"[{"role": "robot", "content": ""}]"#, r#"[{"role": "user"}]"#, r#""x""#] {
+            let mut fields = CHATS.read(format!("{{\"messages\": {wrong}}}").as_bytes()).unwrap();
+            assert!(transcript(&mut fields).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Where the server listens: an address, a Unix socket, or sockets that systemd has opened.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use cinderblock::{Error, Result};
+use tokio::net::TcpListener;
+
+use super::connection::Listener;
+
+/// Listeners, and the addresses to be printed.
+type Listeners = (Vec<Listener>, Vec<String>);
+
+/// Listens on an address.
+///
+/// # Errors
+/// If that is not possible.
+pub async fn tcp(host: IpAddr, port: u16) -> Result<Listeners> {
+    let address = SocketAddr::new(host, port);
+    let failed = |error: std::io::Error| Error::io_text(&error).in_file(Path::new(&address.to_string()));
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((vec![Listener::Tcp(listener)], vec![format!("http://{address}")]))
+}
+
+/// Listens on a Unix socket. One that a server has left behind is replaced.
+///
+/// # Errors
+/// If that is not possible, or another server listens there.
+#[cfg(unix)]
+pub fn unix(path: &Path) -> Result<Listeners> {
+    use std::os::unix::fs::FileTypeExt;
+    let failed = |error: std::io::Error| Error::io(path, &error);
+    let is_socket = path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_socket());
+    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+        std::fs::remove_file(path).map_err(failed)?;
+    }
+    let listener = tokio::net::UnixListener::bind(path).map_err(failed)?;
+    Ok((vec![Listener::Unix(listener)], vec![format!("unix:{}", path.display())]))
+}
+
+#[cfg(not(unix))]
+pub fn unix(_path: &Path) -> Result<Listeners> {
+    Err(Error::unsupported("socket: found a path, expected a system with Unix sockets"))
+}
+
+/// Sockets that another process has opened for this one.
+#[cfg(unix)]
+pub type Inherited = Vec<std::os::fd::OwnedFd>;
+#[cfg(not(unix))]
+pub type Inherited = Vec<()>;
+
+/// The sockets that systemd passes (`LISTEN_PID` and `LISTEN_FDS`).
+///
+/// # Errors
+/// If the variables contradict themselves.
+#[cfg(unix)]
+pub fn inherited() -> Result<Inherited> {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u32>());
+    match (number("LISTEN_PID"), number("LISTEN_FDS")) {
+        (Some(Ok(process)), Some(Ok(count))) if process == std::process::id() => (0..count.min(16))
+            .map(|index| crate::signals::inherited(3 + index as i32).map_err(|error| Error::io_text(&error)))
+            .collect(),
+        _ => Ok(Vec::new()),
+    }
+}
+
+#[cfg(not(unix))]
+pub fn inherited() -> Result<Inherited> {
+    Ok(Vec::new())
+}
+
+/// Listens on inherited sockets.
+///
+/// # Errors
+/// If one is no listening socket.
+#[cfg(unix)]
+pub fn adopt(sockets: Inherited) -> Result<Listeners> {
+    let failed = |error: std::io::Error| Error::io_text(&error).in_file(Path::new("the inherited socket"));
+    let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
+    for socket in sockets {
+        let listener = std::net::TcpListener::from(socket);
+        listener.set_nonblocking(true).map_err(failed)?;
+        if let Ok(address) = listener.local_addr() {
+            addresses.push(format!("http://{address}"));
+            listeners.push(Listener::Tcp(TcpListener::from_std(listener).map_err(failed)?));
+        } else {
+            let listener = std::os::unix::net::UnixListener::from(std::os::fd::OwnedFd::from(listener));
+            addresses.push("unix:inherited".to_string());
+            listeners.push(Listener::Unix(tokio::net::UnixListener::from_std(listener).map_err(failed)?));
+        }
+    }
+    Ok((listeners, addresses))
+}
+
+#[cfg(not(unix))]
+pub fn adopt(_sockets: Inherited) -> Result<Listeners> {
+    Ok((Vec::new(), Vec::new()))
+}
