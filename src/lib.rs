@@ -86,6 +86,7 @@ pub use cache::CacheType;
 pub use error::{Error, ErrorKind, Result};
 pub use generation::batch::Batch;
 pub use generation::completion::{End, GenerateOptions, Step, Token};
+pub use generation::constraint::Constraint;
 pub use generation::estimate::MemoryEstimate;
 pub use generation::generator::Generator;
 pub use generation::prefixes::PrefixCounts;

@@ -17,6 +17,7 @@ mod arguments;
 mod calibration;
 mod checkpoint;
 mod command_line;
+mod constraint;
 mod conversation;
 mod divergence;
 mod interrupt;

@@ -303,6 +303,7 @@ impl Batch {
             prompt: request.prompt,
             read,
             forced: request.forced,
+            constraint: request.constraint,
             interrupt: request.interrupt,
             bytes,
             left: false,

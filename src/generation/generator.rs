@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::completion::{CONTEXT, Completion, End, GenerateOptions, Step};
+use super::constraint::Constraint;
 use super::drafter::REMEMBERED;
 use super::sampler::Sampler;
 use super::sampler_options::SamplerOptions;
@@ -23,6 +24,7 @@ pub struct Generator {
     sampler: Sampler,
     speculation: Speculation,
     stops: Vec<String>,
+    constraint: Option<Box<dyn Constraint>>,
 }
 
 impl Runtime {
@@ -51,7 +53,7 @@ impl Runtime {
 impl Generator {
     fn of(session: Session, sampler: Sampler) -> Result<Generator> {
         let speculation = Speculation::new(session.model().config())?;
-        Ok(Generator { session, sampler, speculation, stops: Vec::new() })
+        Ok(Generator { session, sampler, speculation, stops: Vec::new(), constraint: None })
     }
 
     /// The state of session and sampler.
@@ -120,6 +122,11 @@ impl Generator {
     /// Ends generated text before any of these strings; empty ones are ignored.
     pub fn set_stops(&mut self, stops: Vec<String>) {
         self.stops = stops;
+    }
+
+    /// Restricts the text that [`Generator::generate`] generates next; a constraint holds for one text.
+    pub fn set_constraint(&mut self, constraint: Option<Box<dyn Constraint>>) {
+        self.constraint = constraint;
     }
 
     /// The stop strings.
@@ -332,10 +339,11 @@ impl Generator {
             if let Some(end) = completion.limit() {
                 break end;
             }
-            let (id, random) = self.sample()?;
-            if completion.ends(id) {
-                break End::EndOfText;
-            }
+            self.session.interrupt().check()?;
+            let random = self.sampler.state().0;
+            let logits = self.speculation.logits(&mut self.session)?;
+            let id = self.sampler.sample_within(logits, self.constraint.as_deref_mut())?;
+            let Some(id) = id.filter(|id| !completion.ends(*id)) else { break End::EndOfText };
             let token = match self.session.logits().and_then(|logits| completion.token(id, logits)) {
                 Ok(token) => token,
                 Err(error) => {
@@ -344,6 +352,9 @@ impl Generator {
                 }
             };
             self.add(id, random)?;
+            if let Some(constraint) = &mut self.constraint {
+                constraint.accept(id)?;
+            }
             let passed = completion.push(id)?;
             if each(Step { token: Some(token), text: passed.text }).is_break() {
                 return Ok((End::Caller, completion.count()));

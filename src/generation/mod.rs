@@ -4,6 +4,7 @@
 pub mod batch;
 mod budget;
 pub(crate) mod completion;
+pub(crate) mod constraint;
 pub(crate) mod drafter;
 pub(crate) mod estimate;
 pub mod generator;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::completion::{End, GenerateOptions, Step};
+use super::constraint::Constraint;
 use super::sampler_options::SamplerOptions;
 use crate::error::Error;
 use crate::interrupt::Interrupt;
@@ -42,6 +43,8 @@ pub struct Request {
     pub sampler: SamplerOptions,
     /// The limits of the text.
     pub generate: GenerateOptions,
+    /// What restricts the choice, if anything does.
+    pub constraint: Option<Box<dyn Constraint>>,
     /// Strings that the text ends before.
     pub stops: Vec<String>,
     /// Ends the text as it is, from any thread.

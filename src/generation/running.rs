@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::completion::{Completion, End, Step, Token};
+use super::constraint::Constraint;
 use super::request::Event;
 use super::sampler::Sampler;
 use super::step::Writer;
@@ -21,6 +22,7 @@ pub(super) struct Running {
     pub(super) prompt: Vec<u32>,
     pub(super) read: usize,
     pub(super) forced: Vec<u32>,
+    pub(super) constraint: Option<Box<dyn Constraint>>,
     pub(super) interrupt: Interrupt,
     pub(super) bytes: u64,
     pub(super) left: bool,
@@ -57,6 +59,11 @@ impl Running {
         };
         let Some(token) = token else { return self.finish(End::EndOfText, each) };
         self.sampler.accept(token.id);
+        if let Some(constraint) = &mut self.constraint
+            && let Err(error) = constraint.accept(token.id)
+        {
+            return self.fail(error, each);
+        }
         let passed = match self.completion.push(token.id) {
             Ok(passed) => passed,
             Err(error) => return self.fail(error, each),
@@ -116,13 +123,13 @@ impl Writer for Running {
         };
         let random = self.sampler.state().0;
         let id = match self.forced.get(self.completion.count()) {
-            Some(id) => *id,
-            None => self.sampler.sample(logits),
+            Some(id) => Ok(Some(*id)),
+            None => self.sampler.sample_within(logits, self.constraint.as_deref_mut()),
         };
-        let token = match self.completion.ends(id) {
-            true => Ok(None),
-            false => self.completion.token(id, logits).map(Some),
-        };
+        let token = id.and_then(|id| match id.filter(|id| !self.completion.ends(*id)) {
+            None => Ok(None),
+            Some(id) => self.completion.token(id, logits).map(Some),
+        });
         self.choice = Some(token.map(|token| Choice { random, token }));
         let token = self.choice.iter().flatten().find_map(|choice| choice.token.as_ref());
         Ok(token.map(|token| token.id).filter(|_| !self.completion.is_last()))

@@ -1,5 +1,6 @@
 //! Logits to a token: repetition penalty and bias, then temperature, top-k, top-p and min-p, then a draw.
 
+use super::constraint::{Constraint, nothing_allowed};
 use super::sampler_options::SamplerOptions;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -104,6 +105,33 @@ impl Sampler {
             return (1..logits.len()).fold(0, better) as u32;
         }
         self.adjust(logits);
+        self.draw()
+    }
+
+    /// As [`Sampler::sample`], among the tokens that a constraint allows; `None` if it ends the text.
+    ///
+    /// # Errors
+    /// As [`Constraint::allowed`], and if all allowed tokens are forbidden by biases.
+    pub(crate) fn sample_within(
+        &mut self,
+        logits: &[f32],
+        constraint: Option<&mut (dyn Constraint + '_)>,
+    ) -> Result<Option<u32>> {
+        let Some(constraint) = constraint else { return Ok(Some(self.sample(logits))) };
+        let Some(allowed) = constraint.allowed()? else { return Ok(None) };
+        self.adjust(logits);
+        let bit =
+            |token: u32| allowed.get(token as usize / 32).is_some_and(|word| word >> (token % 32) & 1 == 1);
+        self.candidates.retain(|(logit, token)| *logit > f32::NEG_INFINITY && bit(*token));
+        if self.candidates.is_empty() {
+            return Err(nothing_allowed());
+        }
+        Ok(Some(self.draw()))
+    }
+
+    /// Chooses one of the candidates.
+    fn draw(&mut self) -> u32 {
+        let greedy = self.options.temperature == 0.0;
         let best = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
         let most = *self.candidates.iter().min_by(|a, b| best(a, b)).expect("a vocabulary is not empty");
         if greedy {

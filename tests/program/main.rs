@@ -11,6 +11,7 @@ mod batch_command;
 mod c_library;
 mod checkpoints;
 mod command_line;
+mod constraints;
 mod control;
 #[cfg(target_os = "linux")]
 mod documents;

@@ -7,6 +7,7 @@ use cinderblock::{Error, Model, Result, Tokenizer};
 use serde_json::{Map, Value as Json};
 
 use super::journal::{Name, digest};
+use crate::constraint::Form;
 
 /// Bytes of a line at most.
 const MOST_BYTES: u64 = 16 << 20;
@@ -83,7 +84,7 @@ fn next(input: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
 }
 
 /// What a line may say, and the options' own names where these differ.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 20] = [
     "id",
     "prompt",
     "tokens",
@@ -100,6 +101,9 @@ const FIELDS: [&str; 17] = [
     "ignore_end",
     "logprobs",
     "continuations",
+    "json_schema",
+    "regex",
+    "grammar",
     "temp",
 ];
 
@@ -233,6 +237,27 @@ impl Fields {
     pub fn seed(&mut self) -> Result<Option<u64>> {
         let seed = |value: &Json| (value.as_i64() == Some(-1)).then_some(None).or(value.as_u64().map(Some));
         Ok(self.take("seed", "a whole number, or -1 for any seed", seed)?.flatten())
+    }
+
+    /// Takes what restricts the answer: one of `json_schema`, `regex` and `grammar`.
+    ///
+    /// # Errors
+    /// If there are several.
+    pub fn form(&mut self) -> Result<Option<Form>> {
+        let text = |value: &Json| value.as_str().map(str::to_string);
+        let schema = self.take("json_schema", "a JSON schema", |value| match value {
+            Json::Object(_) | Json::Bool(_) => Some(Form::Json(value.clone())),
+            _ => None,
+        })?;
+        let regex = self.take("regex", "a text", text)?.map(Form::Regex);
+        let grammar = self.take("grammar", "a text", text)?.map(Form::Grammar);
+        let mut forms = schema.into_iter().chain(regex).chain(grammar);
+        match (forms.next(), forms.next()) {
+            (form, None) => Ok(form),
+            _ => Err(Error::format(
+                "line: found several of \"json_schema\", \"regex\" and \"grammar\", expected one",
+            )),
+        }
     }
 
     /// Takes the prompt: `prompt` as a text or `tokens` as ids.

@@ -23,6 +23,7 @@ use serde_json::{Value as Json, json};
 use crate::arguments::{
     CacheArguments, ModelArguments, parse_bytes, parse_max_tokens, parse_sequences, unescape,
 };
+use crate::constraint::{ConstraintArguments, Constraints, Form};
 use crate::sampling::SamplingArguments;
 use crate::{interrupt, memory, output};
 use journal::{Earlier, Journal, Name, RunKey};
@@ -41,7 +42,7 @@ Examples:
 /// The input is one JSON object a line: {"id": a text or a whole number, "prompt": a text} or {"id", "tokens":
 /// ids}, and what is to differ from the options: "max_tokens", "temp", "top_k", "top_p", "min_p",
 /// "repetition_penalty", "repetition_window", "logit_bias", "seed", "stop" (a text or a list), "ignore_end",
-/// "logprobs". Any other column is kept and passed through. Each line is answered by one line, in the order in which
+/// "logprobs", "json_schema", "regex", "grammar". Any other column is kept and passed through. Each line is answered by one line, in the order in which
 /// they end: {"id", "text", "tokens", "end", ...} or {"id", "line", "error"}. A seed that is not given follows from
 /// --seed and the id, so an answer does not depend on what else is asked.
 ///
@@ -82,6 +83,9 @@ pub struct Arguments {
     /// Generate at most N tokens for each prompt; -1 sets no limit
     #[arg(short = 'n', long, alias = "n-predict", value_name = "N", default_value = "256", value_parser = parse_max_tokens, allow_negative_numbers = true)]
     max_tokens: usize,
+
+    #[command(flatten, next_help_heading = "Constraint")]
+    constraint: ConstraintArguments,
 
     #[command(flatten, next_help_heading = "Sampling")]
     sampling: SamplingArguments,
@@ -144,6 +148,8 @@ struct Defaults {
     sampler: SamplerOptions,
     generate: GenerateOptions,
     stops: Vec<String>,
+    constraints: Constraints,
+    form: Option<Form>,
 }
 
 /// A run from input to output.
@@ -171,7 +177,8 @@ struct Run {
 /// If the model or an option is refused, a file cannot be read or written, or a line fails; `Interrupted` by a signal.
 pub fn run(arguments: Arguments) -> Result<()> {
     let files = Some(&arguments.input).filter(|path| !is_standard_input(path));
-    let inputs = arguments.model.inputs().with("input", files);
+    let inputs =
+        arguments.model.inputs().with("input", files).with("constraint", arguments.constraint.files());
     inputs.check(arguments.output.as_deref().unwrap_or(Path::new("-")))?;
     let model = arguments.model.open()?;
     let tokenizer = model.tokenizer_json().map(Tokenizer::from_json).transpose()?.map(Arc::new);
@@ -192,6 +199,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
             ..Default::default()
         },
         stops: arguments.stop.iter().map(|stop| unescape(stop)).collect(),
+        constraints: Constraints::new(&model),
+        form: arguments.constraint.form()?,
     };
     // Lines that can never be right are not worth an answer each.
     cinderblock::Sampler::new(defaults.sampler.clone(), model.config().vocabulary)?;
@@ -248,7 +257,11 @@ impl Defaults {
         };
         let options = match scoring {
             true => format!("score {session:?}"),
-            false => format!("{:?} {:?} {:?} {session:?}", self.sampler, self.generate, self.stops),
+            false => {
+                // An option that did not exist changes no key of before.
+                let form = self.form.as_ref().map_or(String::new(), |form| format!(" {form:?}"));
+                format!("{:?} {:?} {:?} {session:?}{form}", self.sampler, self.generate, self.stops)
+            }
         };
         RunKey { model: format!("{:016x}", model.fingerprint()), options: journal::digest(options, 4) }
     }
@@ -261,12 +274,14 @@ impl Defaults {
         id: &Json,
         mut fields: Fields,
     ) -> Result<Request> {
-        let Defaults { sampler, generate, stops } = self;
+        let Defaults { sampler, generate, stops, constraints, form } = self;
         let prompt = fields.prompt()?.tokens(model, tokenizer)?;
         if fields.has("continuations") {
             return Err(Error::format("line: found \"continuations\" without --score, expected none"));
         }
         let bias = fields.take("logit_bias", "biases by token id", lines::biases)?;
+        let form = fields.form()?.or_else(|| form.clone());
+        let constraint = form.map(|form| constraints.compile(&form)).transpose()?;
         let seed = fields.seed()?.unwrap_or_else(|| mix(sampler.seed, id));
         Ok(Request {
             prompt,
@@ -291,6 +306,7 @@ impl Defaults {
                 ..generate.clone()
             },
             stops: fields.take("stop", "a text or a list of texts", texts)?.unwrap_or_else(|| stops.clone()),
+            constraint,
             ..Default::default()
         })
     }

@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 
 use super::journal::{Earlier, Journal, Name, RunKey};
 use super::{Defaults, lines};
+use crate::constraint::Constraints;
 
 /// Answers lines with a model, which generates a number of tokens for each at most.
 pub fn batch(runtime: &Runtime, lines: &[&[u8]], most: usize) -> Result<Vec<String>> {
@@ -21,6 +22,8 @@ pub fn batch(runtime: &Runtime, lines: &[&[u8]], most: usize) -> Result<Vec<Stri
         sampler: SamplerOptions::default(),
         generate: GenerateOptions { max_tokens: most, ..Default::default() },
         stops: Vec::new(),
+        constraints: Constraints::new(model),
+        form: None,
     };
     let mut answers = Vec::new();
     let mut names = std::collections::HashMap::new();

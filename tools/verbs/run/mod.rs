@@ -16,6 +16,7 @@ use serde_json::json;
 use crate::arguments::{
     CacheArguments, InputArguments, ModelArguments, SpecialArguments, parse_max_tokens, unescape,
 };
+use crate::constraint::{ConstraintArguments, Constraints};
 use crate::conversation::{self, Answer, Conversation, Destination};
 use crate::output::Inputs;
 use crate::sampling::SamplingArguments;
@@ -86,6 +87,9 @@ pub struct Arguments {
 
     #[command(flatten, next_help_heading = "Sampling")]
     sampling: SamplingArguments,
+
+    #[command(flatten, next_help_heading = "Constraint")]
+    constraint: ConstraintArguments,
 
     #[command(flatten, next_help_heading = "Session")]
     session: SessionArguments,
@@ -175,6 +179,7 @@ fn encode(tokenizer: Option<&Tokenizer>, text: &str) -> Result<Vec<u32>> {
 /// The files that are read, and nothing is written to. A session may be saved over the one that was loaded.
 fn inputs(arguments: &Arguments) -> Result<Inputs> {
     let inputs = arguments.model.inputs().with("prompt", arguments.input.files());
+    let inputs = inputs.with("constraint", arguments.constraint.files());
     let SessionArguments { prompt_cache, save, .. } = &arguments.session;
     if let Some(path) = prompt_cache {
         output::not_standard(path, "the text")?;
@@ -225,18 +230,26 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         ignore_end: arguments.ignore_end,
         logprobs: arguments.logprobs,
     };
+    let constraints = Constraints::new(&model);
+    let constraint = arguments.constraint.form()?.map(|form| constraints.compile(&form)).transpose()?;
     let stops: Vec<String> = arguments.stop.iter().map(|stop| unescape(stop)).collect();
     if arguments.samples > 1 {
         if let Some(text) = shown {
             output::print(&format!("{text}\n"))?;
         }
-        let request =
-            Request { sampler: arguments.sampling.options(), generate, stops, ..Default::default() };
+        let request = Request {
+            sampler: arguments.sampling.options(),
+            generate,
+            stops,
+            constraint,
+            ..Default::default()
+        };
         let samples = Samples { count: arguments.samples, prompt, request, json: arguments.json };
         return samples.run(&runtime, tokenizer, options);
     }
     let (mut generator, reused) = open_session(&arguments, &runtime, &options, &prompt)?;
     generator.set_stops(stops.clone());
+    generator.set_constraint(constraint);
     generator.set_speculation(Speculate::from_name(&arguments.session.speculate).unwrap_or_default());
     // While standard input was read, Ctrl-C kept its usual meaning.
     interrupt::listen_for(generator.interrupt());

@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 
 use super::parameters::{BIASES, CHATS, COMPLETIONS, Fields, STOP_BYTES, STOPS, wrong};
 use super::problem::Problem;
+use crate::constraint::{Constraints, Form};
 use crate::verbs::batch::lines::{biases, encode, ids};
 
 /// What decides what a request may ask for.
@@ -64,6 +65,7 @@ pub fn read(
     bytes: &[u8],
     (model, name): (&Model, &str),
     tokenizer: Option<&Tokenizer>,
+    constraints: &Constraints,
     limits: &Limits,
 ) -> Result<Plan, Problem> {
     let mut fields = match interface {
@@ -108,6 +110,10 @@ pub fn read(
         .about("echo"));
     }
     let request = request(&mut fields, interface, tokenizer, logprobs, limits)?;
+    let form =
+        fields.read("response_format", "an object with a \"type\" and what that needs", form)?.flatten();
+    let compiled = form.map(|form| constraints.compile(&form)).transpose();
+    let constraint = compiled.map_err(|error| Problem::from(error).about("response_format"))?;
     let stream = fields.flag("stream");
     let include_usage = include_usage(&mut fields)?;
 
@@ -144,6 +150,7 @@ pub fn read(
                 sampler,
                 generate: request.generate.clone(),
                 stops: request.stops.clone(),
+                constraint: constraint.clone(),
                 ..Request::default()
             });
             plan.echo.push(text.clone());
@@ -226,6 +233,30 @@ fn include_usage(fields: &mut Fields) -> Result<bool, Problem> {
         return Err(wrong("stream_options", &options, expected));
     }
     Ok(map.get("include_usage").and_then(Json::as_bool).unwrap_or(false))
+}
+
+/// What restricts an answer, `Some(None)` if nothing does.
+fn form(value: &Json) -> Option<Option<Form>> {
+    let map = value.as_object()?;
+    let own = match map.get("type")?.as_str()? {
+        kind @ ("json_schema" | "regex" | "grammar") => Some(kind),
+        "text" | "json_object" => None,
+        _ => return None,
+    };
+    if !map.keys().all(|key| key == "type" || Some(key.as_str()) == own) {
+        return None;
+    }
+    let text = |name: &str| map.get(name)?.as_str().map(str::to_string);
+    match map.get("type")?.as_str()? {
+        "text" => Some(None),
+        "json_object" => Some(Some(Form::Json(serde_json::json!({"type": "object"})))),
+        "regex" => Some(Some(Form::Regex(text("regex")?))),
+        "grammar" => Some(Some(Form::Grammar(text("grammar")?))),
+        _ => {
+            let schema = map.get("json_schema")?.as_object()?.get("schema")?;
+            Some(Some(Form::Json(schema.as_object().map(|_| schema.clone())?)))
+        }
+    }
 }
 
 fn texts(value: &Json) -> Option<Vec<String>> {

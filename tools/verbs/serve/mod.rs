@@ -24,6 +24,7 @@ use cinderblock::{BatchOptions, Error, ErrorKind, Model, Result, SessionOptions,
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::arguments::{CacheArguments, ModelArguments, parse_bytes, parse_sequences};
+use crate::constraint::Constraints;
 use crate::{memory, output, signals};
 use connection::Listener;
 use engine::Engine;
@@ -122,6 +123,7 @@ struct Server {
     tokenizer: Option<Arc<Tokenizer>>,
     name: String,
     created: u64,
+    constraints: Constraints,
     engine: Engine,
     limits: Limits,
     guard: Guard,
@@ -182,6 +184,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         tokenizer,
         name: arguments.name.unwrap_or(name),
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+        constraints: Constraints::new(&model),
         engine,
         limits: Limits {
             max_tokens: arguments.max_tokens as usize,

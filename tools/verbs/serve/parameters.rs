@@ -89,6 +89,13 @@ const GENERATION: &[Parameter] = &[
         ),
         "Numbers that are added to the logits of tokens, by id",
     ),
+    parameter(
+        "response_format",
+        Kind::Schema(
+            r#"{"type":"object","required":["type"],"properties":{"type":{"enum":["text","json_object","json_schema","regex","grammar"]},"json_schema":{"type":"object","required":["schema"],"properties":{"name":{"type":"string"},"description":{"type":"string"},"strict":{"type":["boolean","null"]},"schema":{"type":"object"}}},"regex":{"type":"string"},"grammar":{"type":"string"}},"additionalProperties":false}"#,
+        ),
+        "Restricts the answer to JSON, a JSON schema, a regular expression or a grammar in the Lark syntax",
+    ),
     parameter("stream", Kind::Flag, "Send tokens as they come, as server-sent events [default: false]"),
     parameter(
         "stream_options",

@@ -173,7 +173,14 @@ async fn generate(server: Arc<Server>, interface: Interface, request: Request<Bo
     let reader = Arc::clone(&server);
     let mut plan: Plan = aside(move || {
         let model = (&*reader.model, &*reader.name);
-        generation::read(interface, &bytes, model, reader.tokenizer.as_deref(), &reader.limits)
+        generation::read(
+            interface,
+            &bytes,
+            model,
+            reader.tokenizer.as_deref(),
+            &reader.constraints,
+            &reader.limits,
+        )
     })
     .await?;
     static NUMBER: AtomicU64 = AtomicU64::new(1);
