@@ -3,6 +3,7 @@
 use std::io::{BufRead, ErrorKind};
 use std::path::Path;
 
+use byteorder::{ByteOrder, LE};
 use cinderblock::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"\x93NUMPY\x01\x00";
@@ -34,7 +35,7 @@ pub fn read_header(file: &mut impl BufRead) -> Result<Option<(usize, usize)>> {
     }
     let mut start = [0; 10];
     file.read_exact(&mut start).map_err(io)?;
-    let mut text = vec![0; usize::from(u16::from_le_bytes([start[8], start[9]]))];
+    let mut text = vec![0; usize::from(LE::read_u16(&start[8..]))];
     file.read_exact(&mut text).map_err(io)?;
     let text = String::from_utf8_lossy(&text);
     let shape = text.split_once("'shape': (").and_then(|(_, rest)| rest.split_once(')'));

@@ -13,6 +13,8 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use byteorder::{ByteOrder, LE};
+
 use super::sampler::Sampler;
 use super::sampler_options::{MAX_WINDOW, SamplerOptions};
 use crate::cache::{Cache, CacheShape, CacheType};
@@ -88,18 +90,12 @@ impl<'b> Cursor<'b> {
         taken
     }
 
-    fn number<const N: usize>(&mut self) -> [u8; N] {
-        let (number, rest) = self.0.split_first_chunk().expect("the length was checked");
-        self.0 = rest;
-        *number
-    }
-
     fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.number())
+        LE::read_u32(self.take(4))
     }
 
     fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.number())
+        LE::read_u64(self.take(8))
     }
 
     fn size(&mut self, what: &str) -> Result<usize> {
@@ -109,7 +105,7 @@ impl<'b> Cursor<'b> {
     }
 
     fn f32(&mut self) -> f32 {
-        f32::from_le_bytes(self.number())
+        LE::read_f32(self.take(4))
     }
 }
 
@@ -388,7 +384,7 @@ impl<'b> Snapshot<'b> {
 }
 
 fn numbers(bytes: &[u8]) -> impl Iterator<Item = u32> {
-    bytes.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes))
+    bytes.chunks_exact(4).map(LE::read_u32)
 }
 
 fn write_sampler(sampler: &Sampler, output: &mut Vec<u8>) {

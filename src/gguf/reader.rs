@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use byteorder::{ByteOrder, LE};
+
 use super::{ElementType, MAGIC, VERSION, Value, ValueType, value::Array};
 use crate::error::{Error, Result};
 
@@ -238,11 +240,11 @@ impl<'a> Cursor<'a> {
     }
 
     fn u32(&mut self, what: &str) -> Result<u32> {
-        Ok(self.take(4, what)?.iter().rev().fold(0, |value, &byte| value << 8 | u32::from(byte)))
+        Ok(LE::read_u32(self.take(4, what)?))
     }
 
     fn u64(&mut self, what: &str) -> Result<u64> {
-        Ok(self.take(8, what)?.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+        Ok(LE::read_u64(self.take(8, what)?))
     }
 
     /// A count of entries that each occupy at least `least` bytes of what remains.

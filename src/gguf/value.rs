@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use byteorder::{ByteOrder, LE};
+
 /// The types a metadata value can have, with the numbers that stand for them in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -75,15 +77,11 @@ impl<'a> Value<'a> {
     /// Decodes a value of fixed size from exactly its bytes.
     pub(super) fn from_fixed(kind: ValueType, bytes: &[u8]) -> Option<Value<'static>> {
         use ValueType::*;
-        let unsigned = || bytes.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
         Some(match kind {
-            U8 | U16 | U32 | U64 => Value::Unsigned(kind, unsigned()),
-            I8 | I16 | I32 | I64 => {
-                let shift = 64 - 8 * bytes.len() as u32;
-                Value::Signed(kind, (unsigned() << shift) as i64 >> shift)
-            }
-            F32 => Value::Float(kind, f64::from(f32::from_le_bytes(bytes.try_into().ok()?))),
-            F64 => Value::Float(kind, f64::from_le_bytes(bytes.try_into().ok()?)),
+            U8 | U16 | U32 | U64 => Value::Unsigned(kind, LE::read_uint(bytes, bytes.len())),
+            I8 | I16 | I32 | I64 => Value::Signed(kind, LE::read_int(bytes, bytes.len())),
+            F32 => Value::Float(kind, f64::from(LE::read_f32(bytes))),
+            F64 => Value::Float(kind, LE::read_f64(bytes)),
             Bool => match bytes {
                 [0] => Value::Bool(false),
                 [1] => Value::Bool(true),
@@ -153,7 +151,7 @@ impl<'a> Array<'a> {
                 return Value::from_fixed(element, head);
             }
             let (length, tail) = bytes.split_at_checked(8)?;
-            let length = usize::try_from(u64::from_le_bytes(length.try_into().ok()?)).ok()?;
+            let length = usize::try_from(LE::read_u64(length)).ok()?;
             let (text, tail) = tail.split_at_checked(length)?;
             bytes = tail;
             std::str::from_utf8(text).ok().map(Value::String)

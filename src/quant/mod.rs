@@ -13,6 +13,7 @@ pub use round::{
     Rounded, ZERO_LEVELS, likely_zero, multiplier_limit, reaching_scale, round_q8, round_row, row_scale,
 };
 
+use byteorder::{ByteOrder, LE};
 use half::{bf16, f16};
 
 /// The types a weight matrix can have.
@@ -148,9 +149,9 @@ impl<'a> Weights<'a> {
         let bytes = &self.data[row * self.width * size..][..self.width * size];
         for (value, bytes) in output.iter_mut().zip(bytes.chunks_exact(size)) {
             *value = match self.kind {
-                WeightType::F32 => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
-                WeightType::F16 => f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
-                _ => bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+                WeightType::F32 => LE::read_f32(bytes),
+                WeightType::F16 => f16::from_bits(LE::read_u16(bytes)).to_f32(),
+                _ => bf16::from_bits(LE::read_u16(bytes)).to_f32(),
             };
         }
     }

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use byteorder::{ByteOrder, LE};
 use cinderblock::{Error, ErrorKind, Result};
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -217,7 +218,7 @@ fn is_float(dtype: Dtype) -> bool {
 fn to_floats(dtype: Dtype, bytes: &[u8], output: &mut Vec<f32>) {
     output.clear();
     match dtype {
-        Dtype::F32 => output.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+        Dtype::F32 => output.extend(bytes.chunks_exact(4).map(LE::read_f32)),
         Dtype::F16 => output.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
         _ => output.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
     }
@@ -277,7 +278,7 @@ fn read_header(path: &Path) -> Result<(File, u64, Metadata)> {
             return Err(Error::unsupported("a Git LFS pointer, not the file itself: run git lfs pull"));
         }
     }
-    let header = u64::from_le_bytes(start);
+    let header = LE::read_u64(&start);
     if header > MAX_HEADER.min(length - 8) {
         let expected = format!("at most {} (truncated, or no safetensors file?)", MAX_HEADER.min(length - 8));
         return Err(Error::mismatch("header length", header, expected));
