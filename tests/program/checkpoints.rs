@@ -827,6 +827,10 @@ fn edit_changes_what_is_asked_and_nothing_else() {
     let run = ["run", "-m", &copy, "-p", "abcdefgh", "-n", "8", "--temp", "0", "--ignore-end"];
     cinderblock(&run).success();
 
+    // A name is shown without what a terminal would obey.
+    let shown = edit(&["--name", "a\n\u{1b}[2Jb"]);
+    assert!(shown.stdout.ends_with("name a??[2Jb\n"), "{shown:?}");
+
     edit(&["--end-token", "none"]).success();
     assert_eq!(cinderblock(&["inspect", &copy, "--json"]).json()["end_token"], Json::Null);
     // A second copy without changes of weight is the same as the first.

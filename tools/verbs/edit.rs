@@ -9,6 +9,7 @@ use cinderblock::unstable::gguf::{NewTensor, Value, ValueType, Writer};
 use cinderblock::unstable::model::{ARCHITECTURE, Alignment, keys};
 use cinderblock::{Error, ErrorKind, Model, Result};
 
+use super::inspect::plain;
 use crate::checkpoint::{EndToken, Lexicon, find_end_token, read_tokenizer};
 use crate::interrupt;
 use crate::output::{self, AtomicFile, Inputs};
@@ -79,7 +80,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let mut edits: Edits = Vec::new();
     if let Some(name) = &changes.name {
         edits.push(("general.name".to_string(), Some(Value::String(name))));
-        lines.push(format!("name {name}"));
+        lines.push(format!("name {}", plain(name)));
     }
     if let Some(alignment) = &changes.align {
         edits.push((format!("{ARCHITECTURE}.prompt_alignment"), Some(Value::String(alignment))));

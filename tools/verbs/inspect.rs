@@ -87,8 +87,8 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     output::print(&text)
 }
 
-/// Text from a file, without what a terminal would obey.
-fn plain(text: &str) -> String {
+/// Text from a file or an option, without what a terminal would obey.
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

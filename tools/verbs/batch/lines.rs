@@ -224,7 +224,7 @@ impl Fields {
         self.take(name, "a whole number", size)
     }
 
-    /// Takes a size of which -1 is all there are, or no limit: `all`.
+    /// Takes a size of which -1 is all there are: `all`.
     pub fn size_or_all(&mut self, name: &str, all: usize) -> Result<Option<usize>> {
         let size = |value: &Json| match value.as_i64() {
             Some(-1) => Some(all),
@@ -233,10 +233,15 @@ impl Fields {
         self.take(name, "a whole number, or -1 for all", size)
     }
 
-    /// Takes the seed; -1 is none.
+    /// Takes the limit of a text. There is always one: a line without an end would keep the others waiting.
+    pub fn limit(&mut self) -> Result<Option<usize>> {
+        let size = |value: &Json| value.as_u64().map(|value| usize::try_from(value).unwrap_or(usize::MAX));
+        self.take("max_tokens", "a whole number; without it, -n is the limit", size)
+    }
+
+    /// Takes the seed. An answer that any seed may give could not be told from another run's.
     pub fn seed(&mut self) -> Result<Option<u64>> {
-        let seed = |value: &Json| (value.as_i64() == Some(-1)).then_some(None).or(value.as_u64().map(Some));
-        Ok(self.take("seed", "a whole number, or -1 for any seed", seed)?.flatten())
+        self.take("seed", "a whole number; without it, --seed and the id give one", Json::as_u64)
     }
 
     /// Takes what restricts the answer: one of `json_schema`, `regex` and `grammar`.
@@ -359,13 +364,17 @@ mod tests {
     }
 
     #[test]
-    fn minus_one_means_what_it_means_as_an_option() {
+    fn minus_one_is_all_there_are_or_refused_with_what_to_write() {
         let fields = |line: &str| parse(7, Ok(line.as_bytes().to_vec())).1.unwrap();
         let mut line = fields(r#"{"id": 1, "max_tokens": -1, "top_k": -1, "seed": -1}"#);
-        assert_eq!(line.size_or_all("max_tokens", usize::MAX).unwrap(), Some(usize::MAX));
-        assert_eq!((line.size_or_all("top_k", 0).unwrap(), line.seed().unwrap()), (Some(0), None));
-        let mut line = fields(r#"{"id": 1, "max_tokens": -2, "top_k": 3, "seed": 18446744073709551615}"#);
-        let error = line.size_or_all("max_tokens", usize::MAX).unwrap_err().to_string();
+        assert_eq!(line.size_or_all("top_k", 0).unwrap(), Some(0));
+        let error = line.seed().unwrap_err().to_string();
+        assert!(error.ends_with("found -1, expected a whole number; without it, --seed and the id give one"));
+        let error = line.limit().unwrap_err().to_string();
+        assert!(error.ends_with("found -1, expected a whole number; without it, -n is the limit"), "{error}");
+        let mut line =
+            fields(r#"{"id": 1, "repetition_window": -2, "top_k": 3, "seed": 18446744073709551615}"#);
+        let error = line.size_or_all("repetition_window", usize::MAX).unwrap_err().to_string();
         assert!(error.ends_with("found -2, expected a whole number, or -1 for all"), "{error}");
         assert_eq!((line.size_or_all("top_k", 0).unwrap(), line.seed().unwrap()), (Some(3), Some(u64::MAX)));
     }
@@ -376,7 +385,7 @@ mod tests {
             let (_, fields) = parse(7, Ok(line.as_bytes().to_vec()));
             let mut fields = fields?;
             fields.take("logit_bias", "biases", biases)?;
-            fields.size_or_all("max_tokens", usize::MAX)
+            fields.limit()
         };
         assert!(error(r#"{"id": "a", "max_tokens": 3}"#).is_ok());
         for (line, text) in [
@@ -400,10 +409,7 @@ mod tests {
         let line = br#"{"label": [1], "max-tokens": 3, "step": 4, "id": 5, "temp": 0.5}"#;
         let (name, fields) = parse(7, Ok(line.to_vec()));
         let mut fields = fields.unwrap();
-        assert_eq!(
-            (fields.size_or_all("max_tokens", 0).unwrap(), fields.float("temperature").unwrap()),
-            (Some(3), Some(0.5))
-        );
+        assert_eq!((fields.limit().unwrap(), fields.float("temperature").unwrap()), (Some(3), Some(0.5)));
         assert_eq!(Json::Object(name.columns), serde_json::json!({"label": [1], "step": 4}));
         // White space and order are not content.
         let same = br#"{"id":5,"temp":0.5,"max-tokens":3,"label":[1],"step":4}"#;

@@ -298,7 +298,7 @@ impl Defaults {
                 seed,
             },
             generate: GenerateOptions {
-                max_tokens: fields.size_or_all("max_tokens", usize::MAX)?.unwrap_or(generate.max_tokens),
+                max_tokens: fields.limit()?.unwrap_or(generate.max_tokens),
                 ignore_end: fields
                     .take("ignore_end", "true or false", Json::as_bool)?
                     .unwrap_or(generate.ignore_end),
