@@ -62,7 +62,6 @@ macro_rules! kernels {
                 let decoded = &mut *decoded.as_mut_ptr();
                 for (span, record) in panel.get_unchecked(Q4_SCALES..).chunks_exact(Q4_RECORD).enumerate() {
                     let record = record.as_ptr();
-                    prefetch(record);
                     decode(record, decoded);
                     if packed {
                         let tile = tiles.get_unchecked(0);
@@ -97,12 +96,11 @@ macro_rules! kernels {
             }
         }
 
-        /// The record after the next one: a panel is read too slowly for the processor to look as far ahead itself.
+        /// A line of a record to come. One at a time, while its predecessors are decoded: a burst of requests would hold
+        /// up the loads after it.
         #[target_feature(enable = $features)]
-        fn prefetch(record: *const u8) {
-            for line in 0..Q4_RECORD / 64 {
-                _mm_prefetch::<_MM_HINT_T0>(record.wrapping_add(2 * Q4_RECORD + 64 * line).cast());
-            }
+        fn prefetch(line: *const u8) {
+            _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(4 * Q4_RECORD).cast());
         }
 
         /// # Safety
@@ -110,6 +108,7 @@ macro_rules! kernels {
         #[target_feature(enable = $features)]
         unsafe fn decode(record: *const u8, decoded: &mut Record) {
             let nibble = _mm256_set1_epi16(15);
+            prefetch(record);
             for half in 0..2 {
                 // Each row's byte in both of its int16 lanes.
                 let rows = _mm256_add_epi32(
@@ -142,6 +141,7 @@ macro_rules! kernels {
         unsafe fn unpack(record: *const u8, decoded: &mut Record) {
             let nibble = _mm256_set1_epi8(15);
             for (at, levels) in decoded.levels.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                prefetch(record.wrapping_add(64 + 64 * at));
                 for half in 0..2 {
                     // SAFETY: the caller's promise.
                     let packed = unsafe { _mm256_loadu_si256(record.add(64 + 64 * at + 32 * half).cast()) };
@@ -188,6 +188,9 @@ macro_rules! kernels {
                     let mut group_sums = [[_mm256_setzero_si256(); R]; N];
                     for line in 0..8 {
                         let mut levels = [_mm256_setzero_si256(); R];
+                        if PACKED && line % 2 == 0 && half == 0 {
+                            prefetch(lines);
+                        }
                         for r in 0..R {
                             levels[r] = if PACKED {
                                 let packed = _mm256_loadu_si256(lines.add(32 * r).cast());

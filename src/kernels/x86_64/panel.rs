@@ -24,8 +24,8 @@ pub(super) trait PanelSimd {
     const SIGNED_Q8: bool;
     /// Most columns with which the q4 levels of a group are summed before they are multiplied.
     const STAGED_COLUMNS: usize;
-    /// How many records ahead one or two columns prefetch a panel; 0 for not at all.
-    const RECORDS_AHEAD: usize;
+    /// Distance in bytes at which few columns prefetch the lines of a panel; 0 for not at all.
+    const PREFETCH: usize;
 
     unsafe fn zero_f32() -> Self::Floats;
     unsafe fn splat_i32(value: i32) -> Self::Ints;
@@ -141,17 +141,23 @@ macro_rules! panel_kernels {
             N
         }
 
-        /// With many columns a panel takes long enough for the next one to arrive meanwhile. With few the memory is the
-        /// limit, and it depends on the processor whether it looks far enough ahead itself.
+        /// With many columns a panel takes long enough for the next one to arrive meanwhile.
         #[target_feature(enable = $features)]
-        fn prefetch<const N: usize, const RECORD: usize>(record: *const u8, panel: &[u8], first: usize) {
-            let ahead = <$simd>::RECORDS_AHEAD * RECORD;
-            for line in 0..RECORD / 64 {
-                if N >= 8 && first == 0 {
-                    _mm_prefetch::<_MM_HINT_T1>(record.wrapping_add(panel.len() + line * 64).cast());
-                } else if ahead > 0 && first == 0 {
-                    _mm_prefetch::<_MM_HINT_T0>(record.wrapping_add(ahead + line * 64).cast());
+        fn prefetch_panel<const N: usize, const RECORD: usize>(record: *const u8, panel: &[u8], first: usize) {
+            if N >= 8 && first == 0 {
+                let next = record.wrapping_add(panel.len());
+                for line in 0..RECORD / 64 {
+                    _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(line * 64).cast());
                 }
+            }
+        }
+
+        /// With few columns the memory is the limit, and it depends on the processor whether it looks far enough ahead
+        /// itself. One request at a time: a burst of them would hold up the loads after it.
+        #[target_feature(enable = $features)]
+        fn prefetch_line<const N: usize>(line: *const u8, first: usize) {
+            if N < 8 && first == 0 && <$simd>::PREFETCH > 0 {
+                _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(<$simd>::PREFETCH).cast());
             }
         }
 
@@ -174,7 +180,8 @@ macro_rules! panel_kernels {
                 let mut scales = input.scales.as_ptr().add(first);
                 for record in panel.get_unchecked(Q4_SCALES..).chunks_exact(Q4_RECORD) {
                     let record = record.as_ptr();
-                    prefetch::<N, Q4_RECORD>(record, panel, first);
+                    prefetch_panel::<N, Q4_RECORD>(record, panel, first);
+                    prefetch_line::<N>(record, first);
                     let mut lines = record.add(64);
                     let mut sums = [<$simd>::splat_i32(0); N];
                     if !staged {
@@ -186,6 +193,7 @@ macro_rules! panel_kernels {
                         let multipliers = <$simd>::load_multipliers(record.add(16 * group), staged);
                         let mut level_sums = [<$simd>::splat_i32(0); N];
                         for _ in 0..4 {
+                            prefetch_line::<N>(lines, first);
                             let (even, odd) = <$simd>::load_nibbles(lines);
                             lines = lines.add(64);
                             for levels in [even, odd] {
@@ -236,7 +244,7 @@ macro_rules! panel_kernels {
                 let records = panel.get_unchecked(Q4_SCALES..).chunks_exact(Q4_RECORD);
                 for (span, record) in records.enumerate() {
                     let record = record.as_ptr();
-                    prefetch::<TILE_COLUMNS, Q4_RECORD>(record, panel, 0);
+                    prefetch_panel::<TILE_COLUMNS, Q4_RECORD>(record, panel, 0);
                     for (group, weights) in weights.as_chunks_mut::<8>().0.iter_mut().enumerate() {
                         let multipliers = <$simd>::load_multipliers(record.add(16 * group), false);
                         for (line, weights) in weights.as_chunks_mut::<2>().0.iter_mut().enumerate() {
@@ -318,7 +326,8 @@ macro_rules! panel_kernels {
                 let mut starts = input.group_starts.as_ptr().add(first);
                 for (at, record) in panel.chunks_exact(Q8_RECORD).enumerate() {
                     let record = record.as_ptr();
-                    prefetch::<N, Q8_RECORD>(record, panel, first);
+                    prefetch_panel::<N, Q8_RECORD>(record, panel, first);
+                    prefetch_line::<N>(record, first);
                     // Two records make a span.
                     let activation_scales = input.scales.as_ptr().add(at / 2 * stride + first);
                     let mut lines = record.add(64);
@@ -333,6 +342,7 @@ macro_rules! panel_kernels {
                             }
                         }
                         for _ in 0..8 {
+                            prefetch_line::<N>(lines, first);
                             let weights = <$simd>::load_bytes(lines);
                             lines = lines.add(64);
                             for n in 0..N {

@@ -24,7 +24,8 @@ impl<const DOT: u8> PanelSimd for Ymm<DOT> {
     const COLUMNS: usize = if DOT == MADDUBS { 2 } else { 4 };
     const SIGNED_Q8: bool = DOT == MADDUBS;
     const STAGED_COLUMNS: usize = if DOT == MADDUBS { Self::COLUMNS } else { 2 };
-    const RECORDS_AHEAD: usize = if DOT == MADDUBS { 2 } else { 0 };
+    // Zen 3; unknown for processors with VNNI.
+    const PREFETCH: usize = if DOT == MADDUBS { 4352 } else { 0 };
 
     #[inline(always)]
     unsafe fn zero_f32() -> [__m256; 2] {

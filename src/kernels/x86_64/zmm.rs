@@ -17,7 +17,7 @@ impl<const VNNI: bool> PanelSimd for Zmm<VNNI> {
     const COLUMNS: usize = 16;
     const SIGNED_Q8: bool = !VNNI;
     const STAGED_COLUMNS: usize = if VNNI { 2 } else { Self::COLUMNS };
-    const RECORDS_AHEAD: usize = 0;
+    const PREFETCH: usize = 0;
 
     #[inline(always)]
     unsafe fn zero_f32() -> __m512 {
