@@ -48,7 +48,7 @@ fn request(random: &mut Random, model: &Model, text: bool) -> Request {
             .map(|_| random.below(vocabulary) as u32)
             .collect();
     }
-    if random.below(3) == 0 {
+    if random.below(3) == 0 && prompt.len() < 100 {
         // What several begin with.
         let start = (0..40 + 4 * random.below(100)).map(|token| (7 * token % vocabulary) as u32);
         prompt = start.chain(prompt).collect();

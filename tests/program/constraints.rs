@@ -55,9 +55,7 @@ fn a_text_is_of_its_constraint() {
 fn a_wrong_constraint_is_one_line() {
     let deep = "(".repeat(50_000);
     let long = "x".repeat(70_000);
-    for (pattern, text) in
-        [("(", "regex: "), (&*deep, "deep"), (&*long, "bytes"), ("a{1000000}{1000000}", "regex: ")]
-    {
+    for (pattern, text) in [("(", "regex: "), (&*deep, "deep"), (&*long, "bytes")] {
         let outcome = cinderblock(&["run", "-p", "a", "-n", "5", "--regex", pattern]);
         let stderr = &outcome.stderr;
         assert!(

@@ -182,7 +182,7 @@ fn answers_equal_those_of_run() {
             }
         }
     });
-    // A prompt of ids, and one that is repeated before the answer. Both begin as texts that have ended.
+    // A prompt of ids, and one that is repeated before the answer.
     let ids: Vec<Json> =
         server.post("/tokenize", &json!({"text": PROMPTS[1]})).1["tokens"].as_array().unwrap().clone();
     let body = json!({"prompt": [ids, ids], "seed": 5, "max_tokens": 8, "echo": true, "stop": ["zzz"]});
@@ -193,6 +193,11 @@ fn answers_equal_those_of_run() {
         "{answer}"
     );
     assert_eq!(answer["usage"]["completion_tokens"], 16);
+    let long = PROMPTS[1].repeat(5);
+    for _ in 0..2 {
+        let body = json!({"prompt": long, "seed": 2, "max_tokens": 12});
+        assert_eq!(server.post("/v1/completions", &body).1["choices"][0]["text"], run(&long, 2, 12)["text"]);
+    }
     assert!(server.metric("prefix_cache_hits_total") > 0);
 }
 

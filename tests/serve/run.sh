@@ -23,8 +23,8 @@ schemas() {
     local pid=$server_PID url
     read -r url <&"${server[0]}"
     local result=0
-    "$python/bin/schemathesis" run "$url/openapi.json" --url "$url" --max-examples "${EXAMPLES:-15}" --seed 1 \
-        --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,unsupported_method \
+    "$python/bin/schemathesis" run "$url/openapi.json" --url "$url" --max-examples "${EXAMPLES:-10}" --seed 1 \
+        --phases coverage,fuzzing --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,unsupported_method \
         --exclude-path /ready --no-color >target/schemathesis.log 2>&1 || result=$?
     kill -TERM "$pid" && wait "$pid" || result=$?
     [ "$result" = 0 ] || tail -60 target/schemathesis.log
