@@ -40,11 +40,11 @@ def visit(browser, server, size, name):
     wait(page, "document.querySelector('#model').textContent !== ''")
 
     # The text is that of `run`, in frames of a block.
-    page.click("summary")
+    page.click("summary", no_wait_after=True)
     page.fill("#seed", "5")
     page.fill("#max_tokens", "24")
     page.fill("#n", "2")
-    page.click("#write")
+    page.click("#write", no_wait_after=True)
     wait(page, "document.querySelector('#status').textContent.includes('tokens/s')")
     tokens = page.locator("article:first-child .token")
     assert tokens.count() == 24 and page.locator("article").count() == 2
@@ -66,17 +66,17 @@ def visit(browser, server, size, name):
     shot(page, f"{name}-light")
 
     for theme in ["light", "dark"]:
-        page.click("#theme")
+        page.click("#theme", no_wait_after=True)
         assert page.evaluate("document.documentElement.dataset.theme") == theme
     shot(page, f"{name}-dark")
-    page.click("#theme")
+    page.click("#theme", no_wait_after=True)
 
     # Stop.
     page.fill("#max_tokens", "4000")
     page.fill("#n", "1")
-    page.click("#write")
+    page.click("#write", no_wait_after=True)
     wait(page, "document.querySelectorAll('#answers .token').length > 8")
-    page.click("#stop")
+    page.click("#stop", no_wait_after=True)
     wait(page, "document.querySelector('#status').textContent.startsWith('Stopped')")
     server.wait_for("sequences_running", 0)
 
@@ -90,18 +90,18 @@ def visit(browser, server, size, name):
 def main():
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        with Server() as server:
+        with Server("--threads", "1") as server:
             visit(browser, server, {"width": 390, "height": 844}, "phone").close()
             page = visit(browser, server, {"width": 1280, "height": 900}, "desktop")
             page.fill("#max_tokens", "4000")
-            page.click("#write")
+            page.click("#write", no_wait_after=True)
             wait(page, "document.querySelectorAll('#answers .token').length > 8")
             port = server.port
             server.stop(signal.SIGKILL)
             wait(page, "document.querySelector('#status').classList.contains('error')")
-        with Server(port=port):
+        with Server("--threads", "1", port=port):
             page.fill("#max_tokens", "8")
-            page.click("#write")
+            page.click("#write", no_wait_after=True)
             wait(page, "document.querySelector('#status').textContent.includes('tokens/s')")
             assert page.locator("#answers .token").count() == 8
         browser.close()

@@ -125,7 +125,7 @@ fn posted(about: &str, shape: &Shape, schema: &Json, streams: bool) -> Json {
         json!({"required": true, "content": {"application/json": {"schema": shape.schema()}}});
     operation["responses"]["503"] = operation["responses"]["4XX"].clone();
     if streams {
-        operation["responses"]["200"]["content"]["text/event-stream"] = json!({"schema": {"type": "string"}});
+        operation["responses"]["200"]["content"]["text/event-stream"] = json!({"schema": {}});
     }
     operation
 }
