@@ -75,7 +75,7 @@ def visit(browser, server, size, name):
     page.fill("#max_tokens", "4000")
     page.fill("#n", "1")
     page.click("#write", no_wait_after=True)
-    wait(page, "document.querySelectorAll('#answers .token').length > 8")
+    wait(page, "!document.querySelector('#stop').disabled && document.querySelectorAll('#answers .token').length > 8")
     page.click("#stop", no_wait_after=True)
     wait(page, "document.querySelector('#status').textContent.startsWith('Stopped')")
     server.wait_for("sequences_running", 0)
@@ -88,6 +88,8 @@ def visit(browser, server, size, name):
 
 
 def main():
+    # So slow that a text can be stopped before it ends.
+    os.environ["CINDERBLOCK_ISA"] = "scalar"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         with Server("--threads", "1") as server:
@@ -95,7 +97,7 @@ def main():
             page = visit(browser, server, {"width": 1280, "height": 900}, "desktop")
             page.fill("#max_tokens", "4000")
             page.click("#write", no_wait_after=True)
-            wait(page, "document.querySelectorAll('#answers .token').length > 8")
+            wait(page, "!document.querySelector('#stop').disabled && document.querySelectorAll('#answers .token').length > 8")
             port = server.port
             server.stop(signal.SIGKILL)
             wait(page, "document.querySelector('#status').classList.contains('error')")
