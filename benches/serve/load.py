@@ -116,7 +116,6 @@ def processor_time(process):
 
 def load(options):
     expected = {number: run(**{("tokens" if name == "max_tokens" else name): value for name, value in case(number).items()})["text"] for number in range(CASES)}
-    # The shortest `run`s are compared as they are; each answer is one of these.
     with Server("--memory", "2GB", *options.server) as server:
         time.sleep(1)
         before = processor_time(server.process)
@@ -191,6 +190,7 @@ def throughput(options):
             body = json.dumps({"prompt": ids, "max_tokens": 1, "stream": True})
             connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
             response = connection.getresponse()
+            assert response.status == 200, response.read()
             response.readline()
             times.append(time.monotonic() - started)
             response.read()

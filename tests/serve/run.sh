@@ -19,7 +19,7 @@ part() {
     if "$@"; then passed=$((passed + 1)); else failed=$((failed + 1)); echo "failed: $*"; fi
 }
 schemas() {
-    coproc server { "$program" serve --port 0 --max-tokens 64; }
+    coproc server { exec "$program" serve --port 0 --max-tokens 64; }
     local pid=$server_PID url
     read -r url <&"${server[0]}"
     local result=0
