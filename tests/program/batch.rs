@@ -96,7 +96,7 @@ fn alone(runtime: &Runtime, tokenizer: Option<&Tokenizer>, request: &Request) ->
 /// Lets `count` random texts come, be written and be cancelled at random, and compares each with what it is alone.
 fn together(model: &Arc<Model>, count: u64, sequences: usize, seed: u64) {
     // Every other run keeps prefixes.
-    let prefix_cache = if seed % 2 == 0 { 8 << 20 } else { 0 };
+    let prefix_cache = if seed.is_multiple_of(2) { 8 << 20 } else { 0 };
     let mut random = Random(seed);
     let [one, two] = [1, 2].map(|threads| Runtime::new(Arc::clone(model), threads).unwrap());
     let tokenizer = model.tokenizer_json().map(|json| Arc::new(Tokenizer::from_json(json).unwrap()));

@@ -1,7 +1,7 @@
 //! `serve`: an HTTP server whose requests share the passes of one batch.
 //!
-//! One thread runs HTTP ([`connection`], [`routes`]), another owns the batch ([`engine`]). A request becomes texts
-//! ([`generation`]), whose events come back through a bounded channel and become JSON ([`answer`]).
+//! One thread runs HTTP (`connection`, `routes`), another owns the batch (`engine`). A request becomes texts
+//! (`generation`), whose events come back through a bounded channel and become JSON (`answer`).
 
 mod answer;
 mod connection;

@@ -212,13 +212,8 @@ impl Kind {
                 (fits, format!("a number from {least} to {most}"))
             }
             Kind::Integer(least, most) => {
-                let fits = match value.as_u64() {
-                    Some(value) => {
-                        value <= *most && i64::try_from(value).is_ok_and(|value| value >= *least)
-                            || value > i64::MAX as u64 && value <= *most
-                    }
-                    None => false,
-                };
+                let range = i128::from(*least)..=i128::from(*most);
+                let fits = value.as_u64().is_some_and(|value| range.contains(&i128::from(value)));
                 (fits, format!("a whole number from {least} to {most}"))
             }
             Kind::Flag => (value.is_boolean(), "true or false".to_string()),
