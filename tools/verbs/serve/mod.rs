@@ -71,7 +71,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
 
-    /// Let pages of ORIGIN, for example https://example.org, use the server; may be repeated
+    /// Let pages of ORIGIN, a scheme and a host, use the server; may be repeated
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
 
