@@ -34,6 +34,12 @@ pub fn parse_threads(text: &str) -> std::result::Result<usize, String> {
 pub const DEMO: &str = "the demo model";
 
 impl ModelArguments {
+    /// The name of the file without its extension.
+    pub fn name(&self) -> String {
+        let stem = self.model.as_deref().and_then(|path| path.file_stem());
+        stem.map_or("classics".to_string(), |stem| stem.to_string_lossy().into_owned())
+    }
+
     /// The files that are read, of which the model is one.
     pub fn inputs(&self) -> Inputs {
         Inputs::new().with("model", &self.model)

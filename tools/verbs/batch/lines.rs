@@ -146,7 +146,9 @@ pub fn parse(number: u64, line: Result<Vec<u8>>) -> (Name, Result<Fields>) {
         Err(error) => return (name, Err(error)),
     };
     // The order of fields and white space are no content.
-    name.digest = digest(Json::Object(map.clone()).to_string(), DIGEST);
+    let mut content = Json::Object(map.clone());
+    content.sort_all_objects();
+    name.digest = digest(content.to_string(), DIGEST);
     let id = map.remove("id").unwrap_or(Json::Null);
     let known = id.is_string() || id.is_u64() || id.is_i64();
     let mut fields = Map::new();

@@ -194,6 +194,18 @@ fn inputs(arguments: &Arguments) -> Result<Inputs> {
     Ok(inputs)
 }
 
+impl Arguments {
+    /// When a text ends.
+    fn generate(&self) -> GenerateOptions {
+        GenerateOptions {
+            max_tokens: self.max_tokens,
+            time_limit: self.time_limit,
+            ignore_end: self.ignore_end,
+            logprobs: self.logprobs,
+        }
+    }
+}
+
 /// Runs the verb.
 ///
 /// # Errors
@@ -224,12 +236,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     if arguments.session.pin_prompt {
         options = options.pin_prompt(&model, prompt.len());
     }
-    let generate = GenerateOptions {
-        max_tokens: arguments.max_tokens,
-        time_limit: arguments.time_limit,
-        ignore_end: arguments.ignore_end,
-        logprobs: arguments.logprobs,
-    };
+    let generate = arguments.generate();
     let constraints = Constraints::new(&model);
     let constraint = arguments.constraint.form()?.map(|form| constraints.compile(&form)).transpose()?;
     let stops: Vec<String> = arguments.stop.iter().map(|stop| unescape(stop)).collect();

@@ -86,22 +86,7 @@ pub fn read(
         let message = format!("found {texts} answers, expected at most {}", limits.texts);
         return Err(Problem::bad(message).about("n"));
     }
-    let logprobs = match interface {
-        Interface::Completion => fields.size("logprobs").map_or(Logprobs::None, Logprobs::Most),
-        Interface::Chat => {
-            let most = fields.size("top_logprobs");
-            match fields.flag("logprobs") {
-                true => Logprobs::Most(most.unwrap_or(0)),
-                false if most.is_some_and(|most| most > 0) => {
-                    return Err(Problem::bad(
-                        "\"top_logprobs\": found without \"logprobs\", expected with it",
-                    )
-                    .about("top_logprobs"));
-                }
-                false => Logprobs::None,
-            }
-        }
-    };
+    let logprobs = logprobs(&mut fields, interface)?;
     let echo = interface == Interface::Completion && fields.flag("echo");
     if echo && logprobs != Logprobs::None {
         return Err(Problem::bad(
@@ -131,13 +116,7 @@ pub fn read(
     for prompt in prompts {
         let tokens = prompt.tokens(model, tokenizer)?;
         plan.prompt_tokens += tokens.len();
-        let text = match (echo, &prompt) {
-            (false, _) => String::new(),
-            (true, Prompt::Text(text)) => text.clone(),
-            (true, Prompt::Ids(ids)) => {
-                tokenizer.map_or(Ok(String::new()), |tokenizer| tokenizer.decode(ids))?
-            }
-        };
+        let text = if echo { shown(&prompt, tokenizer)? } else { String::new() };
         let place = match model.config().alignment {
             Alignment::Tail if tokens.len() >= block => tokens.len() % block,
             _ => 0,
@@ -158,6 +137,30 @@ pub fn read(
         }
     }
     Ok(plan)
+}
+
+/// The text of a prompt.
+fn shown(prompt: &Prompt, tokenizer: Option<&Tokenizer>) -> Result<String, Problem> {
+    Ok(match prompt {
+        Prompt::Text(text) => text.clone(),
+        Prompt::Ids(ids) => tokenizer.map_or(Ok(String::new()), |tokenizer| tokenizer.decode(ids))?,
+    })
+}
+
+/// The log probabilities that are asked for.
+fn logprobs(fields: &mut Fields, interface: Interface) -> Result<Logprobs, Problem> {
+    if interface == Interface::Completion {
+        return Ok(fields.size("logprobs").map_or(Logprobs::None, Logprobs::Most));
+    }
+    let most = fields.size("top_logprobs");
+    if fields.flag("logprobs") {
+        return Ok(Logprobs::Most(most.unwrap_or(0)));
+    }
+    if most.is_some_and(|most| most > 0) {
+        let message = "\"top_logprobs\": found without \"logprobs\", expected with it";
+        return Err(Problem::bad(message).about("top_logprobs"));
+    }
+    Ok(Logprobs::None)
 }
 
 /// The options of all answers.

@@ -177,12 +177,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
         }
         let _ = stop.send(Some(signal));
     });
-    let stem = arguments.model.model.as_deref().and_then(|path| path.file_stem());
-    let name = stem.map_or("classics".to_string(), |stem| stem.to_string_lossy().into_owned());
     let (draining, drains) = watch::channel(false);
     let server = Arc::new(Server {
         tokenizer,
-        name: arguments.name.unwrap_or(name),
+        name: arguments.name.unwrap_or_else(|| arguments.model.name()),
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
         constraints: Constraints::new(&model),
         engine,
@@ -215,15 +213,21 @@ pub fn run(arguments: Arguments) -> Result<()> {
         for address in addresses {
             output::print(&format!("{address}\n"))?;
         }
-        let reason = stopped.recv().await.flatten();
-        if reason.is_none() {
+        if stopped.recv().await.flatten().is_none() {
             return Err(Error::new(ErrorKind::Internal, "the engine has ended; please report this defect"));
         }
-        server.draining.send_replace(true);
-        if !connection::ended(&server, Duration::from_secs(arguments.grace.into())).await {
-            server.engine.cut();
-            connection::ended(&server, LAST).await;
-        }
+        server.end(Duration::from_secs(arguments.grace.into())).await;
         Ok(())
     })
+}
+
+impl Server {
+    /// Lets answers end within `grace`, then cuts them.
+    async fn end(&self, grace: Duration) {
+        self.draining.send_replace(true);
+        if !connection::ended(self, grace).await {
+            self.engine.cut();
+            connection::ended(self, LAST).await;
+        }
+    }
 }

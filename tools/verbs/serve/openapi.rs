@@ -6,6 +6,7 @@ use super::parameters::{CHATS, COMPLETIONS, DETOKENIZE, SCORE, Shape, TOKENIZE};
 
 /// The document of this version; `keys` is whether requests need one.
 pub fn document(keys: bool) -> Json {
+    // Long because it is a list: what answers have, and the paths with it.
     let usage = json!({"type": "object", "required": ["prompt_tokens", "completion_tokens", "total_tokens"]});
     let answers = |object: &str| {
         object_schema(&[
