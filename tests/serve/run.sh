@@ -12,7 +12,7 @@ if ! command -v chromium >/dev/null; then
 fi
 python=target/python-serve
 [ -x "$python/bin/schemathesis" ] || { python3 -m venv "$python" &&
-    "$python/bin/pip" install --quiet --disable-pip-version-check openai schemathesis playwright; }
+    "$python/bin/pip" install --quiet --disable-pip-version-check openai==3.57.0 schemathesis==4.32.5 playwright==1.65.2; }
 
 passed=0 failed=0
 part() {
