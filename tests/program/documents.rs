@@ -22,6 +22,8 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("time ", "a measurement of minutes"),
     ("/usr/bin/time", "a measurement of minutes, of a checkpoint of gigabytes"),
     (".ci/", "it runs this test"),
+    ("cinderblock serve", "it runs until it is ended; `serve` has its tests"),
+    ("tests/serve/run.sh", "it needs the network"),
     ("sudo ", "it changes the system"),
     ("rustup ", "it changes the toolchain"),
     ("git ", "it needs the network"),
