@@ -28,6 +28,7 @@ pub(super) struct PanelKernels {
 }
 
 /// Compiles `multiply::<Q4>` of an instruction set for both types, as `q4` and `q8`.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! quantized_kernels {
     ($features:literal) => {
         #[target_feature(enable = $features)]
