@@ -18,14 +18,25 @@ pub(crate) fn reserve<T>(buffer: &mut Vec<T>, length: usize, what: &str) -> Resu
     buffer.try_reserve_exact(more).map_err(|_| refused(what, length.saturating_mul(size_of::<T>())))
 }
 
-/// Zeros, of which the system may not have touched any yet.
+/// Makes a buffer at least `length` long.
+///
+/// # Errors
+/// If that cannot be allocated.
+pub(crate) fn grow<T: Clone + Default>(buffer: &mut Vec<T>, length: usize, what: &str) -> Result<()> {
+    if buffer.len() < length {
+        reserve(buffer, length, what)?;
+        buffer.resize(length, T::default());
+    }
+    Ok(())
+}
+
+/// Zeros.
 ///
 /// # Errors
 /// If they cannot be allocated.
 pub(crate) fn zeros(length: usize, what: &str) -> Result<Vec<f32>> {
     let mut values = Vec::new();
-    reserve(&mut values, length, what)?;
-    values.resize(length, 0.0);
+    grow(&mut values, length, what)?;
     Ok(values)
 }
 

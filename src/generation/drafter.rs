@@ -1,7 +1,7 @@
 //! Guesses how a text goes on: as it did after the last place that ended with the same tokens.
 
 use crate::error::Result;
-use crate::memory::reserve;
+use crate::memory::{grow, reserve};
 
 /// Tokens that are remembered at least; at most twice as many.
 pub(crate) const REMEMBERED: usize = 1 << 13;
@@ -33,8 +33,7 @@ impl Drafter {
         let mut drafter = Drafter { tokens: Vec::new(), index: Default::default(), source: None };
         reserve(&mut drafter.tokens, 2 * REMEMBERED, "tokens for guesses")?;
         for index in &mut drafter.index {
-            reserve(index, SLOTS, "an index for guesses")?;
-            index.resize(SLOTS, 0);
+            grow(index, SLOTS, "an index for guesses")?;
         }
         Ok(drafter)
     }

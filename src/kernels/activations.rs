@@ -310,7 +310,7 @@ impl Target<'_> {
 }
 
 /// Makes a buffer at least `length` long. Passes have reserved the room for it.
-pub(crate) fn grow<T: Clone + Default>(buffer: &mut Vec<T>, length: usize) {
+fn grow<T: Clone + Default>(buffer: &mut Vec<T>, length: usize) {
     if buffer.len() < length {
         buffer.resize(length, T::default());
     }

@@ -24,7 +24,6 @@ mod vectorize;
 mod x86_64;
 
 pub use activations::Activations;
-pub(crate) use activations::grow;
 pub use attention::KeyValue;
 pub use isa::Isa;
 pub use operands::{Attention, ColumnTile, LANES, QUERIES, RowAttention, Run, Stored, Visible, score_floats};

@@ -7,7 +7,7 @@ use super::segment::{Kept, Segment};
 use crate::cache::{Entries, Geometry, Storage};
 use crate::error::Result;
 use crate::kernels::{Attention, Kernels, KeyValue, LANES, Pass, QUERIES, score_floats};
-use crate::memory::{reserve, zeros};
+use crate::memory::{grow, reserve, zeros};
 use crate::threads::{Chunks, Divide, Ranges, Strip, Strips};
 
 /// With as many segments for each thread, a thread takes whole segments; with fewer, the heads of a segment are shared.
@@ -88,10 +88,7 @@ impl HeadScratch {
     /// # Errors
     /// If there is no memory for that.
     pub(super) fn prepare(&mut self, slots: usize) -> Result<()> {
-        let length = score_floats(slots).max(self.scores.len());
-        reserve(&mut self.scores, length, "scores of a head")?;
-        self.scores.resize(length, 0.0);
-        Ok(())
+        grow(&mut self.scores, score_floats(slots), "scores of a head")
     }
 }
 

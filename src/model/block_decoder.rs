@@ -13,7 +13,7 @@ use crate::cache::CacheShape;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::kernels::Pass;
-use crate::memory::reserve;
+use crate::memory::grow;
 use crate::threads::Region;
 
 /// Blocks that pass through the stack together: enough to reuse each weight, few enough to stay in cache.
@@ -76,10 +76,7 @@ impl BlockDecoder {
         let pass = Pass::new(region, model.kernels);
         let columns = tokens.len() / config.block_length;
         let hidden = config.block_decoder.hidden;
-        if self.x.len() < columns * hidden {
-            reserve(&mut self.x, columns * hidden, "contexts")?;
-            self.x.resize(columns * hidden, 0.0);
-        }
+        grow(&mut self.x, columns * hidden, "contexts")?;
         self.embedder.reserve(pass, config, columns, segments.len())?;
         let x = &mut self.x[..columns * hidden];
         self.embedder.embed(pass, model, tokens, segments, x);

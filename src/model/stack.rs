@@ -9,8 +9,8 @@ use super::segment::{Kept, Segment, keep_wanted, kept_columns};
 use super::weights::{Layer, Linear, Norm, StackWeights};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::kernels::{Activation, Activations, Epilogue, Kernels, Pass, Product, Term, grow, multiply};
-use crate::memory::reserve;
+use crate::kernels::{Activation, Activations, Epilogue, Kernels, Pass, Product, Term, multiply};
+use crate::memory::grow;
 
 /// Buffers of a forward pass. They grow to the largest number of columns, then stay.
 pub struct Scratch {
@@ -75,10 +75,8 @@ impl Scratch {
         for activations in [attention_input, feed_forward_input, attended, feed_forward] {
             activations.reserve(pass.kernels, columns)?;
         }
-        reserve(&mut self.qkv, columns * 3 * config.hidden, "queries, keys and values")?;
-        grow(&mut self.qkv, columns * 3 * config.hidden);
-        reserve(&mut self.angles, columns, "angles")?;
-        grow(&mut self.angles, columns);
+        grow(&mut self.qkv, columns * 3 * config.hidden, "queries, keys and values")?;
+        grow(&mut self.angles, columns, "angles")?;
         self.angles[..columns].iter_mut().try_for_each(|angles| angles.reserve(self.frequencies.len()))?;
         let slots = segments.iter().map(|segment| segment.cache.geometry().slots()).max().unwrap_or(0);
         self.attention.prepare(pass.region.threads(), head_width(config.head_dim()), slots)?;

@@ -4,8 +4,8 @@
 #![forbid(unsafe_code)]
 
 use crate::error::Result;
-use crate::kernels::{Activation, Activations, Epilogue, Pass, Product, RowAttention, grow, multiply};
-use crate::memory::reserve;
+use crate::kernels::{Activation, Activations, Epilogue, Pass, Product, RowAttention, multiply};
+use crate::memory::{grow, reserve};
 use crate::model::config::{EncoderConfig, Projection};
 use crate::model::segment::Segment;
 use crate::model::weights::{EncoderLayer, EncoderWeights, Linear, Norm};
@@ -118,7 +118,7 @@ impl Roberta {
             self.outputs.reserve(pass.kernels, together)?;
         }
         for buffer in [&mut self.x, &mut self.queries, &mut self.keys, &mut self.values] {
-            reserve(buffer, columns.saturating_mul(config.hidden), what)?;
+            grow(buffer, columns.saturating_mul(config.hidden), what)?;
         }
         self.padding.clear();
         self.ids.clear();
@@ -205,14 +205,10 @@ impl Roberta {
         let blocks = tokens.chunks_exact(length - config.start_tokens);
         self.ids.clear();
         self.ids.extend(blocks.flat_map(|block| config.columns(block)));
-        grow(&mut self.x, group.columns() * config.hidden);
         let x = &mut self.x[..group.columns() * config.hidden];
         let (words, positions) = (weights.words.view(), weights.positions.view());
         let (kinds, ids) = (weights.kinds.view(), &self.ids);
         // The rows that are added are read into buffers that are not in use yet.
-        for buffer in [&mut self.queries, &mut self.keys] {
-            grow(buffer, x.len());
-        }
         let (queries, keys) = (&mut self.queries[..x.len()], &mut self.keys[..x.len()]);
         let rows = |buffer, row: &(dyn Fn(usize, &mut [f32]) + Sync)| {
             pass.region.run_parts(Chunks::of(buffer, config.hidden), row);
@@ -257,10 +253,7 @@ impl Roberta {
     ) {
         let floats = group.columns() * config.hidden;
         let Roberta { input, queries, keys, values, .. } = self;
-        let [queries, keys, values] = [queries, keys, values].map(|buffer| {
-            grow(buffer, floats);
-            &mut buffer[..floats]
-        });
+        let [queries, keys, values] = [queries, keys, values].map(|buffer| &mut buffer[..floats]);
         let [query, key, value] = [&layer.query, &layer.key, &layer.value].map(|layer| [layer.term(input)]);
         let product = |terms, output| Product { terms, epilogue: Epilogue::Store, output };
         multiply(pass, product(&query, &mut *queries), Some(product(&key, &mut *keys)));

@@ -6,7 +6,7 @@ use super::add;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::kernels::{Activations, Epilogue, Pass, Product, Term, multiply};
-use crate::memory::reserve;
+use crate::memory::grow;
 use crate::model::config::{Config, PAD_TOKEN, StackConfig, Strategy};
 use crate::model::segment::Segment;
 use crate::model::stack::Scratch;
@@ -57,10 +57,7 @@ impl Neox {
             block.final_norm.apply(pass.kernels, &block.config, contexts, index, output);
         });
         let length = blocks * parts.expansion * parts.stack.hidden;
-        if self.expanded.len() < length {
-            reserve(&mut self.expanded, length, "expanded contexts")?;
-            self.expanded.resize(length, 0.0);
-        }
+        grow(&mut self.expanded, length, "expanded contexts")?;
         let output = &mut self.expanded[..length];
         let terms = [parts.weights.expansion.term(&self.contexts)];
         multiply(pass, Product { terms: &terms, epilogue: Epilogue::Store, output }, None);

@@ -11,8 +11,8 @@ use super::add;
 use crate::cache::{Cache, Entries, Geometry, Storage};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::kernels::{Activation, Activations, Epilogue, Pass, Product, RowAttention, Term, grow, multiply};
-use crate::memory::reserve;
+use crate::kernels::{Activation, Activations, Epilogue, Pass, Product, RowAttention, Term, multiply};
+use crate::memory::{grow, reserve};
 use crate::model::attention::head_width;
 use crate::model::config::{Config, T5Config};
 use crate::model::segment::{Kept, Segment, kept_columns};
@@ -131,12 +131,10 @@ impl T5 {
         self.vectors.quantize(pass);
         let block_rows = expansion * decoder.attention_width();
         let rows = blocks * block_rows;
-        reserve(&mut self.products, 2 * rows, "keys and values of contexts")?;
-        grow(&mut self.products, 2 * rows);
+        grow(&mut self.products, 2 * rows, "keys and values of contexts")?;
         let added = if decoder.summation { expansion * decoder.hidden } else { 0 };
         let floats = 2 * decoder.layers * block_rows + added;
-        reserve(&mut self.opened, blocks * floats, "expanded contexts")?;
-        grow(&mut self.opened, blocks * floats);
+        grow(&mut self.opened, blocks * floats, "expanded contexts")?;
         let opened = &mut self.opened[..blocks * floats];
         for (index, layer) in weights.layers.iter().enumerate() {
             let (keys, values) = self.products[..2 * rows].split_at_mut(rows);
@@ -239,8 +237,7 @@ impl T5 {
             activations.reserve(pass.kernels, columns)?;
         }
         for buffer in [&mut self.queries, &mut self.keys, &mut self.values] {
-            reserve(buffer, columns * decoder.attention_width(), "queries, keys and values")?;
-            grow(buffer, columns * decoder.attention_width());
+            grow(buffer, columns * decoder.attention_width(), "queries, keys and values")?;
         }
         if let (true, Some(segment)) = (self.bias.is_empty(), segments.first()) {
             let floats = decoder.heads.saturating_mul(segment.cache.shape().window);

@@ -42,6 +42,18 @@ fn split(text: &str) -> (&str, &str) {
     text.split_at(text.trim_end_matches(is_space).len())
 }
 
+/// What scores the tokens of a continuation: they are the text, whatever is likely.
+pub fn scoring(forced: Vec<u32>) -> Request {
+    let generate = GenerateOptions {
+        max_tokens: forced.len(),
+        ignore_end: true,
+        logprobs: Some(1),
+        ..GenerateOptions::default()
+    };
+    let sampler = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
+    Request { forced, sampler, generate, ..Request::default() }
+}
+
 /// The tokens that a continuation follows, and its own, by the rule of lm-evaluation-harness: the text of both is encoded
 /// as a whole, and the first tokens of it, as many as the prompt alone has, are not the continuation's.
 pub fn tokens_of(
@@ -136,15 +148,7 @@ impl Run {
                 }
             };
             for (index, forced) in forced {
-                let generate = GenerateOptions {
-                    max_tokens: forced.len(),
-                    ignore_end: true,
-                    logprobs: Some(1),
-                    ..GenerateOptions::default()
-                };
-                let sampler = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
-                let start = Some(start.clone());
-                match self.batch.submit(Request { start, forced, sampler, generate, ..Request::default() }) {
+                match self.batch.submit(Request { start: Some(start.clone()), ..scoring(forced) }) {
                     Ok(number) => {
                         self.jobs.insert(number, Job::scoring(line, index, prompt.len()));
                     }

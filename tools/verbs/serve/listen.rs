@@ -23,7 +23,7 @@ pub async fn tcp(host: IpAddr, port: u16) -> Result<Listeners> {
     Ok((vec![Listener::Tcp(listener)], vec![format!("http://{address}")]))
 }
 
-/// Listens on a Unix socket. One that a server has left behind is replaced.
+/// Listens on a Unix socket. A socket that an earlier server has left there is replaced.
 ///
 /// # Errors
 /// If that is not possible, or another server listens there.

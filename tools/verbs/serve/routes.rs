@@ -10,7 +10,7 @@ use axum::extract::{Extension, Path};
 use axum::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use cinderblock::{Event, GenerateOptions, SamplerOptions};
+use cinderblock::Event;
 use hyper::body::Incoming;
 use serde_json::{Value as Json, json};
 use tower_service::Service;
@@ -23,7 +23,7 @@ use super::problem::{Problem, json_response};
 use super::{Server, openapi, page};
 use crate::memory;
 use crate::verbs::batch::lines::{Prompt, ids};
-use crate::verbs::batch::score::{continuations, score as score_of, tokens_of};
+use crate::verbs::batch::score::{continuations, score as score_of, scoring, tokens_of};
 
 /// Bytes of a request's body.
 const BODY_BYTES: usize = 8 << 20;
@@ -279,14 +279,7 @@ async fn score(Extension(server): Shared, request: Request<Body>) -> Answered {
         let one = |continuation| {
             let (prompt, forced) =
                 tokens_of(&prompt, continuation, &reader.model, reader.tokenizer.as_deref())?;
-            let generate = GenerateOptions {
-                max_tokens: forced.len(),
-                ignore_end: true,
-                logprobs: Some(1),
-                ..Default::default()
-            };
-            let sampler = SamplerOptions { temperature: 0.0, ..Default::default() };
-            Ok(cinderblock::Request { prompt, forced, sampler, generate, ..Default::default() })
+            Ok(cinderblock::Request { prompt, ..scoring(forced) })
         };
         list.iter().map(one).collect()
     })
