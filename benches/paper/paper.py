@@ -19,9 +19,9 @@ SIZE = ["5:31", "19:70", "85:160", "300:410"]
 # The ratios of the paper on an H100, (prefill-heavy, decode-heavy), where they are known.
 PAPER = {"1.2b:410": (15.5, 12.2)}
 LENGTHS = {"prefill-heavy": (2048, 128), "decode-heavy": (128, 2048)}
-PARTS = [("block_decoder", "products"), ("block_decoder", "attention"), ("block_decoder", "rest"),
-         ("token_decoder", "products"), ("token_decoder", "attention"), ("token_decoder", "head"),
-         ("token_decoder", "rest")]
+PARTS = [("block_decoder", "products"), ("block_decoder", "attention"), ("block_decoder", "norms"),
+         ("block_decoder", "rest"), ("token_decoder", "products"), ("token_decoder", "attention"),
+         ("token_decoder", "norms"), ("token_decoder", "head"), ("token_decoder", "rest")]
 
 
 def preset(size, block):
@@ -257,8 +257,8 @@ def parts(report):
             total = sum(seconds)
             each = 1e3 * row["seconds"] / row["tokens"]
             rows.append([name, f"{key[0]} {key[2]}", key[1], number(each), *(f"{s / total:.0%}" for s in seconds)])
-    head = ["model", "phase and context", "batch", "ms a token step", "block products", "attention", "rest",
-            "token products", "attention", "head", "rest", "choice of tokens"]
+    head = ["model", "phase and context", "batch", "ms a token step", "block products", "attention", "norms",
+            "rest", "token products", "attention", "norms", "head", "rest", "choice of tokens"]
     return table(head, rows)
 
 

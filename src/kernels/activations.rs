@@ -20,6 +20,8 @@ use crate::threads::Pieces;
 
 /// Spans that one chunk of work quantizes.
 const PIECE_SPANS: usize = 8;
+/// Name of the phases that make the inputs of products.
+const LABEL: &str = "norms and quantization";
 
 /// Columns of activations `[columns, width]`, kept as floats and, if asked for, quantized.
 ///
@@ -158,6 +160,7 @@ impl Activations {
     /// Sets all columns: `write(column, floats)` fills each one, in parallel, and it is quantized.
     pub fn fill(&mut self, pass: Pass<'_>, columns: usize, write: impl Fn(usize, &mut [f32]) + Sync) {
         let target = self.target(pass.kernels, columns);
+        pass.region.label(LABEL);
         pass.region.run(columns, |column| {
             target.fill(pass.kernels, column, |floats| write(column, floats));
         });
@@ -173,6 +176,7 @@ impl Activations {
         let kernels = pass.kernels;
         let targets = both.map(|activations| activations.target(kernels, columns));
         let [first, second] = &targets;
+        pass.region.label(LABEL);
         pass.region.run_both(
             (0..columns, |_, column| first.fill(kernels, column, |floats| write(0, column, floats))),
             (0..columns, |_, column| second.fill(kernels, column, |floats| write(1, column, floats))),
@@ -187,6 +191,7 @@ impl Activations {
     /// Quantizes the columns that were written to [`Activations::floats_mut`].
     pub fn quantize(&mut self, pass: Pass<'_>) {
         let target = self.target(pass.kernels, self.columns);
+        pass.region.label(LABEL);
         pass.region.run(target.pieces(), |piece| target.quantize(pass.kernels, piece));
     }
 
@@ -195,6 +200,7 @@ impl Activations {
         let kernels = pass.kernels;
         let targets = both.map(|activations| activations.target(kernels, activations.columns));
         let [first, second] = &targets;
+        pass.region.label(LABEL);
         pass.region.run_both(
             (0..first.pieces(), |_, piece| first.quantize(kernels, piece)),
             (0..second.pieces(), |_, piece| second.quantize(kernels, piece)),

@@ -58,7 +58,6 @@ struct Job<'a> {
 ///
 /// # Panics
 /// If shapes disagree.
-#[track_caller]
 pub fn multiply(pass: Pass<'_>, first: Product<'_>, second: Option<Product<'_>>) {
     let (strips, first) = Job::new(pass.kernels, first);
     let first = |chunk, mut strip: Strip<'_, f32>| first.run(chunk, &mut strip);

@@ -149,6 +149,7 @@ impl LayerAttention<'_> {
         let whole_segments = segments.len() >= SEGMENTS_PER_THREAD * pass.region.threads();
         let parts = (Chunks::of(segments, 1), Ranges::new(output, edges, self.config.hidden));
         if whole_segments {
+            pass.region.label("attention");
             pass.region.run_with(heads, parts, |scratch, _, (segments, output)| {
                 segments.iter_mut().for_each(|segment| {
                     self.segment(segment, Workers::One(pass.kernels, scratch), output);
@@ -235,6 +236,7 @@ impl Columns<'_> {
         };
         match workers {
             Workers::Team(pass, scratch) => {
+                pass.region.label("attention");
                 pass.region.run_with(scratch, heads, |scratch, index, head| {
                     run(pass.kernels, scratch, index, head);
                 });

@@ -198,10 +198,12 @@ impl StackWeights {
             keep_wanted(x, config.hidden, segments);
         }
         let x = &mut x[..kept_columns(segments, kept) * config.hidden];
+        pass.region.label("attention output");
         layer.attention_output.add_to(pass, &scratch.attended, x);
         scratch.feed_forward_norm(pass, config, layer, x);
         scratch.upward(pass, config.activation, layer);
         scratch.feed_forward.quantize(pass);
+        pass.region.label("down");
         layer.down.add_to(pass, &scratch.feed_forward, x);
     }
 }
@@ -256,6 +258,7 @@ impl Scratch {
         let qkv = Product { terms: &qkv, epilogue: Epilogue::Store, output };
         let output = self.feed_forward.floats_mut(self.feed_forward_input.columns());
         let up = Product { terms: &up, epilogue: Epilogue::Activate(config.activation), output };
+        pass.region.label("qkv and up");
         multiply(pass, qkv, Some(up));
     }
 
@@ -264,6 +267,7 @@ impl Scratch {
         let terms = [layer.qkv.term(&self.attention_input)];
         let rows = layer.qkv.weight.view().rows();
         let output = &mut self.qkv[..self.attention_input.columns() * rows];
+        pass.region.label("qkv");
         multiply(pass, Product { terms: &terms, epilogue: Epilogue::Store, output }, None);
     }
 
@@ -271,6 +275,7 @@ impl Scratch {
     fn upward(&mut self, pass: Pass<'_>, activation: Activation, layer: &Layer) {
         let terms = [layer.up.term(&self.feed_forward_input)];
         let output = self.feed_forward.floats_mut(self.feed_forward_input.columns());
+        pass.region.label("up");
         multiply(pass, Product { terms: &terms, epilogue: Epilogue::Activate(activation), output }, None);
     }
 
@@ -291,6 +296,7 @@ impl Scratch {
     /// thread adds one after the other.
     fn add_branches(&self, pass: Pass<'_>, layer: &Layer, x: &mut [f32]) {
         let terms = [layer.attention_output.term(&self.attended), layer.down.term(&self.feed_forward)];
+        pass.region.label("attention output and down");
         multiply(pass, Product { terms: &terms, epilogue: Epilogue::Accumulate, output: x }, None);
     }
 }

@@ -17,6 +17,7 @@ mod team;
 pub(crate) use divide::{Chunks, Divide, Pieces, Ranges, Strip, Strips};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use idle::at_rest;
+pub use phases::Phase;
 pub use processors::Processors;
 pub use region::Region;
 pub use team::{Team, measure_phases, take_phases};

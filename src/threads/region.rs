@@ -2,9 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
-use std::panic::Location;
 use std::ptr::null;
-use std::time::Instant;
 
 use super::divide::{Divide, Pieces};
 use super::idle;
@@ -56,6 +54,8 @@ thread_local! {
 pub struct Region<'t> {
     jobs: &'t Jobs,
     phases: Option<&'t RefCell<Phases>>,
+    /// Of the next phase.
+    label: Cell<Option<&'static str>>,
     /// Makes it neither `Send` nor `Sync`.
     thread: PhantomData<*const ()>,
 }
@@ -91,7 +91,7 @@ impl<'t> Region<'t> {
         phases: Option<&'t RefCell<Phases>>,
         body: impl FnOnce(&Region<'t>) -> R,
     ) -> R {
-        let result = body(&Region { jobs, phases, thread: PhantomData });
+        let result = body(&Region { jobs, phases, label: Cell::new(None), thread: PhantomData });
         idle::rest();
         result
     }
@@ -105,7 +105,6 @@ impl<'t> Region<'t> {
     ///
     /// # Panics
     /// If a chunk panicked, after the others have finished.
-    #[track_caller]
     pub fn run(&self, chunks: usize, job: impl Fn(usize) + Sync) {
         self.start(chunks, |_, chunk| job(chunk));
     }
@@ -114,7 +113,6 @@ impl<'t> Region<'t> {
     ///
     /// # Panics
     /// As [`Region::run`].
-    #[track_caller]
     pub(crate) fn run_parts<D: Divide>(&self, parts: D, job: impl Fn(usize, D::Part) + Sync) {
         self.start(parts.parts(), |_, index| {
             // SAFETY: a chunk runs once, and `parts` is used for nothing else.
@@ -123,7 +121,6 @@ impl<'t> Region<'t> {
     }
 
     /// [`Region::run_parts`] for two kinds of parts, in one phase.
-    #[track_caller]
     pub(crate) fn run_both<A: Divide, B: Divide>(
         &self,
         (first, first_job): (A, impl Fn(usize, A::Part) + Sync),
@@ -142,7 +139,6 @@ impl<'t> Region<'t> {
     ///
     /// # Panics
     /// As [`Region::run`], and if there is not scratch for each thread.
-    #[track_caller]
     pub(crate) fn run_with<S: Send, D: Divide>(
         &self,
         scratch: &mut [S],
@@ -160,18 +156,29 @@ impl<'t> Region<'t> {
         });
     }
 
-    #[track_caller]
+    /// Names the next phase where phases are measured, unless it has a name.
+    pub fn label(&self, name: &'static str) {
+        self.label.set(self.label.get().or(Some(name)));
+    }
+
     fn start(&self, chunks: usize, job: impl Fn(usize, usize) + Sync) {
-        let started = self.phases.map(|phases| (phases, Instant::now()));
+        let label = self.label.take();
+        match self.phases {
+            None => self.hand_out(chunks, &job),
+            Some(phases) => {
+                let hand_out = |job: &(dyn Fn(usize, usize) + Sync)| self.hand_out(chunks, job);
+                phases.borrow_mut().measure(label.unwrap_or("other"), &job, hand_out);
+            }
+        }
+    }
+
+    fn hand_out(&self, chunks: usize, job: &(dyn Fn(usize, usize) + Sync)) {
         if chunks > 1 && self.threads() > 1 {
             // SAFETY: this is the team's only region, and it can be used neither by another thread nor inside a job,
             // which is `Sync`.
-            unsafe { self.jobs.publish(chunks, &job) };
+            unsafe { self.jobs.publish(chunks, job) };
         } else {
             (0..chunks).for_each(|chunk| job(0, chunk));
-        }
-        if let Some((phases, started)) = started {
-            phases.borrow_mut().add(Location::caller().file(), started.elapsed());
         }
     }
 }

@@ -5,10 +5,9 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::jobs::{Jobs, lock};
-use super::phases::Phases;
+use super::phases::{Phase, Phases};
 use super::pool::Pool;
 use super::processors::Processors;
 use super::region::{Membership, Region};
@@ -22,7 +21,7 @@ pub struct Team {
     /// The process that started the threads: a forked child has none of them.
     process: u32,
     pub(super) jobs: Arc<Jobs>,
-    /// Held by the region that lives. The time of phases, if they are measured.
+    /// Held by the region that lives. The phases, if they are measured.
     region: Mutex<Option<RefCell<Phases>>>,
 }
 
@@ -60,14 +59,13 @@ impl Team {
     }
 }
 
-/// From now on, measures the phases of a team's regions, which costs two readings of the clock a phase.
+/// From now on, measures the phases of a team's regions, which costs two readings of the clock a phase and a chunk.
 pub fn measure_phases(team: &Team) {
-    *lock(&team.region) = Some(RefCell::default());
+    *lock(&team.region) = Some(RefCell::new(Phases::new(team.threads())));
 }
 
-/// The time of the phases since the last call, by the source file that started them: a caller of `multiply` for
-/// products, the module itself for all other work.
-pub fn take_phases(team: &Team) -> Vec<(&'static str, Duration)> {
+/// The phases since the last call, by name.
+pub fn take_phases(team: &Team) -> Vec<Phase> {
     lock(&team.region).as_ref().map(|phases| phases.borrow_mut().take()).unwrap_or_default()
 }
 
@@ -88,6 +86,7 @@ impl Drop for Team {
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
 
     use super::*;
     use crate::threads::Chunks;
@@ -148,17 +147,29 @@ mod tests {
     }
 
     #[test]
-    fn phases_are_measured_by_the_file_that_starts_them_once_asked_for() {
+    fn phases_are_measured_by_name_and_thread_once_asked_for() {
         let team = Team::new(2).unwrap();
-        let pass = || team.region(|region| region.run(4, |_| std::thread::sleep(Duration::from_millis(1))));
+        let millisecond = Duration::from_millis(1);
+        let pass = || {
+            team.region(|region| {
+                region.label("named");
+                region.label("too late");
+                region.run(4, |_| std::thread::sleep(millisecond));
+                region.run(1, |_| std::thread::sleep(millisecond));
+            });
+        };
         pass();
         assert!(take_phases(&team).is_empty());
         measure_phases(&team);
         pass();
         pass();
         let phases = take_phases(&team);
-        assert_eq!(phases.len(), 1);
-        assert!(phases[0].0.ends_with("team.rs") && phases[0].1 >= Duration::from_millis(4), "{phases:?}");
+        assert_eq!(phases.iter().map(|phase| phase.name).collect::<Vec<_>>(), ["named", "other"]);
+        for (phase, chunks) in phases.iter().zip([8, 2]) {
+            let busy: Duration = phase.busy.iter().sum();
+            assert!(busy >= chunks * millisecond && 2 * phase.time >= busy, "{phase:?}");
+            assert!(phase.busy.len() == 2 && phase.busy.iter().all(|&busy| busy <= phase.time), "{phase:?}");
+        }
         assert!(take_phases(&team).is_empty());
     }
 

@@ -53,10 +53,12 @@ impl Lookup {
             }
         };
         let Some(projection) = projection else {
+            pass.region.label("embedder");
             return pass.region.run_parts(Chunks::of(output, length * width), rows);
         };
         self.embedded.fill(pass, tokens.len() / length, rows);
         let terms = [projection.term(&self.embedded)];
+        pass.region.label("embedder");
         multiply(pass, Product { terms: &terms, epilogue: Epilogue::Store, output }, None);
     }
 }

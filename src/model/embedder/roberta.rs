@@ -171,16 +171,19 @@ impl Roberta {
             self.normalize(pass, config, norm, group);
             self.attend(pass, config, layer, group, first);
             let stream = group.columns() * config.hidden;
+            pass.region.label("embedder");
             layer.attention_output.add_to(pass, &self.attended, &mut self.x[..stream]);
             self.normalize(pass, config, &layer.attention_norm, group);
             let terms = [layer.up.term(&self.input)];
             let up = self.feed_forward.floats_mut(group.columns());
+            pass.region.label("embedder");
             multiply(
                 pass,
                 Product { terms: &terms, epilogue: Epilogue::Activate(Activation::Gelu), output: up },
                 None,
             );
             self.feed_forward.quantize(pass);
+            pass.region.label("embedder");
             layer.down.add_to(pass, &self.feed_forward, &mut self.x[..stream]);
             norm = &layer.feed_forward_norm;
         }
@@ -196,6 +199,7 @@ impl Roberta {
         };
         self.outputs.fill(pass, group.blocks, last);
         let terms = [projection.term(&self.outputs)];
+        pass.region.label("embedder");
         multiply(pass, Product { terms: &terms, epilogue: Epilogue::Store, output }, None);
     }
 
@@ -211,6 +215,7 @@ impl Roberta {
         // The rows that are added are read into buffers that are not in use yet.
         let (queries, keys) = (&mut self.queries[..x.len()], &mut self.keys[..x.len()]);
         let rows = |buffer, row: &(dyn Fn(usize, &mut [f32]) + Sync)| {
+            pass.region.label("embedder");
             pass.region.run_parts(Chunks::of(buffer, config.hidden), row);
         };
         rows(&mut *x, &|column, output| words.row(ids[column].0 as usize, output));
@@ -256,12 +261,15 @@ impl Roberta {
         let [queries, keys, values] = [queries, keys, values].map(|buffer| &mut buffer[..floats]);
         let [query, key, value] = [&layer.query, &layer.key, &layer.value].map(|layer| [layer.term(input)]);
         let product = |terms, output| Product { terms, epilogue: Epilogue::Store, output };
+        pass.region.label("embedder");
         multiply(pass, product(&query, &mut *queries), Some(product(&key, &mut *keys)));
+        pass.region.label("embedder");
         multiply(pass, product(&value, &mut *values), None);
         let (hidden, length) = (config.hidden, group.length);
         let width = hidden / config.heads;
         let scale = 1.0 / (width as f32).sqrt();
         let (mask, padding) = (&self.mask, &self.padding[first..]);
+        pass.region.label("attention");
         self.attended.fill(pass, group.columns(), |column, output| {
             let block = column / length;
             let first = block * length;

@@ -61,6 +61,7 @@ impl Head {
             norm.apply(pass.kernels, &block_decoder.config, x, column(row), output);
         });
         let terms = [Term { weights: head.view(), bias: &[], input: &self.outputs }];
+        pass.region.label("head");
         multiply(pass, Product { terms: &terms, epilogue: Epilogue::Store, output: logits }, None);
         for segment in segments {
             segment.cache.advance(segment.columns);

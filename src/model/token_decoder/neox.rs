@@ -60,6 +60,7 @@ impl Neox {
         grow(&mut self.expanded, length, "expanded contexts")?;
         let output = &mut self.expanded[..length];
         let terms = [parts.weights.expansion.term(&self.contexts)];
+        pass.region.label("expansion");
         multiply(pass, Product { terms: &terms, epilogue: Epilogue::Store, output }, None);
         Ok(&self.expanded[..length])
     }
@@ -118,6 +119,7 @@ impl Neox {
             norm.apply(pass.kernels, parts.stack, x, column(row), output);
         });
         let terms = [Term { weights: weights.head.view(), bias: &[], input: &self.outputs }];
+        pass.region.label("head");
         multiply(pass, Product { terms: &terms, epilogue: Epilogue::Store, output: logits }, None);
         Ok(())
     }

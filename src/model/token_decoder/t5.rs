@@ -127,6 +127,7 @@ impl T5 {
             block.final_norm.apply(pass.kernels, &block.config, contexts, index, output);
         });
         let vectors = self.vectors.floats_mut(blocks * expansion);
+        pass.region.label("expansion");
         multiply(pass, product(&[weights.expansion.term(&self.contexts)], Epilogue::Store, vectors), None);
         self.vectors.quantize(pass);
         let block_rows = expansion * decoder.attention_width();
@@ -141,6 +142,7 @@ impl T5 {
             let Projections { key, value, .. } = &layer.cross_attention;
             let [key, value] = [key, value].map(|layer| [layer.term(&self.vectors)]);
             let values = product(&value, Epilogue::Store, values);
+            pass.region.label("keys and values of contexts");
             multiply(pass, product(&key, Epilogue::Store, keys), Some(values));
             let (keys, values) = self.products[..2 * rows].split_at(rows);
             let of_blocks = keys.chunks_exact(block_rows).zip(values.chunks_exact(block_rows));
@@ -216,6 +218,7 @@ impl T5 {
             output.iter_mut().for_each(|output| *output *= decoder.output_scale);
         });
         let terms = [Term { weights: weights.head.view(), bias: &[], input: &self.outputs }];
+        pass.region.label("head");
         multiply(pass, product(&terms, Epilogue::Store, logits), None);
         Ok(())
     }
@@ -272,24 +275,31 @@ impl T5 {
         let Projections { query, key, value, output } = &layer.attention;
         let [query, key, value] = [query, key, value].map(|layer| [layer.term(&self.input)]);
         let keys = product(&key, Epilogue::Store, &mut self.keys[..floats]);
+        pass.region.label("query and key");
         multiply(pass, product(&query, Epilogue::Store, &mut self.queries[..floats]), Some(keys));
+        pass.region.label("value");
         multiply(pass, product(&value, Epilogue::Store, &mut self.values[..floats]), None);
         self.store(decoder, index, segments);
         self.attend(pass, decoder, index, segments);
+        pass.region.label("attention output");
         output.add_to(pass, &self.attended, &mut self.x);
 
         self.norm(pass, decoder, &layer.cross_attention_norm);
         let Projections { query, output, .. } = &layer.cross_attention;
         let query = [query.term(&self.input)];
+        pass.region.label("query of the context");
         multiply(pass, product(&query, Epilogue::Store, &mut self.queries[..floats]), None);
         self.attend_to_context(pass, decoder, (index, parts.expansion), segments);
+        pass.region.label("attention output");
         output.add_to(pass, &self.attended, &mut self.x);
 
         self.norm(pass, decoder, &layer.feed_forward_norm);
         let up = self.feed_forward.floats_mut(columns);
         let terms = [layer.up.term(&self.input)];
+        pass.region.label("up");
         multiply(pass, product(&terms, Epilogue::Activate(Activation::Relu), up), None);
         self.feed_forward.quantize(pass);
+        pass.region.label("down");
         layer.down.add_to(pass, &self.feed_forward, &mut self.x);
     }
 
@@ -321,6 +331,7 @@ impl T5 {
         let (inner, head_dim) = (decoder.attention_width(), decoder.head_dim);
         let T5 { queries, places, bias, attended, .. } = self;
         let positions = bias.len() / decoder.heads;
+        pass.region.label("attention");
         attended.fill(pass, places.len(), |column, output| {
             let (segment, position) = places[column];
             let cache = &*segments[segment].cache;
@@ -351,6 +362,7 @@ impl T5 {
     ) {
         let (inner, head_dim) = (decoder.attention_width(), decoder.head_dim);
         let T5 { queries, places, attended, .. } = self;
+        pass.region.label("attention");
         attended.fill(pass, places.len(), |column, output| {
             let opened = &segments[places[column].0].opened[2 * layer * expansion * inner..];
             let (keys, values) = opened[..2 * expansion * inner].split_at(expansion * inner);

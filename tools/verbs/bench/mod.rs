@@ -69,9 +69,10 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value = "3", value_parser = parse_repeats)]
     repeats: usize,
 
-    /// Add the time by part to the JSON: products of the layers, attention, head and the rest of each decoder, and the
-    /// multiply-adds a second that the kernels reach from the caches
-    #[arg(long, requires = "json")]
+    /// Add where the time goes: the phases of each decoder (products by kind, attention, norms and quantization, head),
+    /// waiting in them, and the work of each thread; in the JSON also the multiply-adds a second that the kernels reach
+    /// from the caches
+    #[arg(long)]
     profile: bool,
 
     /// Draw tokens a second against batch and context into an SVG file
@@ -126,7 +127,7 @@ struct Measurement {
     spread: f64,
     /// Of the whole measurement.
     work: Work,
-    profile: Option<Json>,
+    profile: Option<Profile>,
     /// Multiply-adds a second of the layers' kernel, if profiled.
     multiply_adds_s: Option<f64>,
     memory_gb_s: f64,
@@ -165,7 +166,7 @@ impl Measurement {
             json["cache_bytes"] = self.work.cache_bytes.into();
             json["multiply_adds"] = self.work.multiply_adds.into();
             json["multiply_adds_s"] = self.multiply_adds_s.into();
-            json["profile"] = profile.clone();
+            json["profile"] = profile.json();
         }
         json
     }
@@ -338,7 +339,7 @@ impl Bench {
             seconds,
             spread,
             work,
-            profile: self.profile.take().map(|profile| profile.json()),
+            profile: self.profile.take(),
             multiply_adds_s: self.multiply_adds_s,
             memory_gb_s: self.memory_gb_s,
             isa: self.model.kernels().isa().name(),
@@ -495,6 +496,19 @@ fn table(
             m.gb_s(),
             100.0 * m.gb_s() / m.memory_gb_s
         );
+    }
+    for m in measurements {
+        if let Some(profile) = &m.profile {
+            text += &format!(
+                "{}, {} threads, batch {}, context {}, {} tokens:\n{}",
+                m.phase,
+                m.threads,
+                m.batch,
+                m.context,
+                m.tokens,
+                profile.table()
+            );
+        }
     }
     if !speedups.is_empty() {
         text += &speculation::Speedup::header();

@@ -1,33 +1,29 @@
-//! The time of a pass by part, and the roof of the machine over it.
+//! The time of a pass by part and by thread, and the roof of the machine over it.
 
 use std::time::{Duration, Instant};
 
 use cinderblock::unstable::kernels::{Activations, Epilogue, Pass, Product, Term, multiply};
 use cinderblock::unstable::quant::{WeightType, Weights};
-use cinderblock::unstable::threads::{measure_phases, take_phases};
+use cinderblock::unstable::threads::{Phase, measure_phases, take_phases};
 use cinderblock::{Model, Result, Team};
 use serde_json::{Value as Json, json};
 
-/// Seconds of one decoder's passes.
-#[derive(Clone, Copy, Default)]
-struct Parts {
-    /// Products of the layers.
-    products: f64,
-    attention: f64,
-    /// The vocabulary head, and the expansion of contexts.
-    head: f64,
-    /// Norms, rounding of activations, embeddings, and everything between phases.
-    rest: f64,
+/// The time of one decoder's passes.
+#[derive(Default)]
+struct Passes {
+    phases: Vec<Phase>,
+    /// The rest: what the leader does between phases.
+    between: Duration,
 }
 
-/// Seconds by decoder and part, summed over rounds.
+/// The time by decoder and phase, summed over rounds.
 #[derive(Default)]
 pub struct Profile {
-    block_decoder: Parts,
-    token_decoder: Parts,
-    /// Choosing tokens.
-    choice: f64,
-    rounds: usize,
+    block_decoder: Passes,
+    token_decoder: Passes,
+    /// All of it, the choice of tokens included.
+    total: Duration,
+    rounds: u32,
 }
 
 /// Whose time it is.
@@ -37,27 +33,62 @@ pub enum Decoder {
     Token,
 }
 
-impl Parts {
+/// The part of a pass that a phase belongs to.
+fn part(phase: &str) -> &'static str {
+    match phase {
+        "attention" => "attention",
+        "norms and quantization" => "norms",
+        "head" => "head",
+        "other" => "rest",
+        _ => "products",
+    }
+}
+
+/// The time that the threads of a phase waited for its last, on average.
+fn waiting(phase: &Phase) -> Duration {
+    let busy: Duration = phase.busy.iter().sum();
+    phase.time.saturating_sub(busy / phase.busy.len().max(1) as u32)
+}
+
+impl Passes {
     /// Adds a pass that took `total` in all, with the phases it had.
-    fn add(&mut self, phases: &[(&str, Duration)], total: f64) {
-        let mut left = total;
-        for (file, time) in phases {
-            let part = match file.rsplit(['/', '\\']).next().unwrap_or(file) {
-                "stack.rs" | "t5.rs" => &mut self.products,
-                "attention.rs" => &mut self.attention,
-                "head.rs" | "neox.rs" => &mut self.head,
-                _ => continue,
-            };
-            *part += time.as_secs_f64();
-            left -= time.as_secs_f64();
+    fn add(&mut self, phases: Vec<Phase>, total: Duration) {
+        let in_phases: Duration = phases.iter().map(|phase| phase.time).sum();
+        self.between += total.saturating_sub(in_phases);
+        for phase in phases {
+            match self.phases.iter_mut().find(|known| known.name == phase.name) {
+                None => self.phases.push(phase),
+                Some(known) => {
+                    known.time += phase.time;
+                    known.busy.iter_mut().zip(phase.busy).for_each(|(known, busy)| *known += busy);
+                }
+            }
         }
-        self.rest += left;
     }
 
-    fn json(&self, rounds: f64) -> Json {
-        let [products, attention, head, rest] =
-            [self.products, self.attention, self.head, self.rest].map(|seconds| seconds / rounds);
-        json!({ "products": products, "attention": attention, "head": head, "rest": rest })
+    fn total(&self) -> Duration {
+        self.between + self.phases.iter().map(|phase| phase.time).sum::<Duration>()
+    }
+
+    /// Seconds of a round.
+    fn json(&self, rounds: u32) -> Json {
+        let seconds = |time: Duration| (time / rounds).as_secs_f64();
+        let of_part = |name| -> Duration {
+            self.phases.iter().filter(|phase| part(phase.name) == name).map(|phase| phase.time).sum()
+        };
+        let phases = self.phases.iter().map(|phase| {
+            let (time, waiting) = (seconds(phase.time), seconds(waiting(phase)));
+            json!({ "phase": phase.name, "seconds": time, "waiting": waiting })
+        });
+        json!({
+            "products": seconds(of_part("products")),
+            "attention": seconds(of_part("attention")),
+            "norms": seconds(of_part("norms")),
+            "head": seconds(of_part("head")),
+            "rest": seconds(self.between + of_part("rest")),
+            "waiting": seconds(self.phases.iter().map(waiting).sum()),
+            "phases": phases.collect::<Json>(),
+        })
     }
 }
 
@@ -81,30 +112,77 @@ impl Profile {
         let Some(profile) = profile else { return pass() };
         let started = Instant::now();
         let result = pass()?;
-        let parts = match decoder {
+        let passes = match decoder {
             Decoder::Block => &mut profile.block_decoder,
             Decoder::Token => &mut profile.token_decoder,
         };
-        parts.add(&take_phases(team), started.elapsed().as_secs_f64());
+        passes.add(take_phases(team), started.elapsed());
         Ok(result)
     }
 
     /// Ends a round: `seconds` is the time of all of it.
     pub fn end_round(&mut self, seconds: f64) {
         self.rounds += 1;
-        self.choice += seconds;
+        self.total += Duration::from_secs_f64(seconds);
+    }
+
+    /// The time of choosing tokens.
+    fn choice(&self) -> Duration {
+        self.total.saturating_sub(self.block_decoder.total() + self.token_decoder.total())
+    }
+
+    /// The decoders that have run.
+    fn decoders(&self) -> impl Iterator<Item = (&'static str, &Passes)> {
+        let decoders = [("block decoder", &self.block_decoder), ("token decoder", &self.token_decoder)];
+        decoders.into_iter().filter(|(_, passes)| !passes.phases.is_empty())
+    }
+
+    /// The time of each thread's work in the phases.
+    fn threads(&self) -> Vec<Duration> {
+        let mut threads = Vec::new();
+        for phase in self.decoders().flat_map(|(_, passes)| &passes.phases) {
+            threads.resize(phase.busy.len(), Duration::ZERO);
+            threads.iter_mut().zip(&phase.busy).for_each(|(sum, busy)| *sum += *busy);
+        }
+        threads
     }
 
     /// Seconds of a round, the mean of all.
     pub fn json(&self) -> Json {
-        let sum = |parts: &Parts| parts.products + parts.attention + parts.head + parts.rest;
-        let rounds = self.rounds.max(1) as f64;
-        let choice = self.choice - sum(&self.block_decoder) - sum(&self.token_decoder);
+        let rounds = self.rounds.max(1);
+        let seconds = |time: Duration| (time / rounds).as_secs_f64();
         json!({
             "block_decoder": self.block_decoder.json(rounds),
             "token_decoder": self.token_decoder.json(rounds),
-            "choice": choice / rounds,
+            "choice": seconds(self.choice()),
+            "threads": self.threads().into_iter().map(seconds).collect::<Json>(),
         })
+    }
+
+    /// A table for people: a line a phase, and how long each thread worked.
+    pub fn table(&self) -> String {
+        let total = self.total.as_secs_f64();
+        let line = |of: &str, name: &str, time: Duration, waiting: Duration| {
+            let [time, waiting] = [time, waiting].map(|time| time.as_secs_f64());
+            let milliseconds = 1e3 * time / f64::from(self.rounds.max(1));
+            let waiting = if time > 0.0 { 100.0 * waiting / time } else { 0.0 };
+            format!(
+                "  {of:14} {name:27} {milliseconds:>9.2} {:>5.1}% {waiting:>6.1}%\n",
+                100.0 * time / total
+            )
+        };
+        let mut text =
+            format!("  {:14} {:27} {:>9} {:>6} {:>7}\n", "part", "phase", "ms", "share", "waiting");
+        for (name, passes) in self.decoders() {
+            for phase in &passes.phases {
+                text += &line(name, phase.name, phase.time, waiting(phase));
+            }
+            text += &line(name, "between phases", passes.between, Duration::ZERO);
+        }
+        text += &line("choice", "", self.choice(), Duration::ZERO);
+        let share = |time: Duration| format!("{:.0}%", 100.0 * time.as_secs_f64() / total);
+        let threads: Vec<String> = self.threads().into_iter().map(share).collect();
+        text + &format!("  threads at work {}\n", threads.join(", "))
     }
 }
 
@@ -147,21 +225,42 @@ mod tests {
     #[test]
     fn the_parts_of_a_round_add_up_to_its_time() {
         let second = Duration::from_secs(1);
+        let phase = |name, time, busy: [u32; 2]| Phase {
+            name,
+            time: time * second,
+            busy: busy.map(|busy| busy * second).to_vec(),
+        };
         let mut profile = Profile::default();
+        profile.block_decoder.add(vec![phase("up", 2, [2, 1])], 3 * second);
         profile
             .block_decoder
-            .add(&[("src/model/stack.rs", second), ("src/kernels/activations.rs", second)], 4.0);
-        profile.token_decoder.add(&[("src\\model\\token_decoder\\head.rs", second)], 1.5);
-        profile.end_round(6.0);
-        let parts = profile.json();
+            .add(vec![phase("norms and quantization", 1, [1, 1]), phase("up", 2, [2, 1])], 4 * second);
+        profile.token_decoder.add(vec![phase("head", 1, [0, 1])], second);
+        profile.end_round(9.0);
+        let up = json!({"phase": "up", "seconds": 4.0, "waiting": 1.0});
+        let norms = json!({"phase": "norms and quantization", "seconds": 1.0, "waiting": 0.0});
+        let head = json!({"phase": "head", "seconds": 1.0, "waiting": 0.5});
         assert_eq!(
-            parts["block_decoder"],
-            json!({"products": 1.0, "attention": 0.0, "head": 0.0, "rest": 3.0})
+            profile.json(),
+            json!({
+                "block_decoder": {
+                    "products": 4.0, "attention": 0.0, "norms": 1.0, "head": 0.0, "rest": 2.0, "waiting": 1.0,
+                    "phases": [up, norms],
+                },
+                "token_decoder": {
+                    "products": 0.0, "attention": 0.0, "norms": 0.0, "head": 1.0, "rest": 0.0, "waiting": 0.5,
+                    "phases": [head],
+                },
+                "choice": 1.0,
+                "threads": [5.0, 4.0],
+            })
         );
+        let table = profile.table();
+        let up = table.lines().find(|line| line.contains(" up ")).unwrap();
         assert_eq!(
-            parts["token_decoder"],
-            json!({"products": 0.0, "attention": 0.0, "head": 1.0, "rest": 0.5})
+            up.split_whitespace().collect::<Vec<_>>(),
+            ["block", "decoder", "up", "4000.00", "44.4%", "25.0%"]
         );
-        assert_eq!(parts["choice"], json!(0.5));
+        assert!(table.ends_with("threads at work 56%, 44%\n"), "{table}");
     }
 }
