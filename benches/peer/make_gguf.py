@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes a vanilla Pythia-410m with random Q4_0 weights as GGUF: make_gguf.py OUT.gguf [LAYERS]
 
-Speed depends on shapes and types, not on what was learned. Norms and biases are F32; the tokenizer is empty.
+Speed depends on shapes and types, not on what was learned. Norms and biases are F32; the tokens are their
+numbers, so that the peer's server can write them.
 """
 
 import os
@@ -9,7 +10,7 @@ import random
 import struct
 import sys
 
-EMBEDDING, HEADS, INNER, VOCABULARY, CONTEXT = 1024, 16, 4096, 50304, 2048
+EMBEDDING, HEADS, INNER, VOCABULARY, CONTEXT = 1024, 16, 4096, 50304, 4096
 F32, Q4_0 = 0, 2  # tensor types of GGUF
 ALIGNMENT = 32
 
@@ -19,8 +20,10 @@ def string(text):
 
 
 def pair(key, value):
-    """One metadata pair; the types that are needed here are bool, u32, f32 and string."""
-    if isinstance(value, bool):
+    """One metadata pair; the types that are needed here are bool, u32, f32, string and a list of strings."""
+    if isinstance(value, list):
+        body = struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(string, value))
+    elif isinstance(value, bool):
         body = struct.pack("<I?", 7, value)
     elif isinstance(value, int):
         body = struct.pack("<II", 4, value)
@@ -78,7 +81,9 @@ def write(path, layers=24):
         "gptneox.feed_forward_length": INNER, "gptneox.attention.head_count": HEADS,
         "gptneox.rope.dimension_count": EMBEDDING // HEADS // 4, "gptneox.use_parallel_residual": True,
         "gptneox.attention.layer_norm_epsilon": 1e-5, "gptneox.vocab_size": VOCABULARY,
-        "tokenizer.ggml.model": "no_vocab",
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": [f"{token},".rjust(6, "0") for token in range(VOCABULARY)],
+        "tokenizer.ggml.merges": ["0 1"],
     }
     listed = list(entries(layers))
     head = b"GGUF" + struct.pack("<IQQ", 3, len(listed), len(metadata))

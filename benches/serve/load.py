@@ -8,6 +8,7 @@ Every finished answer is compared with what `run` gives. Standard library only.
 """
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "tests/serve"))
 from server import PROGRAM, Server, run  # noqa: E402
@@ -154,54 +156,104 @@ def load(options):
         assert report["wrong"] == 0 and report["equal"] > 0 and status == 0, report
 
 
+class Peer(Server):
+    """llama.cpp's server, on the same port, with as many slots as streams."""
+
+    def __init__(self, program, model, streams, context):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [program, "-m", model, "--port", self.port, "-np", streams, "-c", context, "-t", os.cpu_count(), "--no-warmup"]
+        self.process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while True:
+            try:
+                urllib.request.urlopen(self.url + "/health").read()
+                return
+            except OSError:
+                assert self.process.poll() is None, f"{command} ended"
+                time.sleep(0.2)
+
+
+def ids(length, number):
+    """A prompt that shares no beginning with others."""
+    return [(7 * index * index + 131 * number + 5) % 3900 + 100 for index in range(length)]
+
+
+def ask(server, prompt, tokens, seed):
+    """Streams one answer. Returns the time to its first event, and its events."""
+    body = {"prompt": prompt, "seed": seed, "max_tokens": tokens, "stream": True}
+    body |= {"cache_prompt": False, "ignore_eos": True} if isinstance(server, Peer) else {"ignore_end": True}
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
+    started = time.monotonic()
+    connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+    response = connection.getresponse()
+    assert response.status == 200, response.read()
+    response.readline()
+    first = time.monotonic() - started
+    return first, response.read()
+
+
+def rate(server, streams, tokens, round):
+    """Tokens a second of streams that run together."""
+    prompts = [ids(16, streams * round + number) for number in range(streams)]
+    started = time.monotonic()
+    threads = [threading.Thread(target=ask, args=(server, prompt, tokens, 7)) for prompt in prompts]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    return streams * tokens / (time.monotonic() - started)
+
+
+def first_tokens(server, options, round):
+    """Tokens of a long prompt a second, by the time to the first token."""
+    return options.prompt / ask(server, ids(options.prompt, 1000 + round), 1, 7)[0]
+
+
+def batch(options, model, folder, round):
+    """Tokens a second of `batch` with the streams of `rate`."""
+    lines = pathlib.Path(folder, f"{round}.jsonl")
+    prompts = (ids(16, options.streams * round + number) for number in range(options.streams))
+    lines.write_text("".join(json.dumps({"id": number, "tokens": prompt, "seed": 7}) + "\n" for number, prompt in enumerate(prompts)))
+    command = [PROGRAM, "batch", "-i", str(lines), "-o", os.devnull, "-n", str(options.tokens), "--ignore-end"]
+    command += ["--batch", str(options.streams), "--json", *model]
+    summary = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return json.loads(summary)["tok_s"]
+
+
+def prefill(options, model):
+    """Tokens of a long prompt a second in `bench`."""
+    command = [PROGRAM, "bench", "--prefill", str(options.prompt), "--context=", "--speculate", "0", "--repeats", "1", "--json", *model]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)[0]["tok_s"]
+
+
 def throughput(options):
-    """Streams through the server against `batch`, in turns."""
-    streams, tokens = options.streams, options.tokens
-    prompts = [f"The old house number {number} stood upon a hill and" for number in range(streams)]
+    """Streams through the server against `batch`, a long prompt against `bench`, and both against a peer, in turns."""
     model = ["-m", options.model] if options.model else []
-    folder = tempfile.TemporaryDirectory()
-    lines = pathlib.Path(folder.name, "in.jsonl")
-    lines.write_text("".join(json.dumps({"id": number, "prompt": prompt}) + "\n" for number, prompt in enumerate(prompts)))
-    rates = {"serve": [], "batch": []}
-    with Server("--batch", str(streams), "--prefix-cache", "0", *model) as server:
-        for _ in range(options.rounds):
-            done = []
-
-            def ask(number):
-                connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
-                body = {"prompt": prompts[number], "seed": number, "max_tokens": tokens, "ignore_end": True, "stream": True}
-                connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
-                done.append(len(connection.getresponse().read()))
-
-            started = time.monotonic()
-            threads = [threading.Thread(target=ask, args=(number,)) for number in range(streams)]
-            [thread.start() for thread in threads]
-            [thread.join() for thread in threads]
-            rates["serve"].append(streams * tokens / (time.monotonic() - started))
-            command = [PROGRAM, "batch", "-i", str(lines), "-n", str(tokens), "--ignore-end", "--batch", str(streams), "--json", *model]
-            summary = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-            rates["batch"].append(json.loads(summary)["tok_s"])
-        # Time to the first token of a long prompt: the best of a few, each with a beginning of its own.
-        times = []
-        for number in range(5):
-            ids = [(7 * index + 13 * number + 5) % 500 + 100 for index in range(options.prompt)]
-            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
-            started = time.monotonic()
-            body = json.dumps({"prompt": ids, "max_tokens": 1, "stream": True})
-            connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
-            response = connection.getresponse()
-            assert response.status == 200, response.read()
-            response.readline()
-            times.append(time.monotonic() - started)
-            response.read()
+    rates = {}
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        server = stack.enter_context(Server("--batch", str(options.streams), "--prefix-cache", "0", *model))
+        turns = {
+            "serve": lambda round: rate(server, options.streams, options.tokens, round),
+            "batch": lambda round: batch(options, model, folder, round),
+            "serve first token": lambda round: first_tokens(server, options, round),
+            "bench prefill": lambda _: prefill(options, model),
+        }
+        if options.peer:
+            context = options.streams * (options.tokens + 64) + options.prompt
+            peer = stack.enter_context(Peer(options.peer, options.peer_model, options.streams, context))
+            long = stack.enter_context(Peer(options.peer, options.peer_model, 1, options.prompt + 64))
+            turns["peer"] = lambda round: rate(peer, options.streams, options.tokens, round)
+            turns["peer first token"] = lambda round: first_tokens(long, options, round)
+        for round in range(options.rounds):
+            for name, turn in turns.items():
+                rates.setdefault(name, []).append(turn(round))
     median = {name: sorted(values)[len(values) // 2] for name, values in rates.items()}
+    pairs = [("serve", "batch"), ("serve first token", "bench prefill"), ("serve", "peer"), ("serve first token", "peer first token")]
     print(json.dumps({
-        "streams": streams,
-        "serve_tok_s": round(median["serve"], 1),
-        "batch_tok_s": round(median["batch"], 1),
-        "ratio": round(median["serve"] / median["batch"], 3),
-        "first_token_s": round(sorted(times)[len(times) // 2], 3),
-        "prefill_tok_s": round(options.prompt / sorted(times)[len(times) // 2]),
+        "streams": options.streams,
+        "tok_s": {name: [round(value, 1) for value in values] for name, values in rates.items()},
+        "ratio": {f"{a} : {b}": round(median[a] / median[b], 3) for a, b in pairs if b in median},
     }))
 
 
@@ -216,6 +268,8 @@ def main():
     parser.add_argument("--prompt", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model")
+    parser.add_argument("--peer", help="llama.cpp's llama-server, for --throughput")
+    parser.add_argument("--peer-model", help="its model")
     parser.add_argument("server", nargs="*", help="options of the server, after --")
     options = parser.parse_args()
     throughput(options) if options.throughput else load(options)
