@@ -360,6 +360,29 @@ fn a_client_that_leaves_is_cancelled_and_a_full_queue_says_so() {
 }
 
 #[test]
+fn a_client_that_reads_too_slowly_is_cut_and_holds_up_nobody() {
+    if skipped_under_emulation("a server's times are those of a real processor") {
+        return;
+    }
+    let server = Server::start(&["--batch", "2", "--max-tokens", "200000"]);
+    let endless = json!({"prompt": "The", "max_tokens": 200_000, "ignore_end": true, "stream": true});
+    let reader = server.stream(&endless);
+    // The buffers of the two sockets hold some megabytes, in which other answers come and go.
+    let started = Instant::now();
+    while server.metric("slow_readers_total") == 0 {
+        assert!(started.elapsed() < Duration::from_secs(120), "the stream was never cut");
+        let (status, answer) = server.post("/v1/completions", &json!({"prompt": "The", "max_tokens": 16}));
+        assert_eq!(status, 200, "{answer}");
+    }
+    server.wait_for("sequences_running", 0);
+    // What was sent before the cut is whole events, and the last says why there are no more.
+    let mut events = String::new();
+    reader.take(1 << 28).read_to_string(&mut events).unwrap();
+    let last = events.lines().rfind(|line| line.starts_with("data: ")).unwrap();
+    assert!(last.contains("read too slowly"), "{last}");
+}
+
+#[test]
 fn sigterm_lets_answers_end_and_cuts_those_that_take_longer() {
     if skipped_under_emulation("a server's times are those of a real processor") {
         return;
