@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::common::{CASES, Golden, case, demo_model, quantize};
+use crate::common::{Golden, case, cases, demo_model, quantize};
 use cinderblock::{Alignment, CacheType, Model, Runtime, Sampler, SamplerOptions, Session, SessionOptions};
 
 fn logits(session: &mut Session) -> Vec<f32> {
@@ -40,7 +40,7 @@ fn masked_padding_survives_rewinding() {
 /// without forgetting.
 #[test]
 fn logits_do_not_depend_on_how_text_is_divided() {
-    for name in CASES {
+    for name in cases() {
         let golden = Golden::read(name);
         for kind in ["q4", "f32"] {
             let (_folder, file) = quantize(&case(name), kind);

@@ -45,6 +45,13 @@ pub fn emulated() -> bool {
     !runner().is_empty()
 }
 
+/// The cases that a test of the runtime walks through: all of them, or under an emulator, which is slow, one of each
+/// kind of embedder and token decoder. The parity tests compare all on every processor.
+pub fn cases() -> impl Iterator<Item = &'static str> {
+    let kinds = ["main", "neox_sequential", "megabyte", "roberta_prefix", "cls_cross_attn"];
+    CASES.into_iter().filter(move |name| !emulated() || kinds.contains(name))
+}
+
 /// Reports that a check is left out. Written past the capture of passing tests: `.ci/run` counts these lines.
 pub fn skip(why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
