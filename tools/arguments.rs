@@ -1,11 +1,12 @@
 //! Arguments that several verbs share.
 
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cinderblock::{CacheType, Error, Model, OpenOptions, Result, Runtime, SessionOptions, Tokenizer};
 
+use crate::input;
 use crate::output::Inputs;
 
 /// Where a model is and how it is run.
@@ -35,6 +36,7 @@ pub const DEMO: &str = "the demo model";
 
 impl ModelArguments {
     /// The name of the file without its extension.
+    #[cfg(feature = "serve")]
     pub fn name(&self) -> String {
         let stem = self.model.as_deref().and_then(|path| path.file_stem());
         stem.map_or("classics".to_string(), |stem| stem.to_string_lossy().into_owned())
@@ -291,7 +293,7 @@ impl InputArguments {
     /// If the file cannot be read or is not UTF-8.
     pub fn text(&self) -> Result<Option<String>> {
         match &self.file {
-            Some(file) => Ok(Some(read_text(file)?)),
+            Some(file) => Ok(Some(read_text(file, input::TEXT)?)),
             None => Ok(self.prompt.clone()),
         }
     }
@@ -314,7 +316,7 @@ impl InputArguments {
     }
 
     fn file_ids(&self, model: &Model, file: &Path) -> Result<Vec<u32>> {
-        let bytes = read(file)?;
+        let bytes = input::read(file, input::TEXT)?;
         if let Some(list) = list_of_ids(&bytes) {
             return parse_tokens(list).map_err(|error| error.in_file(file));
         }
@@ -344,23 +346,12 @@ impl InputArguments {
     }
 }
 
-/// Reads a whole file, or standard input for `-`.
-fn read(path: &Path) -> Result<Vec<u8>> {
-    if path == Path::new("-") {
-        let mut bytes = Vec::new();
-        let read = std::io::stdin().lock().read_to_end(&mut bytes);
-        read.map_err(|error| Error::io(Path::new("standard input"), &error))?;
-        return Ok(bytes);
-    }
-    std::fs::read(path).map_err(|error| Error::io(path, &error))
-}
-
 /// Reads a text file, or standard input for `-`, without a byte order mark.
 ///
 /// # Errors
-/// If it cannot be read or is not UTF-8.
-pub fn read_text(path: &Path) -> Result<String> {
-    let bytes = read(path)?;
+/// If it cannot be read, has more than `most` bytes or is not UTF-8.
+pub fn read_text(path: &Path, most: u64) -> Result<String> {
+    let bytes = input::read(path, most)?;
     let name = if path == Path::new("-") { Path::new("standard input") } else { path };
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err(Error::mismatch("text", "UTF-16", "UTF-8").in_file(name));
@@ -383,7 +374,7 @@ pub const BYTE_ORDER_MARK: char = '\u{feff}';
 /// # Errors
 /// If it cannot be read or is not UTF-8.
 pub fn piped_text() -> Result<String> {
-    let mut text = read_text(Path::new("-"))?;
+    let mut text = read_text(Path::new("-"), input::TEXT)?;
     let end = text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text).len());
     text.truncate(end.unwrap_or(text.len()));
     Ok(text)

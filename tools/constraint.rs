@@ -10,6 +10,7 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::Value as Json;
 
 use crate::arguments::read_text;
+use crate::input;
 
 /// Bytes of a grammar.
 const BYTES: usize = 64 << 10;
@@ -56,13 +57,13 @@ impl ConstraintArguments {
     /// If a file cannot be read, or is not JSON.
     pub fn form(&self) -> Result<Option<Form>> {
         if let Some(path) = &self.json_schema {
-            let schema = serde_json::from_str(&read_text(path)?);
+            let schema = serde_json::from_str(&read_text(path, input::SMALL)?);
             let schema =
                 schema.map_err(|error| Error::format(format!("JSON schema: {error}")).in_file(path))?;
             return Ok(Some(Form::Json(schema)));
         }
         if let Some(path) = &self.grammar {
-            return Ok(Some(Form::Grammar(read_text(path)?)));
+            return Ok(Some(Form::Grammar(read_text(path, input::SMALL)?)));
         }
         Ok(self.regex.clone().map(Form::Regex))
     }

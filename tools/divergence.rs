@@ -31,7 +31,9 @@ impl Reference {
         let model = runtime.model();
         let vocabulary = model.config().vocabulary;
         let io = |error| Error::io(path, &error);
+        let waiting = crate::interrupt::wait_for_input();
         let mut file = BufReader::new(File::open(path).map_err(io)?);
+        drop(waiting);
         if let Some((rows, columns)) = npy::read_header(&mut file).map_err(|error| error.in_file(path))? {
             same_vocabulary(path, columns, vocabulary)?;
             return Ok(Reference::Saved { path: path.to_path_buf(), file, columns, left: rows });

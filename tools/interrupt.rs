@@ -56,6 +56,20 @@ pub fn begin(activity: Activity) {
     ACTIVITY.store(activity as u8, Ordering::SeqCst);
 }
 
+/// A wait for input; then what was before.
+pub struct Waiting(u8);
+
+/// Begins a wait for input, such as that for the other end of a pipe, which lasts until the answer is dropped.
+pub fn wait_for_input() -> Waiting {
+    Waiting(ACTIVITY.swap(INPUT, Ordering::SeqCst))
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        ACTIVITY.store(self.0, Ordering::SeqCst);
+    }
+}
+
 /// Starts to listen. Where no handler can be installed, signals keep their usual meaning.
 pub fn listen() {
     static LISTENING: Once = Once::new();

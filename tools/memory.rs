@@ -3,11 +3,15 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use cinderblock::Team;
+use cinderblock::{Error, ErrorKind, Result, Team};
 
-/// Peak resident memory in bytes; `None` where it is not known.
+/// The peak before the last buffer of [`read_bandwidth`].
+static EARLIER: AtomicU64 = AtomicU64::new(0);
+
+/// Peak resident memory in bytes, without the buffers of [`read_bandwidth`] where the system can forget them; `None`
+/// where it is not known.
 pub fn peak() -> Option<u64> {
-    of_status("VmHWM:")
+    Some(of_status("VmHWM:")?.max(EARLIER.load(Ordering::Relaxed)))
 }
 
 /// Resident memory in bytes; `None` where it is not known.
@@ -26,9 +30,20 @@ fn of_status(field: &str) -> Option<u64> {
 /// Bytes of the buffer that is read: more than any cache holds.
 const BUFFER: usize = 512 << 20;
 
-/// Bytes a second that the team reads from memory by summing it: the median of a few rounds.
-pub fn read_bandwidth(team: &Team) -> f64 {
-    let words = vec![1u64; BUFFER / 8];
+/// Bytes a second that the team reads from memory by summing it: the median of a few rounds. The buffer takes at most a
+/// quarter of what is free.
+///
+/// # Errors
+/// If there is no memory for it.
+pub fn read_bandwidth(team: &Team) -> Result<f64> {
+    EARLIER.fetch_max(peak().unwrap_or(0), Ordering::Relaxed);
+    let bytes = available().map_or(BUFFER, |free| BUFFER.min(free as usize / 4)).max(1 << 20);
+    let mut words: Vec<u64> = Vec::new();
+    words.try_reserve_exact(bytes / 8).map_err(|_| {
+        let detail = format!("{bytes} bytes to measure the speed of memory, which are not free");
+        Error::new(ErrorKind::Resource, detail)
+    })?;
+    words.resize(bytes / 8, 1);
     let mut rates: Vec<f64> = (0..5)
         .map(|_| {
             let started = Instant::now();
@@ -44,11 +59,14 @@ pub fn read_bandwidth(team: &Team) -> f64 {
                 });
             });
             assert_eq!(total.into_inner(), words.len() as u64);
-            BUFFER as f64 / started.elapsed().as_secs_f64()
+            (8 * words.len()) as f64 / started.elapsed().as_secs_f64()
         })
         .collect();
+    drop(words);
+    // Lets Linux count the peak from here on.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
     rates.sort_by(f64::total_cmp);
-    rates[rates.len() / 2]
+    Ok(rates[rates.len() / 2])
 }
 
 /// Bytes of memory that are free for new work; `None` where it is not known.

@@ -767,6 +767,56 @@ fn tokenizer_and_end_token_are_found_or_named() {
 }
 
 #[test]
+fn a_tokenizer_has_no_more_tokens_than_the_model_but_added_ones() {
+    let place = Place::new();
+    place.plain("ck");
+    place.model("ck", &[]);
+    let model = place.text("base.gguf");
+    fs::rename(place.path("m.gguf"), &model).unwrap();
+    let vocabulary = |count: usize, added: &str| {
+        let words: Vec<String> = (0..count).map(|id| format!("\"w{id}\": {id}")).collect();
+        format!(
+            r#"{{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [{added}], "normalizer": null,
+            "pre_tokenizer": {{"type": "WhitespaceSplit"}}, "post_processor": null, "decoder": null,
+            "model": {{"type": "WordLevel", "vocab": {{{}}}, "unk_token": "w0"}}}}"#,
+            words.join(", ")
+        )
+    };
+    let pieces: Vec<Json> = (0..261).map(|id| json!([format!("w{id}"), -1.0])).collect();
+    let unigram = vocabulary(1, "").replace(
+        r#"{"type": "WordLevel", "vocab": {"w0": 0}, "unk_token": "w0"}"#,
+        &json!({"type": "Unigram", "vocab": pieces, "unk_id": 0}).to_string(),
+    );
+    let (tokens, copy) = (place.text("t/tokenizer.json"), place.text("c.gguf"));
+    for larger in [vocabulary(261, ""), unigram] {
+        place.write("t/tokenizer.json", &larger);
+        let expected = "tokenizer.json: tokenizer: found 261 tokens, expected at most the model's 260";
+        place.refused("ck", &["--tokenizer", &tokens], expected);
+        let edit = cinderblock(&["edit", &model, "-o", &copy, "--tokenizer", &tokens]);
+        assert!(edit.code == Some(1) && edit.stderr.contains(expected), "{edit:?}");
+        assert!(!Path::new(&copy).exists());
+    }
+
+    let added = r#"{"id": 260, "content": "<pad>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true}"#;
+    place.write("t/tokenizer.json", &vocabulary(260, added));
+    let line = cinderblock(&["edit", &model, "-o", &copy, "--tokenizer", &tokens]).success();
+    assert!(line.contains("261 tokens, of which the model has the first 260"), "{line}");
+    let printed = place.model("ck", &["--tokenizer", &tokens]).1;
+    assert!(printed.contains("261 tokens, of which the model has the first 260"), "{printed}");
+    let tokenize = |text: &str| cinderblock(&["tokenize", "-m", &copy, "-p", text, "--json"]);
+    assert_eq!(tokenize("w3 w259").json()["tokens"], json!([3, 259]));
+    for text in ["w3 <pad>", "<pad>"] {
+        for verb in ["tokenize", "run", "perplexity"] {
+            let outcome = cinderblock(&[verb, "-m", &copy, "-p", text]);
+            let expected = "token id: found 260, expected less than 260";
+            let fine = outcome.code == Some(2) && outcome.stderr.contains(expected);
+            assert!(fine && outcome.stderr.lines().count() == 1, "{verb}: {outcome:?}");
+        }
+    }
+}
+
+#[test]
 fn values_that_a_type_cannot_hold_are_refused_by_name() {
     let mut place = Place::new();
     let name = "block_decoder.gpt_neox.layers.0.attention.dense.weight";

@@ -37,6 +37,18 @@ fn peak(folder: &Path, arguments: &[&str]) -> u64 {
     }
 }
 
+#[test]
+fn bench_reports_the_memory_of_the_model() {
+    if skipped_under_emulation("its memory is the emulator's") || !cfg!(target_os = "linux") {
+        return;
+    }
+    let arguments =
+        ["bench", "--prefill", "8", "--decode", "0", "--speculate", "0", "--repeats", "1", "--json"];
+    let peak = cinderblock(&arguments).json()[0]["peak_memory_bytes"].as_u64().unwrap();
+    let expected = predicted(8, 1);
+    assert!(peak < expected + PROGRAM, "predicted {expected}, reported {peak}");
+}
+
 fn predicted(blocks: usize, sequences: usize) -> u64 {
     let (blocks, sequences) = (blocks.to_string(), sequences.to_string());
     let arguments = ["inspect", "--json", "--cache-blocks", &blocks, "--batch", &sequences];

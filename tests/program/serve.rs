@@ -444,6 +444,10 @@ fn keys_and_sockets() {
         stream.read_to_string(&mut text).unwrap();
         assert!(text.contains("200 OK"), "{text}");
     };
+    let over = cinderblock(&["serve", "--socket", keys.to_str().unwrap()]);
+    let expected = "keys: socket: found a file of another type, expected a new name";
+    assert!(over.code == Some(1) && over.stderr.contains(expected), "{over:?}");
+    assert_eq!(std::fs::read(&keys).unwrap(), b"secret\n");
     // The second one replaces the socket that the first one left.
     for _ in 0..2 {
         let mut child = start();

@@ -12,6 +12,7 @@ use cinderblock::unstable::model::Strategy;
 use cinderblock::{Error, Result};
 
 use super::yaml::Value;
+use crate::input::read_regular;
 pub use t5::T5Facts;
 
 /// No configuration is longer; it is read whole.
@@ -642,13 +643,7 @@ fn strategy(token: &Section<'_>) -> Result<Strategy> {
 
 /// Reads a small regular file.
 fn read(path: &Path) -> Result<Vec<u8>> {
-    let io = |error: std::io::Error| Error::io(path, &error);
-    let metadata = std::fs::metadata(path).map_err(io)?;
-    if !metadata.is_file() || metadata.len() > MAX_BYTES {
-        let error = Error::mismatch("configuration", format!("{} bytes", metadata.len()), "a small file");
-        return Err(error.in_file(path));
-    }
-    std::fs::read(path).map_err(io)
+    read_regular(path, "a configuration", MAX_BYTES)
 }
 
 impl Facts {

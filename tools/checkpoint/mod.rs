@@ -19,7 +19,10 @@ use config::{Facts, Ignored, Kind, StackFacts};
 use safetensors::Tensors;
 use shapes::Shapes;
 use source::{Source, Weights};
-pub use tokenizer::{EndToken, Lexicon, end_token as find_end_token, read_tokenizer};
+pub use tokenizer::{
+    EndToken, Lexicon, check_vocabulary, describe as describe_tokenizer, end_token as find_end_token,
+    read_tokenizer,
+};
 pub use yaml::without_mark;
 
 /// What a person may say of a checkpoint beside its path.
@@ -242,6 +245,7 @@ impl Checkpoint {
         let (tokenizer, lexicon) = match found {
             None => (None, None),
             Some((path, json, lexicon)) => {
+                tokenizer::check_vocabulary(&path, &json, config.vocabulary)?;
                 notes.push(("tokenizer", tokenizer::describe(&path, &lexicon, config.vocabulary)));
                 // What lies beside the tokenizer speaks of it.
                 folders.splice(0..0, path.parent().map(Path::to_path_buf));

@@ -15,6 +15,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::yaml::without_mark;
+use crate::input::read_regular;
 use crate::interrupt;
 
 /// Headers of real models have a few hundred kilobytes, and some megabytes where they carry other metadata. The format
@@ -314,18 +315,7 @@ struct ShardIndex {
 }
 
 fn read_index(path: &Path) -> Result<HashMap<String, String>> {
-    let io = |error: std::io::Error| Error::io(path, &error);
-    let metadata = std::fs::metadata(path).map_err(io)?;
-    if !metadata.is_file() {
-        return Err(Error::mismatch("file type", "no regular file", "a shard index").in_file(path));
-    }
-    let length = metadata.len();
-    if length > MAX_INDEX {
-        return Err(
-            Error::mismatch("index", format!("{length} bytes"), format!("at most {MAX_INDEX}")).in_file(path)
-        );
-    }
-    let bytes = std::fs::read(path).map_err(io)?;
+    let bytes = read_regular(path, "a shard index", MAX_INDEX)?;
     let index: ShardIndex = serde_json::from_slice(without_mark(&bytes))
         .map_err(|error| Error::format(format!("not a shard index: {error}")).in_file(path))?;
     if index.weight_map.is_empty() {

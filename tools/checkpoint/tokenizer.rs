@@ -1,11 +1,13 @@
 //! The tokenizer of a checkpoint, and the token that ends a text.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use cinderblock::{Error, Result, Tokenizer};
 use serde_json::Value as Json;
 
 use super::yaml::without_mark;
+use crate::input::read_regular;
 
 /// Beside a tokenizer and a model, files that may name the end token, the first that does counts: the file, and the key.
 const END_FILES: [(&str, &str); 3] = [
@@ -15,8 +17,8 @@ const END_FILES: [(&str, &str); 3] = [
 ];
 /// Names that the end token usually has.
 const END_NAMES: [&str; 4] = ["<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"];
-/// Real ones have some thousand bytes, or a few hundred thousand where they list every added token.
-const MAX_BYTES: u64 = 32 << 20;
+/// Real tokenizers have some million bytes.
+const MAX_BYTES: u64 = 512 << 20;
 
 /// The end token as a person gives it.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,15 +93,7 @@ impl Lexicon {
 
 /// Reads a regular file of limited size, without a byte order mark.
 fn read(path: &Path, what: &str) -> Result<Vec<u8>> {
-    let io = |error: std::io::Error| Error::io(path, &error);
-    let metadata = std::fs::metadata(path).map_err(io)?;
-    if !metadata.is_file() {
-        return Err(Error::mismatch("file type", "no regular file", what).in_file(path));
-    }
-    if metadata.len() > 16 * MAX_BYTES {
-        return Err(Error::mismatch(what, format!("{} bytes", metadata.len()), "a small file").in_file(path));
-    }
-    Ok(without_mark(&std::fs::read(path).map_err(io)?).to_vec())
+    Ok(without_mark(&read_regular(path, what, MAX_BYTES)?).to_vec())
 }
 
 /// Reads a tokenizer: its JSON text, and its tokens.
@@ -125,11 +119,44 @@ pub fn find(given: Option<&Path>, folders: &[PathBuf]) -> Result<Option<(PathBuf
     Ok(Some((path, text, lexicon)))
 }
 
+/// Makes sure that a model can have every token that text becomes. Added tokens may be beyond its vocabulary: people
+/// add some, such as one for padding, that a model never sees.
+///
+/// # Errors
+/// If it cannot.
+pub fn check_vocabulary(path: &Path, json: &str, vocabulary: usize) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct File {
+        model: Tokens,
+    }
+    #[derive(serde::Deserialize)]
+    struct Tokens {
+        vocab: Vocabulary,
+    }
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Vocabulary {
+        Ids(HashMap<String, u32>),
+        Pieces(Vec<(String, f64)>),
+    }
+    // What the tokenizers crate reads and this does not is of a kind that has no such table.
+    let Ok(file) = serde_json::from_str::<File>(json) else { return Ok(()) };
+    let tokens = match file.model.vocab {
+        Vocabulary::Ids(ids) => ids.into_values().max().map_or(0, |id| id as usize + 1),
+        Vocabulary::Pieces(pieces) => pieces.len(),
+    };
+    if tokens > vocabulary {
+        let (found, expected) = (format!("{tokens} tokens"), format!("at most the model's {vocabulary}"));
+        return Err(Error::mismatch("tokenizer", found, expected).in_file(path));
+    }
+    Ok(())
+}
+
 /// A line on a tokenizer.
 pub fn describe(path: &Path, lexicon: &Lexicon, vocabulary: usize) -> String {
     let tokens = lexicon.0.vocabulary();
     let more = if tokens > vocabulary {
-        format!(", more than the model's {vocabulary}: is it the right one?")
+        format!(", of which the model has the first {vocabulary}: a text with the others is refused")
     } else {
         String::new()
     };

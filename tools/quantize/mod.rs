@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::calibration::{Calibration, Calibrator};
 use crate::checkpoint::{Checkpoint, without_mark};
-use crate::output;
+use crate::{input, output};
 use budget::Judge;
 pub use budget::weights;
 pub use recipe::{Rule, recipe};
@@ -33,7 +33,7 @@ pub struct Text {
 
 impl Text {
     pub fn read(path: &Path, checkpoint: &Checkpoint) -> Result<Text> {
-        let bytes = std::fs::read(path).map_err(|error| Error::io(path, &error))?;
+        let bytes = input::read(path, input::TEXT)?;
         let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         let text = String::from_utf8(without_mark(&bytes).to_vec()).map_err(|error| {
             let at = error.utf8_error().valid_up_to();

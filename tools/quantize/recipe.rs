@@ -6,6 +6,9 @@ use cinderblock::unstable::model::{Role, TensorSpec};
 use cinderblock::unstable::quant::WeightType;
 use cinderblock::{Error, Result};
 
+use crate::arguments::read_text;
+use crate::input;
+
 /// A pattern of tensor names and the type that they get.
 #[derive(Clone, Debug)]
 pub struct Rule {
@@ -25,8 +28,7 @@ impl Rule {
 
     /// Reads rules from a file: one a line, `#` begins a comment.
     pub fn read(path: &Path) -> Result<Vec<Rule>> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, &error))?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let text = read_text(path, input::SMALL)?;
         let lines = text.lines().enumerate();
         let content = lines.map(|(at, line)| (at, line.split('#').next().unwrap_or("").trim()));
         content

@@ -10,7 +10,9 @@ use cinderblock::unstable::model::{ARCHITECTURE, Alignment, keys};
 use cinderblock::{Error, ErrorKind, Model, Result};
 
 use super::inspect::plain;
-use crate::checkpoint::{EndToken, Lexicon, find_end_token, read_tokenizer};
+use crate::checkpoint::{
+    EndToken, Lexicon, check_vocabulary, describe_tokenizer, find_end_token, read_tokenizer,
+};
 use crate::interrupt;
 use crate::output::{self, AtomicFile, Inputs};
 
@@ -71,6 +73,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let (input, path, changes) = (&arguments.model, &arguments.output, &arguments.changes);
     let model = Model::open(input)?;
     let tokenizer = changes.tokenizer.as_deref().map(read_tokenizer).transpose()?;
+    let vocabulary = model.config().vocabulary;
+    if let (Some((json, _)), Some(from)) = (&tokenizer, &changes.tokenizer) {
+        check_vocabulary(from, json, vocabulary)?;
+    }
     let (end, mut lines) = end_token(&model, changes, tokenizer.as_ref().map(|(_, lexicon)| lexicon))?;
     output::not_standard(path, "no way back to its beginning")?;
     Inputs::new().with("model", [input]).with("tokenizer", &changes.tokenizer).check(path)?;
@@ -87,9 +93,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
         edits.push((keys::ALIGNMENT_REASON.to_string(), Some(Value::String("chosen with --align"))));
         lines.push(format!("alignment {alignment}"));
     }
-    if let (Some((json, _)), Some(from)) = (&tokenizer, &changes.tokenizer) {
+    if let (Some((json, lexicon)), Some(from)) = (&tokenizer, &changes.tokenizer) {
         edits.push((keys::TOKENIZER.to_string(), Some(Value::String(json))));
-        lines.push(format!("tokenizer {}", from.display()));
+        lines.push(format!("tokenizer {}", describe_tokenizer(from, lexicon, vocabulary)));
     }
     if tokenizer.is_some() || changes.end_token.is_some() {
         let value = end.map(|id| Value::Unsigned(ValueType::U32, u64::from(id)));

@@ -6,7 +6,7 @@ use cinderblock::{Error, Result};
 use serde_json::json;
 
 use crate::arguments::{InputArguments, ModelArguments, SpecialArguments, parse_tokens, read_text};
-use crate::output;
+use crate::{input, output};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,7 +48,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let tokenizer = arguments.special.tokenizer(&model)?;
     let tokenizer = tokenizer.ok_or_else(|| Error::unsupported("the model carries no tokenizer"))?;
     let tokens = match arguments.decode.as_deref() {
-        Some("-") => parse_tokens(&read_text(Path::new("-"))?)?,
+        Some("-") => parse_tokens(&read_text(Path::new("-"), input::TEXT)?)?,
         Some(list) => parse_tokens(list)?,
         None => arguments.input.or_pipe()?.ids(&model, |text| tokenizer.encode(text))?,
     };

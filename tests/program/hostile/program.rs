@@ -102,6 +102,30 @@ fn arguments_out_of_range_are_refused() {
 }
 
 #[test]
+fn endless_input_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let hole = folder.path().join("hole");
+    fs::File::create(&hole).unwrap().set_len(1 << 40).unwrap();
+    let (hole, main) = (text(&hole), case("main"));
+    let small = "size: found more than 1.0 MB, expected at most 1.0 MB";
+    let cases: [(&[&str], &str); 9] = [
+        (&["run", "-p", "a", "--json-schema", "/dev/zero"], small),
+        (&["run", "-p", "a", "--grammar", "/dev/zero"], small),
+        (&["serve", "--port", "0", "--api-key-file", "/dev/zero"], small),
+        (&["quantize", text(&main), "-o", "x", "--recipe", "/dev/zero"], small),
+        (&["quantize", text(&main), "-o", "x", "--config", "/dev/zero"], "found a special file"),
+        (&["run", "-f", hole], "hole: size: found 1099.51 GB, expected at most 1.07 GB"),
+        (&["perplexity", "--tokens-file", hole], "hole: size: found 1099.51 GB"),
+        // Under this test's limit of memory; without one, at the limit of a text.
+        (&["tokenize", "-f", "/dev/zero"], "/dev/zero: out of memory"),
+        (&["batch", "-i", "/dev/null", "-o", hole], "hole: output: line 1: found something else"),
+    ];
+    for (arguments, expected) in cases {
+        refused(arguments[0], arguments, expected);
+    }
+}
+
+#[test]
 fn impossible_outputs_are_refused() {
     let (folder, file) = quantize(&case("main"), "q4");
     let path = |name: &str| folder.path().join(name);
@@ -192,10 +216,15 @@ fn a_signal_ends_every_verb_and_leaves_nothing() {
     let quantize = checkpoint.arguments();
     let quantize = quantize.each_ref().map(String::as_str);
     let logits = ["logits", "--tokens-file", text(&ids), "--cache-blocks", "9", "-o", quantize[3]];
+    let pipe = checkpoint.0.path().join("pipe");
+    fifo(&pipe);
+    let recipe = [&quantize[..], &["--recipe", text(&pipe)]].concat();
     for (arguments, signals) in [
         (&["run", "-n", "1", "--tokens-file", text(&ids)][..], 1),
         (&["run", "-n", "1", "-f", "-"], 1),
         (&logits, 1),
+        (&recipe, 1),
+        (&["perplexity", "-p", "One, two, three, four, five, six.", "--reference", text(&pipe)], 1),
         (&quantize, 1),
         (&quantize, 2),
     ] {

@@ -247,6 +247,12 @@ fn batch_lines() -> Seeds {
         ("cve-2026-21869-negative", br#"{"id": 1, "prompt": "a", "max_tokens": -1, "top_k": -9223372036854775808}"#),
         ("cve-2026-2069-nesting", "[".repeat(3000).as_bytes()),
         (
+            "constraints",
+            br#"{"id": 1, "prompt": "ab", "json_schema": {"type": "object", "properties": {"a": {"enum": ["b", 1]}}, "required": ["a"]}}
+{"id": 2, "prompt": "ab", "regex": "(ab|cd){2,3}a*"}
+{"id": 3, "prompt": "ab", "grammar": "start: \"a\" x\nx: /[b-d]+/ | \"a\" x"}"#,
+        ),
+        (
             "numbers",
             br#"{"id": 1, "tokens": [1], "max_tokens": 18446744073709551615, "repetition_window": 18446744073709551615, "repetition_penalty": 1e-39, "logit_bias": [[1, 3e38], [1, 3e38], [2, false]]}
 {"id": 2, "tokens": [4294967295]}
@@ -263,6 +269,7 @@ fn journals() -> Seeds {
         ("foreign", b"text\nmore"),
         ("other-model", b"{\"request\":\"12-ab-d\",\"id\":1}\n"),
         ("empty", b""),
+        ("no-line", &[0; 9000]),
     ])
 }
 

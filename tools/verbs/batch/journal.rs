@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use cinderblock::unstable::files::{Identity, Target, sync_folder};
@@ -28,6 +28,8 @@ const OWN: [&str; 12] = [
     "scores",
     COLUMNS,
 ];
+/// Bytes of an answer at most: far more than those of its line and of the longest text.
+const MOST_BYTES: u64 = 256 << 20;
 /// Holds the columns of the input that have the name of a field of the answer.
 const COLUMNS: &str = "columns";
 
@@ -278,7 +280,11 @@ fn read(file: &File, path: &Path, run: &RunKey) -> Result<Answers> {
     let mut reader = BufReader::new(file);
     for index in 0.. {
         let mut line = Vec::new();
-        let length = reader.read_until(b'\n', &mut line).map_err(|error| Error::io(path, &error))?;
+        let start = reader.fill_buf().map_err(|error| Error::io(path, &error))?;
+        let foreign = index == 0 && !start.is_empty() && !start.starts_with(b"{\"request\":\"");
+        let most = if foreign { start.len() as u64 } else { MOST_BYTES };
+        let bytes = reader.by_ref().take(most).read_until(b'\n', &mut line);
+        let length = bytes.map_err(|error| Error::io(path, &error))?;
         if length == 0 {
             break;
         }
@@ -286,6 +292,9 @@ fn read(file: &File, path: &Path, run: &RunKey) -> Result<Answers> {
             let subject = format!("output: line {}", index + 1);
             Err(mismatch(path, &subject, found, expected))
         };
+        if length as u64 == MOST_BYTES {
+            return wrong("a line without an end", "an answer of this program");
+        }
         if line.last() != Some(&b'\n') {
             // Torn. After whole answers it is one of them, whatever is there.
             if index == 0 && !line.starts_with(own.as_bytes()) {

@@ -31,9 +31,15 @@ pub async fn tcp(host: IpAddr, port: u16) -> Result<Listeners> {
 pub fn unix(path: &Path) -> Result<Listeners> {
     use std::os::unix::fs::FileTypeExt;
     let failed = |error: std::io::Error| Error::io(path, &error);
-    let is_socket = path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_socket());
-    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
-        std::fs::remove_file(path).map_err(failed)?;
+    if let Ok(metadata) = path.symlink_metadata() {
+        if !metadata.file_type().is_socket() {
+            return Err(Error::mismatch("socket", "a file of another type", "a new name").in_file(path));
+        }
+        // Any other answer than this one is that of a server.
+        let answer = std::os::unix::net::UnixStream::connect(path);
+        if answer.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+            std::fs::remove_file(path).map_err(failed)?;
+        }
     }
     let listener = tokio::net::UnixListener::bind(path).map_err(failed)?;
     Ok((vec![Listener::Unix(listener)], vec![format!("unix:{}", path.display())]))
