@@ -76,8 +76,14 @@ pub fn parse<A: clap::Args>(words: impl IntoIterator<Item = impl Into<OsString> 
 
 /// Runs the verb that the arguments of the process name.
 pub fn main() -> ExitCode {
+    ExitCode::from(main_with(std::env::args_os()))
+}
+
+/// Runs the verb that words name, of which the first is the program, and gives the exit code. The process is the
+/// program's: it handles signals and panics as a program does.
+pub fn main_with(words: impl IntoIterator<Item = OsString>) -> u8 {
     signals::survive_size_limits();
-    let line = match CommandLine::try_parse() {
+    let line = match CommandLine::try_parse_from(words) {
         Ok(line) => line,
         Err(error) => return usage(&error),
     };
@@ -120,33 +126,31 @@ fn dispatch(verb: Verb) -> Result<()> {
 }
 
 /// The exit code, and the line on standard error if something went wrong.
-fn finish(result: Result<()>) -> ExitCode {
+fn finish(result: Result<()>) -> u8 {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             // A reader that has seen enough, as `head` has, is no failure.
             if output::is_closed_pipe(&error) {
-                return ExitCode::SUCCESS;
+                return 0;
             }
             // The end of a verb that has reported it itself is empty.
             if !error.detail().is_empty() {
                 output::message(&format!("error: {error}"));
             }
             match (error.kind(), interrupt::signal()) {
-                (ErrorKind::Argument, _) => ExitCode::from(2),
+                (ErrorKind::Argument, _) => 2,
                 // The parent sees the signal; a shell reports 128 + its number.
                 (ErrorKind::Interrupted, Some(signal)) => signals::die(signal),
-                (ErrorKind::Interrupted, None) => {
-                    ExitCode::from(signals::exit_code(signals::INTERRUPT) as u8)
-                }
-                _ => ExitCode::FAILURE,
+                (ErrorKind::Interrupted, None) => signals::exit_code(signals::INTERRUPT) as u8,
+                _ => 1,
             }
         }
     }
 }
 
 /// Help and version go to stdout; a bare program gets its help on stderr; a usage error becomes one line.
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage(error: &clap::Error) -> u8 {
     if !error.use_stderr() {
         return finish(output::print(&error.render().to_string()));
     }
@@ -155,7 +159,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     } else {
         output::message(&format!("error: {} (see --help)", usage_line(error)));
     }
-    ExitCode::from(2)
+    2
 }
 
 /// A usage error as one line, with a name like the one that was found if there is one.

@@ -85,6 +85,11 @@ pub fn listen_for(session: &Interrupt) {
     }
 }
 
+/// Asks to stop as Ctrl-C does.
+pub fn ask() {
+    ASKED.store(signals::INTERRUPT, Ordering::SeqCst);
+}
+
 /// Forgets a request that was obeyed.
 pub fn forget() {
     ASKED.store(0, Ordering::SeqCst);

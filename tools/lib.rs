@@ -35,4 +35,4 @@ mod statistics;
 pub mod unstable;
 pub mod verbs;
 
-pub use command_line::{main, parse};
+pub use command_line::{main, main_with, parse};

@@ -15,14 +15,24 @@ use sha2::{Digest, Sha256};
 
 use crate::calibration::{Calibration, Calibrator};
 use crate::checkpoint::{Checkpoint, without_mark};
-use crate::{input, output};
+use crate::input;
 use budget::Judge;
 pub use budget::weights;
 pub use recipe::{Rule, recipe};
 pub use summary::{Summary, report};
 pub use write::Source;
 
-pub const PROGRESS: &str = "{msg} [{bar:30}] {percent}% {elapsed} left {eta}";
+/// Follows the work, stage after stage.
+pub trait Progress: Sync {
+    /// A stage begins, which has that many units of work.
+    fn begin(&self, stage: &'static str, total: u64);
+
+    /// Units were done; from any thread.
+    fn add(&self, done: u64);
+
+    /// The stage is done.
+    fn end(&self);
+}
 
 /// A calibration text.
 pub struct Text {
@@ -96,12 +106,12 @@ pub fn calibrate(
     specs: &[TensorSpec],
     types: &[WeightType],
     tokens: &[u32],
+    progress: &dyn Progress,
 ) -> Result<Calibration> {
-    let bar = output::progress(budget::weights(specs), PROGRESS);
-    bar.set_message("calibrating");
-    let done = |weights: usize| bar.inc(weights as u64);
+    progress.begin("calibrating", budget::weights(specs));
+    let done = |weights: usize| progress.add(weights as u64);
     let calibration = Calibrator::new(checkpoint, specs, types, &done)?.run(tokens)?;
-    bar.finish_and_clear();
+    progress.end();
     Ok(calibration)
 }
 
@@ -116,11 +126,11 @@ pub fn solve(
     rules: &[Rule],
     budget: f64,
     (text, tokens): (&Text, usize),
-    threads: usize,
+    (threads, progress): (usize, &dyn Progress),
 ) -> Result<(Vec<WeightType>, Calibration)> {
     let training = text.training(tokens);
     let mut types = budget::smallest(specs, rules);
-    let calibration = calibrate(checkpoint, specs, &types, training)?;
+    let calibration = calibrate(checkpoint, specs, &types, training, progress)?;
     let (least, weights) = (budget::bits(specs, &types), budget::weights(specs));
     let left = ((budget * weights as f64) as u64).saturating_sub(least);
     let judged = specs.iter().zip(&types).filter(|(_, kind)| **kind == WeightType::Q4).count();
@@ -128,8 +138,7 @@ pub fn solve(
     if cheapest.is_none_or(|cheapest| cheapest > left) {
         return Ok((types, calibration));
     }
-    let bar = output::progress(judged as u64, PROGRESS);
-    bar.set_message("measuring tensors");
+    progress.begin("measuring tensors", judged as u64);
     let floats: Vec<WeightType> = types
         .iter()
         .map(|kind| if *kind == WeightType::F32 { WeightType::F32 } else { WeightType::Bf16 })
@@ -138,9 +147,9 @@ pub fn solve(
         Source { checkpoint, specs, types: &types, ready: &calibration.bytes, recipe: "", calibration: None };
     let exact = Source { types: &floats, ready: &HashMap::new(), ..rounded };
     let judge = Judge::new(&exact, text.judging(weights), threads)?;
-    let mut candidates = budget::sensitivities(&judge, &rounded, rules, || bar.inc(1))?;
-    bar.finish_and_clear();
+    let mut candidates = budget::sensitivities(&judge, &rounded, rules, || progress.add(1))?;
+    progress.end();
     budget::spend(&mut candidates, &mut types, left);
-    let calibration = calibrate(checkpoint, specs, &types, training)?;
+    let calibration = calibrate(checkpoint, specs, &types, training, progress)?;
     Ok((types, calibration))
 }

@@ -1,18 +1,21 @@
 //! `quantize`: a checkpoint to one model file.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use cinderblock::unstable::model::{Alignment, tensors};
 use cinderblock::unstable::quant::WeightType;
 use cinderblock::{Error, ErrorKind, Processors, Result};
+use indicatif::ProgressBar;
 
 use crate::arguments::parse_threads;
 use crate::calibration::Calibration;
 use crate::checkpoint::{Checkpoint, CheckpointOptions, EndToken};
 use crate::interrupt;
 use crate::output::{self, AtomicFile, Inputs};
-use crate::quantize::{PROGRESS, Rule, Source, Summary, Text, calibrate, recipe, report, solve, weights};
+pub use crate::quantize::Progress;
+use crate::quantize::{Rule, Source, Summary, Text, calibrate, recipe, report, solve, weights};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -115,7 +118,7 @@ fn parse_tokens(text: &str) -> std::result::Result<usize, String> {
 }
 
 impl Arguments {
-    fn open(&self) -> Result<Checkpoint> {
+    fn open(&self, say: &dyn Fn(&str) -> Result<()>) -> Result<Checkpoint> {
         let options = CheckpointOptions {
             config: self.config.clone(),
             tokenizer: self.tokenizer.clone(),
@@ -124,14 +127,7 @@ impl Arguments {
             name: self.name.clone(),
             ignore_keys: self.ignore_key.clone(),
         };
-        let say = |line: &str| {
-            if !self.json {
-                return output::print(&format!("{line}\n"));
-            }
-            output::message(line);
-            Ok(())
-        };
-        Checkpoint::open(&self.checkpoint, &options, &say)
+        Checkpoint::open(&self.checkpoint, &options, say)
     }
 
     fn rules(&self) -> Result<Vec<Rule>> {
@@ -152,22 +148,91 @@ impl Arguments {
     }
 }
 
+/// A bar on standard error.
+#[derive(Default)]
+struct Bar(Mutex<Option<ProgressBar>>);
+
+impl Bar {
+    fn with(&self, each: impl FnOnce(&ProgressBar)) {
+        if let Some(bar) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            each(bar);
+        }
+    }
+}
+
+impl Progress for Bar {
+    fn begin(&self, stage: &'static str, total: u64) {
+        let bar = output::progress(total, "{msg} [{bar:30}] {percent}% {elapsed} left {eta}");
+        bar.set_message(stage);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar);
+    }
+
+    fn add(&self, done: u64) {
+        self.with(|bar| bar.inc(done));
+    }
+
+    fn end(&self) {
+        self.with(ProgressBar::finish_and_clear);
+    }
+}
+
 /// Runs the verb.
 ///
 /// # Errors
 /// If the checkpoint or an option is refused, or a file cannot be read or written; `Interrupted` by a signal.
 pub fn run(arguments: Arguments) -> Result<()> {
     interrupt::listen();
+    let started = Instant::now();
+    let say = |line: &str| {
+        if !arguments.json {
+            return output::print(&format!("{line}\n"));
+        }
+        output::message(line);
+        Ok(())
+    };
+    let (summary, written) = on_threads(&arguments, &say, &Bar::default())?;
+    if arguments.json {
+        output::print_json(&summary.json(written.as_deref(), started))
+    } else {
+        summary.print(written.as_deref(), started)
+    }
+}
+
+/// As [`run`], without a word and without listening for signals; gives what `--json` prints. [`stop`] interrupts it.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_silently(arguments: &Arguments, progress: &dyn Progress) -> Result<serde_json::Value> {
+    let started = Instant::now();
+    let (summary, written) = on_threads(arguments, &|_| Ok(()), progress)?;
+    Ok(summary.json(written.as_deref(), started))
+}
+
+/// Stops quantizing, or takes that back. It holds for the whole process.
+pub fn stop(stop: bool) {
+    if stop { interrupt::ask() } else { interrupt::forget() }
+}
+
+/// The summary, and the file that was written.
+fn on_threads(
+    arguments: &Arguments,
+    say: &(dyn Fn(&str) -> Result<()> + Sync),
+    progress: &dyn Progress,
+) -> Result<(Summary, Option<PathBuf>)> {
     let threads = if arguments.threads == 0 { Processors::detect().threads() } else { arguments.threads };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|error| {
         Error::new(ErrorKind::Resource, format!("{threads} threads could not be started: {error}"))
     })?;
-    pool.install(|| quantize(&arguments, threads))
+    pool.install(|| quantize(arguments, threads, say, progress))
 }
 
-fn quantize(arguments: &Arguments, threads: usize) -> Result<()> {
-    let started = Instant::now();
-    let checkpoint = arguments.open()?;
+fn quantize(
+    arguments: &Arguments,
+    threads: usize,
+    say: &dyn Fn(&str) -> Result<()>,
+    progress: &dyn Progress,
+) -> Result<(Summary, Option<PathBuf>)> {
+    let checkpoint = arguments.open(say)?;
     let kind = WeightType::from_name(&arguments.kind).expect("clap has checked the name");
     let specs = tensors(&checkpoint.config);
     let rules = arguments.rules()?;
@@ -187,12 +252,7 @@ fn quantize(arguments: &Arguments, threads: usize) -> Result<()> {
     let predicted = stored + tokenizer;
     let output = arguments.create(&checkpoint, predicted)?;
     let Some((path, file)) = output.filter(|_| !arguments.dry_run) else {
-        let summary = Summary::new(&specs, &types, predicted, &checkpoint);
-        return if arguments.json {
-            output::print_json(&summary.json(None, started))
-        } else {
-            summary.print(None, started)
-        };
+        return Ok((Summary::new(&specs, &types, predicted, &checkpoint), None));
     };
 
     let mut base = kind.to_string();
@@ -200,9 +260,9 @@ fn quantize(arguments: &Arguments, threads: usize) -> Result<()> {
     if let Some(budget) = arguments.bits {
         base = format!("bits {budget}");
         let text = text.as_ref().ok_or_else(|| Error::argument("--bits: expected --calibrate with it"))?;
-        (types, calibration) = solve(&checkpoint, &specs, &rules, budget, (text, most), threads)?;
+        (types, calibration) = solve(&checkpoint, &specs, &rules, budget, (text, most), (threads, progress))?;
     } else if let Some(text) = &text {
-        calibration = calibrate(&checkpoint, &specs, &types, text.training(most))?;
+        calibration = calibrate(&checkpoint, &specs, &types, text.training(most), progress)?;
     }
     let rules: String = rules.iter().map(|rule| format!(", {}={}", rule.pattern, rule.kind)).collect();
     let provenance = text.as_ref().map(|text| text.provenance(most));
@@ -214,20 +274,15 @@ fn quantize(arguments: &Arguments, threads: usize) -> Result<()> {
         recipe: &format!("{base}{rules}"),
         calibration: provenance.as_deref(),
     };
-    let bar = output::progress(weights(&specs), PROGRESS);
-    bar.set_message("quantizing");
-    let done = |weights: usize| bar.inc(weights as u64);
+    progress.begin("quantizing", weights(&specs));
+    let done = |weights: usize| progress.add(weights as u64);
     let (file, bytes, errors) = source.write(file, arguments.report, AtomicFile::error(&path), done)?;
     file.commit()?;
-    bar.finish_and_clear();
+    progress.end();
 
     let mut summary = Summary::new(&specs, &types, bytes, &checkpoint);
     if arguments.report {
         summary.tensors = report(&specs, &types, &errors, &calibration.findings);
     }
-    if arguments.json {
-        output::print_json(&summary.json(Some(&path), started))
-    } else {
-        summary.print(Some(&path), started)
-    }
+    Ok((summary, Some(path)))
 }

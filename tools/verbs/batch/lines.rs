@@ -287,7 +287,9 @@ impl Fields {
 
 /// A text, or tokens, as a line has them.
 pub enum Prompt {
+    /// A text, which the model's tokenizer encodes.
     Text(String),
+    /// Token ids.
     Ids(Vec<u32>),
 }
 

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Builds the wheel, installs it in a virtual environment and tests it there: `python/test.sh [PYTEST ARGUMENTS]`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+environment=$PWD/target/python-package
+bin=$environment/bin
+# The versions are a part of the environment's state: other ones are installed.
+packages=(maturin==1.16.0 mypy==2.4.1 pytest==9.2.0 ruff==0.17.6 typing_extensions)
+if [ "$(cat "$environment/packages" 2>/dev/null)" != "${packages[*]}" ]; then
+    "${PYTHON:-python3}" -m venv --clear "$environment"
+    "$bin/pip" install --quiet --disable-pip-version-check --no-compile "${packages[@]}"
+    echo "${packages[*]}" > "$environment/packages"
+fi
+
+rm -rf target/wheels
+"$bin/maturin" build --release --locked --quiet --manifest-path python/Cargo.toml --out target/wheels
+"$bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps target/wheels/cinderblock-*.whl
+"$bin/pip" install --quiet --disable-pip-version-check target/wheels/cinderblock-*.whl
+
+"$bin/ruff" check python
+"$bin/ruff" format --check python
+# The installed package is tested, not the source.
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cp -r python/tests python/pyproject.toml "$folder"
+export CINDERBLOCK_MODELS=${CINDERBLOCK_MODELS:-$PWD/models}
+cd "$folder"
+"$bin/mypy" --strict -p cinderblock -p tests
+"$bin/python" -m mypy.stubtest cinderblock._native --mypy-config-file pyproject.toml
+"$bin/python" -m pytest "$@"
