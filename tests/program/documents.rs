@@ -35,6 +35,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("ssh ", "it needs another machine"),
     ("export CARGO_TARGET_", "it is for another machine"),
     ("CARGO_BUILD_TARGET=", "it is for another machine"),
+    ("RUSTC_BOOTSTRAP=1 ", "it builds everything once more"),
     ("pip", "it needs the network"),
     ("curl ", "it needs the network"),
     ("huggingface-cli ", "it needs the network"),
