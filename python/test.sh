@@ -5,7 +5,8 @@ cd "$(dirname "$0")/.."
 environment=$PWD/target/python-package
 bin=$environment/bin
 # The versions are a part of the environment's state: other ones are installed.
-packages=(lm-eval==0.4.13 maturin==1.16.0 mypy==2.4.1 pytest==9.2.0 ruff==0.17.6 typing_extensions)
+packages=(ipykernel==7.4.0 lm-eval==0.4.13 matplotlib==3.11.0 maturin==1.16.0 mypy==2.4.1 nbclient==0.11.0 psutil pytest==9.2.0
+    'ray[data]==2.60.0' ruff==0.17.6 typing_extensions)
 if [ "$(cat "$environment/packages" 2>/dev/null)" != "${packages[*]}" ]; then
     "${PYTHON:-python3}" -m venv --clear "$environment"
     "$bin/pip" install --quiet --disable-pip-version-check --no-compile "${packages[@]}"

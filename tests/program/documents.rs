@@ -21,6 +21,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("python3 benches/", "a measurement of minutes, with numpy"),
     ("python3 -m venv ", "python/test.sh makes an environment of its own"),
     ("pip install ", "python/test.sh installs the package"),
+    ("ray start ", "python/tests/test_ray.py has a cluster of its own"),
     ("python -m cinderblock.", "python/test.sh tests it, and the tasks are downloaded"),
     ("venv/bin/pip install ", "python/test.sh installs the package"),
     ("time ", "a measurement of minutes"),
