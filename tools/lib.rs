@@ -20,6 +20,7 @@ mod command_line;
 mod constraint;
 mod conversation;
 mod divergence;
+mod draft;
 mod input;
 mod interrupt;
 mod memory;

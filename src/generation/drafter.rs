@@ -92,6 +92,13 @@ impl Drafter {
         self.source.map(|(start, _)| self.tokens[start])
     }
 
+    /// The two last tokens of the text, the last one second.
+    pub(crate) fn last_two(&self) -> (Option<u32>, Option<u32>) {
+        let mut last = self.tokens.iter().rev().copied();
+        let (second, first) = (last.next(), last.next());
+        (first, second)
+    }
+
     /// The next tokens as they were after the last place that ended like this text; no end if there is one, and
     /// nothing if there is none.
     pub(crate) fn draft(&self) -> impl Iterator<Item = u32> {

@@ -53,10 +53,14 @@ impl MemoryEstimate {
     pub fn of_batch(model: &Model, options: &SessionOptions, sequences: usize) -> MemoryEstimate {
         let (cache, rest) = of_sequence(model, options);
         let (count, blocks) = (sequences as u64, options.cache_blocks_for(model));
+        let table = model.draft().map_or(0, |table| table.bytes() as u64);
         MemoryEstimate {
             weights: model.file_bytes() as u64,
             cache: cache.saturating_mul(count),
-            scratch: rest.saturating_mul(count).saturating_add(shared(model, sequences, blocks)),
+            scratch: rest
+                .saturating_mul(count)
+                .saturating_add(shared(model, sequences, blocks))
+                .saturating_add(table),
             cache_blocks: blocks,
         }
     }

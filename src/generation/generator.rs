@@ -52,7 +52,7 @@ impl Runtime {
 
 impl Generator {
     fn of(session: Session, sampler: Sampler) -> Result<Generator> {
-        let speculation = Speculation::new(session.model().config())?;
+        let speculation = Speculation::new(session.model())?;
         Ok(Generator { session, sampler, speculation, stops: Vec::new(), constraint: None })
     }
 
@@ -206,7 +206,7 @@ impl Generator {
         let padding = self.session.sequence().padding_of(tokens);
         let result = match tokens {
             // Sampled by the caller.
-            [token] => self.speculation.append(&mut self.session, *token),
+            [token] => self.speculation.append(&mut self.session, *token, self.sampler.draws()),
             _ => self.session.append(tokens),
         };
         if let Err(error) = result {
@@ -255,7 +255,7 @@ impl Generator {
     /// # Errors
     /// As [`Session::logits`].
     pub fn logits(&mut self) -> Result<&[f32]> {
-        self.speculation.logits(&mut self.session)
+        self.speculation.logits(&mut self.session, None)
     }
 
     /// Samples a token and adds it.
@@ -272,7 +272,8 @@ impl Generator {
     fn sample(&mut self) -> Result<(u32, u64)> {
         self.session.interrupt().check()?;
         let random = self.sampler.state().0;
-        Ok((self.sampler.sample(self.speculation.logits(&mut self.session)?), random))
+        let logits = self.speculation.logits(&mut self.session, self.sampler.draws())?;
+        Ok((self.sampler.sample(logits), random))
     }
 
     /// Adds a token that was sampled; if that fails, it will be sampled again.
@@ -341,7 +342,7 @@ impl Generator {
             }
             self.session.interrupt().check()?;
             let random = self.sampler.state().0;
-            let logits = self.speculation.logits(&mut self.session)?;
+            let logits = self.speculation.logits(&mut self.session, self.sampler.draws())?;
             let id = self.sampler.sample_within(logits, self.constraint.as_deref_mut())?;
             let Some(id) = id.filter(|id| !completion.ends(*id)) else { break End::EndOfText };
             let token = match self.session.logits().and_then(|logits| completion.token(id, logits)) {

@@ -16,4 +16,5 @@ pub(crate) mod sampler_options;
 pub mod snapshot;
 pub(crate) mod speculation;
 mod step;
+pub(crate) mod table_drafter;
 pub mod tokenizer;

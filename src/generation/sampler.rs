@@ -13,6 +13,24 @@ pub struct Sampler {
     candidates: Vec<(f32, u32)>,
 }
 
+/// What the state of SplitMix64 moves by.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The numbers that a sampler will draw tokens with, one a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Draws(u64);
+
+impl Draws {
+    /// The one of the token after the next `ahead` tokens: at least 0 and less than 1. SplitMix64: its sequence is part
+    /// of what a seed promises.
+    pub(crate) fn nth(self, ahead: usize) -> f64 {
+        let mut z = self.0.wrapping_add(STEP.wrapping_mul(ahead as u64 + 1));
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ z >> 31) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
 impl Sampler {
     /// A sampler for a vocabulary.
     ///
@@ -72,13 +90,15 @@ impl Sampler {
         tokens.iter().for_each(|token| self.accept(*token));
     }
 
-    /// SplitMix64: its sequence is part of what a seed promises.
     fn uniform(&mut self) -> f64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ z >> 31) >> 11) as f64 / (1u64 << 53) as f64
+        let drawn = Draws(self.random).nth(0);
+        self.random = self.random.wrapping_add(STEP);
+        drawn
+    }
+
+    /// The numbers that the next tokens will be drawn with; `None` if they are not drawn.
+    pub(crate) fn draws(&self) -> Option<Draws> {
+        (self.options.temperature > 0.0).then_some(Draws(self.random))
     }
 
     /// Notes a token of the text, so that repeating it can be penalized.

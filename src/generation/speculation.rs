@@ -1,5 +1,5 @@
-//! Several tokens a pass without a second model: the next tokens are guessed from the text so far, and one pass gives the
-//! logits after every guessed token. In a Block Transformer that is a pass of the token decoder, and a guess ends with
+//! Several tokens a pass without a second model: the next tokens are guessed from the text so far and from the model's
+//! draft table, and one pass gives the logits after every guessed token. In a Block Transformer that is a pass of the token decoder, and a guess ends with
 //! the block. Where a block is a single token, it is a pass of the block decoder, and a guess is added with a token.
 //!
 //! A token is always sampled from the model's own logits, as it would be without speculation, and these do not depend
@@ -9,8 +9,10 @@
 use std::time::Instant;
 
 use super::drafter::{self, Drafter, LONGEST_MATCH};
+use super::sampler::Draws;
+use super::table_drafter::TableDrafter;
 use crate::error::Result;
-use crate::model::Config;
+use crate::model::Model;
 use crate::session::Session;
 
 /// Whether tokens are guessed.
@@ -119,6 +121,9 @@ impl Times {
 pub(crate) struct Speculation {
     mode: Speculate,
     drafter: Drafter,
+    table: TableDrafter,
+    /// The numbers that the next token and those after it are drawn with, as far as that is known.
+    draws: Option<Draws>,
     /// How often a guess came true, by the length of the match that it comes from.
     rates: [f64; LONGEST_MATCH + 1],
     /// Of passes that open a block, and of others.
@@ -136,11 +141,14 @@ impl Speculation {
     ///
     /// # Errors
     /// If its memory cannot be allocated.
-    pub(crate) fn new(config: &Config) -> Result<Speculation> {
+    pub(crate) fn new(model: &Model) -> Result<Speculation> {
+        let config = model.config();
         let rows = config.logits_a_pass();
         Ok(Speculation {
             mode: Speculate::default(),
             drafter: Drafter::new()?,
+            table: TableDrafter::new(model.draft().cloned()),
+            draws: None,
             rates: std::array::from_fn(|matching| matching as f64 / (matching + 4) as f64),
             times: [Times::new(rows), Times::new(rows)],
             most_ahead: config.guesses_ahead(),
@@ -183,19 +191,23 @@ impl Speculation {
             let rate = &mut self.rates[self.drafter.matching()];
             *rate += OUTCOME * (f64::from(u8::from(guess == token)) - *rate);
         }
+        let draw = self.draws.map(|draws| draws.nth(0));
+        self.table.learn(self.drafter.last_two(), draw, token);
         self.drafter.extend(&[token]);
     }
 
-    /// The logits of the session's next token, `[vocabulary]`, and maybe of those after it.
+    /// The logits of the session's next token, `[vocabulary]`, and maybe of those after it. `draws` are the numbers that
+    /// these tokens will be drawn with, if they are drawn.
     ///
     /// # Errors
     /// As [`Session::logits`].
-    pub(crate) fn logits<'s>(&mut self, session: &'s mut Session) -> Result<&'s [f32]> {
+    pub(crate) fn logits<'s>(&mut self, session: &'s mut Session, draws: Option<Draws>) -> Result<&'s [f32]> {
+        self.draws = draws;
         if session.has_logits() {
             return session.logits();
         }
         let inside = usize::from(session.is_inside_block());
-        self.draft(inside, session.left_in_block() - 1);
+        self.draft(inside, session.left_in_block() - 1, draws);
         let started = Instant::now();
         session.logits_with_guess(&self.guess)?;
         let seconds = started.elapsed().as_secs_f64();
@@ -209,18 +221,21 @@ impl Speculation {
         session.logits()
     }
 
-    /// Adds a token that was sampled. Where a pass for that can take guesses, it does.
+    /// Adds a token that was sampled. Where a pass for that can take guesses, it does. `draws` are the numbers that the
+    /// tokens after it will be drawn with, if they are drawn.
     ///
     /// # Errors
     /// As [`Session::append`]; then nothing was added.
-    pub(crate) fn append(&mut self, session: &mut Session, token: u32) -> Result<()> {
+    pub(crate) fn append(&mut self, session: &mut Session, token: u32, draws: Option<Draws>) -> Result<()> {
         if self.most_ahead == 0 || session.takes_ahead(token) {
             session.append(&[token])?;
             self.accept(token);
             return Ok(());
         }
         self.accept(token);
-        self.draft(0, self.most_ahead);
+        // A caller that samples by itself does not use the sampler's numbers.
+        let draws = draws.filter(|_| self.draws.is_some());
+        self.draft(0, self.most_ahead, draws);
         let started = Instant::now();
         let result = session.append_with_guess(token, &self.guess);
         self.added = Some((self.guess.len(), started.elapsed().as_secs_f64()));
@@ -238,41 +253,56 @@ impl Speculation {
         self.counts.guessed += guesses as u64;
     }
 
-    /// Guesses up to `most` tokens, as many as the mode wants.
-    fn draft(&mut self, inside: usize, most: usize) {
-        let count = match self.mode {
-            Speculate::Off => 0,
-            Speculate::On => most,
-            Speculate::Auto => self.best(inside, most),
-        };
+    /// Guesses up to `most` tokens. With `auto`, as many as save most time, none if none do: each one that comes true
+    /// with those before it saves a pass of one token.
+    fn draft(&mut self, inside: usize, most: usize, draws: Option<Draws>) {
         self.guess.clear();
-        self.guess.extend(self.drafter.draft().take(count));
-    }
-
-    /// Times of the pass that a guess which comes true saves.
-    fn step(&self) -> &Times {
-        &self.times[usize::from(self.most_ahead == 0)]
-    }
-
-    /// The number of guesses that saves most time, 0 if none does: each one that comes true with those before it saves
-    /// a pass of one token.
-    fn best(&self, inside: usize, most: usize) -> usize {
-        let matching = self.drafter.matching();
         let times = &self.times[inside];
-        if matching == 0 || !times.known() || !self.step().known() {
-            return 0;
+        let auto = self.mode == Speculate::Auto;
+        if self.mode == Speculate::Off || auto && !(times.known() && self.step().known()) {
+            return;
         }
         let step = self.step().seconds[0];
+        let matching = self.drafter.matching();
+        // The continuation in the text, as long as the guess agrees with it.
+        let mut text = Some(self.drafter.draft());
+        let (mut before, mut last) = self.drafter.last_two();
         let (mut true_so_far, mut saved) = (1.0, 0.0);
         let mut best = (0, 0.0);
         for count in 1..=most {
-            true_so_far *= self.rates[(matching + count - 1).min(LONGEST_MATCH)];
+            let repeated = text.as_mut().and_then(Iterator::next);
+            let from_text =
+                repeated.map(|token| (token, self.rates[(matching + count - 1).min(LONGEST_MATCH)]));
+            let draw = draws.map(|draws| draws.nth(count - 1));
+            let from_table = self.table.guess((before, last), draw);
+            let better = |text: (u32, f64), table: (u32, f64)| if table.1 > text.1 { table } else { text };
+            let Some((token, rate)) = from_text
+                .zip(from_table)
+                .map(|(text, table)| better(text, table))
+                .or(from_text)
+                .or(from_table)
+            else {
+                break;
+            };
+            if repeated != Some(token) {
+                text = None;
+            }
+            (before, last) = (last, Some(token));
+            self.guess.push(token);
+            true_so_far *= rate;
             saved += true_so_far * step;
             let gain = saved - (times.seconds[count] - times.seconds[0]);
             if gain > best.1 {
                 best = (count, gain);
             }
         }
-        best.0
+        if auto {
+            self.guess.truncate(best.0);
+        }
+    }
+
+    /// Times of the pass that a guess which comes true saves.
+    fn step(&self) -> &Times {
+        &self.times[usize::from(self.most_ahead == 0)]
     }
 }

@@ -126,6 +126,12 @@ impl<'a> Value<'a> {
 }
 
 impl<'a> Array<'a> {
+    /// A list of values of fixed size from their little-endian bytes; `None` if these are not a whole number of them.
+    pub fn of(element: ValueType, bytes: &'a [u8]) -> Option<Array<'a>> {
+        let size = element.fixed_bytes()?;
+        bytes.len().is_multiple_of(size).then_some(Array { element, count: bytes.len() / size, bytes })
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.count

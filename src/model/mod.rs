@@ -3,6 +3,7 @@
 mod attention;
 mod block_decoder;
 mod config;
+mod draft;
 mod embedder;
 mod format;
 mod layout;
@@ -23,6 +24,7 @@ pub use config::{
     Alignment, Config, EmbedderConfig, EncoderConfig, PAD_TOKEN, Projection, Residual, StackConfig, Strategy,
     T5Config, TokenDecoderConfig,
 };
+pub use draft::{DraftEntry, DraftTable, NO_TOKEN, keys as draft_keys};
 pub use format::{ARCHITECTURE, Header, keys};
 pub use layout::{Role, TensorSpec, tensors};
 pub(crate) use segment::Segment;
@@ -47,6 +49,7 @@ pub struct Model {
     weights: ModelWeights,
     kernels: &'static Kernels,
     end_token: Option<u32>,
+    draft: Option<Arc<DraftTable>>,
 }
 
 /// Which model a sequence belongs to, without keeping it open.
@@ -126,8 +129,9 @@ impl Model {
         let config = Config::read(&index)?;
         let weights = ModelWeights::load(&storage, &index, &config)?;
         let end_token = format::end_token(&index, &config)?;
+        let draft = DraftTable::read(&index, &config)?.map(Arc::new);
         drop(index);
-        Ok(Model { path: None, storage, config, weights, kernels, end_token })
+        Ok(Model { path: None, storage, config, weights, kernels, end_token, draft })
     }
 
     /// The same for all that share these weights.
@@ -158,6 +162,12 @@ impl Model {
     /// The token that ends a text, if the file names one.
     pub fn end_token(&self) -> Option<u32> {
         self.end_token
+    }
+
+    /// What the file says about how texts usually go on, if it has a draft table.
+    #[doc(hidden)]
+    pub fn draft(&self) -> Option<&Arc<DraftTable>> {
+        self.draft.as_ref()
     }
 
     /// The file's header: all metadata and tensors.

@@ -1,6 +1,8 @@
 //! What is guessed, and whether, changes nothing but the number of passes.
 
-use crate::common::{CASES, Golden, case, demo_model, quantize};
+use std::collections::BTreeMap;
+
+use crate::common::{CASES, Golden, case, demo_model, draft_lists, quantize, with_lists};
 
 use cinderblock::{
     ErrorKind, GenerateOptions, Generator, Model, Runtime, SamplerOptions, SessionOptions, Speculate,
@@ -222,6 +224,56 @@ fn speculation_modes_generate_the_same_tokens() {
             let expected = run(Speculate::Off);
             assert_eq!(run(Speculate::On), expected, "{name} {sampling:?}");
             assert_eq!(run(Speculate::Auto), expected, "{name} {sampling:?}");
+        }
+    }
+}
+
+/// A draft table of wrong and right guesses changes the number of passes alone, in every kind of model.
+#[test]
+fn a_draft_table_changes_no_token() {
+    for name in CASES {
+        let golden = Golden::read(name);
+        let (_folder, file) = quantize(&case(name), "q4");
+        let plain = std::fs::read(&file).unwrap();
+        let runtime = |file: &[u8]| Runtime::new(Model::from_bytes(file).unwrap(), 2).unwrap();
+        for sampling in samplings() {
+            let write = |runtime: &Runtime, mode: Speculate| {
+                let mut generator = generator(runtime, &sampling, mode);
+                generator.append(&golden.tokens[..9]).unwrap();
+                let tokens: Vec<u32> = (0..40).map(|_| generator.next_token().unwrap()).collect();
+                let logits = generator.logits().unwrap().to_vec();
+                (tokens, logits, generator.speculation_counts())
+            };
+            let (expected, logits, _) = write(&runtime(&plain), Speculate::On);
+            let text = [&golden.tokens[..9], &expected].concat();
+            // Every third entry is wrong, and every other one is right for the second time.
+            let mut table = BTreeMap::new();
+            for (at, window) in text.windows(3).enumerate() {
+                let token = if at % 3 == 0 { 0 } else { window[2] as u16 };
+                let tokens = if at % 2 == 0 { [token, 1] } else { [1, token] };
+                table.insert(window[0] << 16 | window[1], (tokens, (at * 37) as u8));
+                table.insert(0xffff << 16 | window[1], ([token, 1], 100));
+            }
+            let entries: Vec<_> =
+                table.into_iter().map(|(context, (tokens, share))| (context, tokens, share)).collect();
+            let lists = draft_lists(&entries);
+            let lists = lists.each_ref().map(|(key, element, bytes)| (*key, *element, &bytes[..]));
+            let drafted = runtime(&with_lists(&plain, &lists));
+            for mode in Speculate::ALL {
+                let (tokens, last, counts) = write(&drafted, mode);
+                assert_eq!(tokens, expected, "{name} {mode:?} {sampling:?}");
+                assert!(last == logits, "{name} {mode:?} {sampling:?}");
+                // A single token with a token decoder of its own leaves nothing to guess.
+                let config = drafted.model().config();
+                let guesses = config.block_length > 1 || config.guesses_ahead() > 0;
+                match mode {
+                    Speculate::On if guesses => {
+                        assert!(counts.guessed > 0, "{name} {counts:?}");
+                    }
+                    Speculate::Off => assert_eq!(counts.guessed, 0),
+                    Speculate::On | Speculate::Auto => {}
+                }
+            }
         }
     }
 }

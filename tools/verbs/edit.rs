@@ -6,23 +6,27 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use cinderblock::unstable::gguf::{NewTensor, Value, ValueType, Writer};
-use cinderblock::unstable::model::{ARCHITECTURE, Alignment, keys};
+use cinderblock::unstable::model::{ARCHITECTURE, Alignment, draft_keys, keys};
 use cinderblock::{Error, ErrorKind, Model, Result};
 
 use super::inspect::plain;
+use super::quantize::Bar;
 use crate::checkpoint::{
     EndToken, Lexicon, check_vocabulary, describe_tokenizer, find_end_token, read_tokenizer,
 };
+use crate::draft::Table;
 use crate::interrupt;
 use crate::output::{self, AtomicFile, Inputs};
+use crate::quantize::Progress;
 
 const EXAMPLES: &str = "\
 Examples:
   cinderblock edit model.gguf -o chat.gguf --tokenizer tokenizer.json
   cinderblock edit model.gguf -o tail.gguf --align tail --name my-model
-  cinderblock edit model.gguf -o endless.gguf --end-token none";
+  cinderblock edit model.gguf -o endless.gguf --end-token none
+  cinderblock edit model.gguf -o quick.gguf --draft text.txt";
 
-/// Copy a model file with another tokenizer, end token, name or alignment
+/// Copy a model file with another tokenizer, end token, name, alignment or draft table
 ///
 /// Tensors and their checksums are copied as they are, after the tensors have been compared with the checksums.
 #[derive(clap::Args)]
@@ -59,6 +63,18 @@ struct Changes {
     /// How prompts that are not whole blocks are laid out
     #[arg(long, value_name = "ALIGNMENT", value_parser = Alignment::ALL.map(Alignment::name))]
     align: Option<String>,
+
+    /// Learn a draft table, from which tokens are guessed, from this text and from what the model writes itself
+    #[arg(long, value_name = "FILE", conflicts_with = "tokenizer")]
+    draft: Option<PathBuf>,
+
+    /// Leave the draft table out
+    #[arg(long, conflicts_with = "draft")]
+    no_draft: bool,
+
+    /// Let the model write N tokens for the draft table [default: 131072; 16384 in a file above 200 MB]
+    #[arg(long, value_name = "N", requires = "draft")]
+    draft_tokens: Option<usize>,
 }
 
 /// Keys with new values; `None` is to be left out.
@@ -79,7 +95,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     let (end, mut lines) = end_token(&model, changes, tokenizer.as_ref().map(|(_, lexicon)| lexicon))?;
     output::not_standard(path, "no way back to its beginning")?;
-    Inputs::new().with("model", [input]).with("tokenizer", &changes.tokenizer).check(path)?;
+    Inputs::new()
+        .with("model", [input])
+        .with("tokenizer", &changes.tokenizer)
+        .with("text", &changes.draft)
+        .check(path)?;
     output::check_space(path, model.file_bytes() as u64)?;
     let file = output::create(path)?;
 
@@ -102,8 +122,36 @@ pub fn run(arguments: Arguments) -> Result<()> {
         edits.push((keys::END_TOKEN.to_string(), value));
     }
     verify(&model)?;
+    let learn =
+        |text: &PathBuf| Table::learn(Model::open(input)?, text, changes.draft_tokens, &Bar::default());
+    let table = changes.draft.as_ref().map(learn).transpose()?;
+    if let Some(table) = &table {
+        lines.push(format!("draft table of {} contexts", table.len()));
+    }
+    edits.extend(draft(table.as_ref(), changes.no_draft));
     let bytes = copy(&model, input, file, path, edits)?;
     output::print(&format!("{}: {}; {}\n", path.display(), output::bytes(bytes), lines.join("; ")))
+}
+
+/// The keys of a draft table, or their absence.
+fn draft(table: Option<&Table>, none: bool) -> Edits<'_> {
+    let values = table.map(|table| table.values().map(|(key, value)| (key.to_string(), value)).to_vec());
+    let absent = || draft_keys::ALL.map(|key| (key.to_string(), None)).to_vec();
+    values.unwrap_or_else(|| if none { absent() } else { Vec::new() })
+}
+
+/// Adds a draft table to a file that was just written; gives the bytes of the file.
+///
+/// # Errors
+/// As [`Table::learn`], and if the file cannot be written.
+pub(super) fn add_draft(
+    path: &Path,
+    text: &Path,
+    tokens: Option<usize>,
+    progress: &dyn Progress,
+) -> Result<u64> {
+    let table = Table::learn(Model::open(path)?, text, tokens, progress)?;
+    copy(&Model::open(path)?, path, output::create(path)?, path, draft(Some(&table), false))
 }
 
 /// The end token after the changes, and lines on it.

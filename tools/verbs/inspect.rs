@@ -169,6 +169,9 @@ fn summary(model: &Model, path: Option<&Path>, estimate: &MemoryEstimate) -> Str
     }
     let tokenizer = if model.tokenizer_json().is_some() { "in the file" } else { "none" };
     text += &format!("{:14} {tokenizer}\n{:14} {}\n", "tokenizer", "end token", plain(&end_token(model)));
+    if let Some(table) = model.draft() {
+        text += &format!("{:14} table of {} contexts\n", "draft", table.len());
+    }
     text += &format!(
         "{:14} {} = weights {} + cache {} ({} blocks = {} tokens) + buffers {}\n",
         "memory",

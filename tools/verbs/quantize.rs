@@ -22,6 +22,7 @@ Examples:
   cinderblock quantize results/b4_300 -o m.gguf --tokenizer tokenizer.json
   cinderblock quantize model.safetensors --config b4_85.yaml --dry-run
   cinderblock quantize CHECKPOINT -o model.gguf --bits 4.6 --calibrate text.txt
+  cinderblock quantize CHECKPOINT -o m.gguf --calibrate text.txt --draft text.txt
   cinderblock quantize CHECKPOINT -o exact.gguf --type f32 --report
   cinderblock quantize CHECKPOINT -o m.gguf --tensor-type '*.head.weight=q4'";
 
@@ -56,6 +57,14 @@ pub struct Arguments {
     /// Use at most N tokens of the calibration text [default: 32768; 12288 above 200 million weights]
     #[arg(long, value_name = "N", value_parser = parse_tokens, requires = "calibrate")]
     calibration_tokens: Option<usize>,
+
+    /// Learn a draft table, from which tokens are guessed, from this text and from what the model writes itself
+    #[arg(long, value_name = "FILE")]
+    draft: Option<PathBuf>,
+
+    /// Let the model write N tokens for the draft table [default: 131072; 16384 in a file above 200 MB]
+    #[arg(long, value_name = "N", requires = "draft")]
+    draft_tokens: Option<usize>,
 
     /// A file of lines PATTERN=TYPE; those of --tensor-type follow it
     #[arg(long, value_name = "FILE")]
@@ -142,7 +151,8 @@ impl Arguments {
         output::not_standard(path, "no way back to its beginning")?;
         let inputs = Inputs::new().with("checkpoint", checkpoint.files()).with("configuration", &self.config);
         let inputs = inputs.with("recipe", &self.recipe).with("tokenizer", &self.tokenizer);
-        inputs.with("calibration text", &self.calibrate).check(path)?;
+        let inputs = inputs.with("calibration text", &self.calibrate);
+        inputs.with("text", &self.draft).check(path)?;
         output::check_space(path, bytes)?;
         Ok(Some((path.clone(), output::create(path)?)))
     }
@@ -150,7 +160,7 @@ impl Arguments {
 
 /// A bar on standard error.
 #[derive(Default)]
-struct Bar(Mutex<Option<ProgressBar>>);
+pub(super) struct Bar(Mutex<Option<ProgressBar>>);
 
 impl Bar {
     fn with(&self, each: impl FnOnce(&ProgressBar)) {
@@ -244,6 +254,12 @@ fn quantize(
     let most = if weights(&specs) > 200_000_000 { 12288 } else { 32768 };
     let most = arguments.calibration_tokens.unwrap_or(most);
     let text = arguments.calibrate.as_deref().map(|path| Text::read(path, &checkpoint)).transpose()?;
+    if arguments.draft.is_some() && checkpoint.tokenizer.is_none() {
+        let expected = "expected one; --tokenizer names one elsewhere";
+        return Err(Error::argument(format!(
+            "--draft: found no tokenizer.json in the checkpoint, {expected}"
+        )));
+    }
     let tokenizer = checkpoint.tokenizer.as_ref().map_or(0, |json| json.len() as u64);
     let stored: u64 = match arguments.bits {
         Some(bits) => (bits * weights(&specs) as f64 / 8.0) as u64,
@@ -279,6 +295,10 @@ fn quantize(
     let (file, bytes, errors) = source.write(file, arguments.report, AtomicFile::error(&path), done)?;
     file.commit()?;
     progress.end();
+    let bytes = match &arguments.draft {
+        Some(text) => super::edit::add_draft(&path, text, arguments.draft_tokens, progress)?,
+        None => bytes,
+    };
 
     let mut summary = Summary::new(&specs, &types, bytes, &checkpoint);
     if arguments.report {

@@ -4,11 +4,14 @@ pub mod damage;
 pub mod reference;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cinderblock::Model;
+use cinderblock::unstable::gguf::{Array, NewTensor, Value, ValueType, Writer};
+use cinderblock::unstable::model::draft_keys;
 use tempfile::TempDir;
 
 /// The reference cases that are part of the repository.
@@ -28,6 +31,49 @@ pub const CASES: [&str; 14] = [
     "vanilla",
     "wide_heads",
 ];
+
+/// A model file once more, with lists added to its metadata.
+pub fn with_lists(file: &[u8], lists: &[(&str, ValueType, &[u8])]) -> Vec<u8> {
+    let model = Model::from_bytes(file).unwrap();
+    let index = model.index();
+    let tensors = index.tensors().iter().map(|info| NewTensor {
+        name: info.name.to_string(),
+        element: info.element,
+        dimensions: info.dimensions.clone(),
+    });
+    let mut writer = Writer::new(Cursor::new(Vec::new()), tensors.collect());
+    for (key, value) in index.metadata().iter().filter(|(key, _)| *key != "general.alignment") {
+        writer.value(key, value);
+    }
+    for (key, element, bytes) in lists {
+        writer.value(key, &Value::Array(Array::of(*element, bytes).unwrap()));
+    }
+    writer.begin().unwrap();
+    for info in index.tensors() {
+        writer.begin_tensor().unwrap();
+        writer.write(&file[info.start..][..info.bytes]).unwrap();
+        writer.end_tensor();
+    }
+    writer.finish().unwrap().0.into_inner()
+}
+
+/// The lists of a draft table: what follows each context, `before << 16 | last` (65535 for no token before), how often
+/// in 255ths, and what follows it second.
+pub fn draft_lists(entries: &[(u32, [u16; 2], u8)]) -> [(&'static str, ValueType, Vec<u8>); 3] {
+    [
+        (
+            draft_keys::CONTEXTS,
+            ValueType::U32,
+            entries.iter().flat_map(|(c, _, _)| c.to_le_bytes()).collect(),
+        ),
+        (
+            draft_keys::TOKENS,
+            ValueType::U16,
+            entries.iter().flat_map(|(_, tokens, _)| tokens.map(u16::to_le_bytes)).flatten().collect(),
+        ),
+        (draft_keys::SHARES, ValueType::U8, entries.iter().map(|(_, _, share)| *share).collect()),
+    ]
+}
 
 /// The file of the program.
 pub fn binary() -> &'static Path {

@@ -1,11 +1,12 @@
 //! Model files that lie.
 
-use cinderblock::unstable::gguf::NewTensor;
+use cinderblock::unstable::gguf::{NewTensor, ValueType};
 use cinderblock::unstable::model::{EmbedderConfig, Header, Projection, tensors};
 use cinderblock::unstable::quant::WeightType;
 use cinderblock::{ErrorKind, MemoryEstimate, Runtime, SessionOptions};
 
 use super::*;
+use crate::common::{draft_lists, with_lists};
 
 #[test]
 fn a_damaged_header_is_refused() {
@@ -62,6 +63,54 @@ fn a_model_truncated_anywhere_is_refused() {
         fs::write(&path, &file.0[..length]).unwrap();
         refused("truncated", &["run", "-m", text(&path), "--tokens", "1"], "model.gguf: ");
     }
+}
+
+/// A draft table that is incomplete, in disorder, or beyond the vocabulary.
+#[test]
+fn a_damaged_draft_table_is_refused() {
+    let file = File::new("main").0;
+    let vocabulary = Model::from_bytes(&file).unwrap().config().vocabulary as u32;
+    let refused = |case: &str, lists: &[(&str, ValueType, Vec<u8>)], expected: &str| {
+        let lists: Vec<_> = lists.iter().map(|(key, element, bytes)| (*key, *element, &bytes[..])).collect();
+        let error = Model::from_bytes(&with_lists(&file, &lists)).err();
+        let error = error.unwrap_or_else(|| panic!("{case} is accepted")).to_string();
+        assert!(error.contains(expected), "{case}: {error}");
+        assert!(!error.contains('\n'), "{case}: {error}");
+    };
+    let none = 0xffff << 16;
+    let sound = [(1 << 16 | 2, [3, 4], 255), (none | 2, [5, 5], 0)];
+    let lists = draft_lists(&sound);
+    let borrowed = lists.each_ref().map(|(key, element, bytes)| (*key, *element, &bytes[..]));
+    assert_eq!(Model::from_bytes(&with_lists(&file, &borrowed)).unwrap().draft().unwrap().len(), 2);
+
+    for missing in 1..3 {
+        let mut lists = draft_lists(&sound).to_vec();
+        let key = lists.remove(missing).0;
+        refused("incomplete", &lists, &format!("{key}\" is missing"));
+    }
+    for list in 1..3 {
+        let mut lists = draft_lists(&sound);
+        lists[list].2.pop();
+        if list == 1 {
+            lists[list].2.pop();
+        }
+        refused("short", &lists, "expected a list of");
+    }
+    let order = "expected pairs of tokens in ascending order";
+    for contexts in
+        [[2 << 16, 1 << 16], [1 << 16, 1 << 16], [1, vocabulary << 16], [1, vocabulary], [1, none | 0xffff]]
+    {
+        refused("contexts", &draft_lists(&contexts.map(|context| (context, [0, 0], 1))), order);
+    }
+    for tokens in [[vocabulary as u16, 0], [0, vocabulary as u16], [0, 0xffff]] {
+        refused("tokens", &draft_lists(&[(1, tokens, 1)]), "draft.tokens: found");
+    }
+    let mut floats = draft_lists(&sound);
+    floats[0].1 = ValueType::F32;
+    refused("floats", &floats, order);
+    let mut shares = draft_lists(&sound);
+    (shares[2].1, shares[2].2) = (ValueType::U16, vec![0, 1, 0, 0]);
+    refused("shares", &shares, "expected 0 to 255");
 }
 
 /// The next token's logits, from a small cache.

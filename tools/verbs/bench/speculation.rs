@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use cinderblock::{Generator, Model, Result, Runtime, SamplerOptions, SessionOptions, Speculate};
+use cinderblock::{Generator, Model, Result, Runtime, SamplerOptions, SessionOptions, Speculate, Tokenizer};
 use serde_json::{Value as Json, json};
 
 use super::median;
@@ -15,8 +15,15 @@ const PROMPT: usize = 3 * PASSAGE;
 /// Tokens between two turns.
 const TURN: usize = 32;
 
-/// English prose, of which each word and each mark is a token: any vocabulary can hold it.
-const PROSE: &str = include_str!("../../../docs/memory.md");
+/// Texts by kind. Where a model has no tokenizer, each word and each mark is a token: any vocabulary can hold them.
+const TEXTS: [(&str, &str); 3] = [
+    ("prose", include_str!("../../../docs/memory.md")),
+    ("dialogue", include_str!("dialogue.txt")),
+    ("code", include_str!("speculation.rs")),
+];
+
+/// The name of what the model writes.
+const OWN: &str = "own";
 
 /// One text.
 pub struct Speedup {
@@ -30,21 +37,28 @@ pub struct Speedup {
     speed_up: f64,
 }
 
-/// The texts, of `PROMPT + count` tokens.
-fn texts(model: &Model, count: usize) -> [(&'static str, Vec<u32>); 3] {
-    let length = PROMPT + count;
-    let vocabulary = model.config().vocabulary;
+/// The tokens of a text, as the model's tokenizer has them, or a token a word.
+fn tokens(text: &str, tokenizer: Option<&Tokenizer>, vocabulary: usize) -> Result<Vec<u32>> {
+    if let Some(tokenizer) = tokenizer {
+        return tokenizer.encode(text);
+    }
     let mut words = std::collections::HashMap::new();
-    let split = PROSE.split_inclusive(|c: char| !c.is_alphanumeric());
+    let split = text.split_inclusive(|c: char| !c.is_alphanumeric());
     let parts = split.flat_map(|part| {
         let word = part.trim_end_matches(|c: char| !c.is_alphanumeric());
         [word, part[word.len()..].trim()]
     });
-    let prose = parts.filter(|part| !part.is_empty()).map(|part| {
+    let tokens = parts.filter(|part| !part.is_empty()).map(|part| {
         let next = words.len();
         (*words.entry(part).or_insert(next) % vocabulary) as u32
     });
-    let prose: Vec<u32> = prose.take(length).collect();
+    Ok(tokens.collect())
+}
+
+/// The texts, each of at most `PROMPT + count` tokens.
+fn texts(model: &Model, count: usize) -> Result<Vec<(&'static str, Vec<u32>)>> {
+    let length = PROMPT + count;
+    let vocabulary = model.config().vocabulary;
     let mut state = 1u64;
     let random: Vec<u32> = std::iter::repeat_with(|| {
         state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
@@ -53,10 +67,19 @@ fn texts(model: &Model, count: usize) -> [(&'static str, Vec<u32>); 3] {
     .take(length)
     .collect();
     let repeated = random[..PASSAGE].iter().copied().cycle().take(length).collect();
-    [("repeats", repeated), ("prose", prose), ("random", random)]
+    let tokenizer = model.tokenizer_json().map(Tokenizer::from_json).transpose()?;
+    let mut all = vec![("repeats", repeated)];
+    for (name, text) in TEXTS {
+        let mut tokens = tokens(text, tokenizer.as_ref(), vocabulary)?;
+        tokens.truncate(length);
+        all.push((name, tokens));
+    }
+    all.push(("random", random));
+    Ok(all)
 }
 
-/// The rate at which texts are generated, each given to a generator token by token, as if it had been sampled.
+/// The rate at which texts are generated, each given to a generator token by token, as if it had been sampled; the last
+/// one, `own`, is sampled by the model with the default options.
 pub fn measure(runtime: &Runtime, count: usize) -> Result<Vec<Speedup>> {
     let greedy = SamplerOptions { temperature: 0.0, ..Default::default() };
     let start = |speculate: Speculate, prompt: &[u32]| -> Result<Generator> {
@@ -67,7 +90,10 @@ pub fn measure(runtime: &Runtime, count: usize) -> Result<Vec<Speedup>> {
     };
     let mut sampler = cinderblock::Sampler::new(greedy, runtime.model().config().vocabulary)?;
     let mut rows = Vec::new();
-    for (text, tokens) in texts(runtime.model(), count) {
+    let mut texts = texts(runtime.model(), count)?;
+    let prose = texts[1].1[..PROMPT.min(texts[1].1.len())].to_vec();
+    texts.push((OWN, [prose, vec![0; count]].concat()));
+    for (text, tokens) in texts {
         let (prompt, rest) = tokens.split_at(PROMPT.min(tokens.len()));
         let mut generators = [start(Speculate::Off, prompt)?, start(Speculate::Auto, prompt)?];
         let (mut total, mut ratios) = ([0.0; 2], Vec::new());
@@ -78,6 +104,10 @@ pub fn measure(runtime: &Runtime, count: usize) -> Result<Vec<Speedup>> {
             for which in [turn % 2, 1 - turn % 2] {
                 let started = Instant::now();
                 for token in tokens {
+                    if text == OWN {
+                        generators[which].next_token()?;
+                        continue;
+                    }
                     // What is sampled is not used, but it takes its time.
                     std::hint::black_box(sampler.sample(generators[which].logits()?));
                     generators[which].append(std::slice::from_ref(token))?;
