@@ -128,6 +128,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     if let Some(table) = &table {
         lines.push(format!("draft table of {} contexts", table.len()));
     }
+    if changes.no_draft {
+        lines.push("no draft table".to_string());
+    }
     edits.extend(draft(table.as_ref(), changes.no_draft));
     let bytes = copy(&model, input, file, path, edits)?;
     output::print(&format!("{}: {}; {}\n", path.display(), output::bytes(bytes), lines.join("; ")))
