@@ -111,6 +111,8 @@ def test_control_c_ends_work_in_the_middle(model: Model, work: str) -> None:
         "generate": lambda: model.generate(PROMPT, max_tokens=10_000_000, ignore_end=True),
         "batch": lambda: model.batch([PROMPT] * 4, max_tokens=10_000_000, ignore_end=True, cache_blocks=64),
     }
+    # A process in the background ignores the signal.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     started = time.monotonic()
     timer.start()
