@@ -9,7 +9,7 @@ packages=(ipykernel==7.4.0 lm-eval==0.4.13 matplotlib==3.11.0 maturin==1.16.0 my
     'ray[data]==2.60.0' ruff==0.17.6 typing_extensions)
 if [ "$(cat "$environment/packages" 2>/dev/null)" != "${packages[*]}" ]; then
     "${PYTHON:-python3}" -m venv --clear "$environment"
-    "$bin/pip" install --quiet --disable-pip-version-check --no-compile "${packages[@]}"
+    "$bin/pip" install --quiet --disable-pip-version-check "${packages[@]}"
     echo "${packages[*]}" > "$environment/packages"
 fi
 
