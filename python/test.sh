@@ -28,4 +28,4 @@ export CINDERBLOCK_MODELS=${CINDERBLOCK_MODELS:-$PWD/models}
 cd "$folder"
 "$bin/mypy" --strict -p cinderblock -p tests
 "$bin/python" -m mypy.stubtest cinderblock._native --mypy-config-file pyproject.toml
-"$bin/python" -m pytest "$@"
+"$bin/python" -m pytest -rs "$@"
