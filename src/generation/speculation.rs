@@ -15,6 +15,9 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::session::Session;
 
+/// No guess, which is less probable than any.
+const NO_GUESS: (u32, f64) = (u32::MAX, -1.0);
+
 /// Whether tokens are guessed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Speculate {
@@ -271,20 +274,15 @@ impl Speculation {
         let mut best = (0, 0.0);
         for count in 1..=most {
             let repeated = text.as_mut().and_then(Iterator::next);
-            let from_text =
-                repeated.map(|token| (token, self.rates[(matching + count - 1).min(LONGEST_MATCH)]));
+            let rate = self.rates[(matching + count - 1).min(LONGEST_MATCH)];
+            let from_text = repeated.map_or(NO_GUESS, |token| (token, rate));
             let draw = draws.map(|draws| draws.nth(count - 1));
-            let from_table = self.table.guess((before, last), draw);
-            let better = |text: (u32, f64), table: (u32, f64)| if table.1 > text.1 { table } else { text };
-            let Some((token, rate)) = from_text
-                .zip(from_table)
-                .map(|(text, table)| better(text, table))
-                .or(from_text)
-                .or(from_table)
-            else {
+            let from_table = self.table.guess((before, last), draw).unwrap_or(NO_GUESS);
+            let (token, rate) = if from_table.1 > from_text.1 { from_table } else { from_text };
+            if rate < 0.0 {
                 break;
-            };
-            if repeated != Some(token) {
+            }
+            if from_text.0 != token {
                 text = None;
             }
             (before, last) = (last, Some(token));
