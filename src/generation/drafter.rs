@@ -103,8 +103,8 @@ impl Drafter {
     /// nothing if there is none.
     pub(crate) fn draft(&self) -> impl Iterator<Item = u32> {
         // After the end of the text, the guess itself goes on.
-        let source = self.source.into_iter();
-        source.flat_map(|(start, _)| self.tokens[start..].iter().cycle().copied())
+        let continuation = self.source.map_or(&[][..], |(start, _)| &self.tokens[start..]);
+        continuation.iter().cycle().copied()
     }
 }
 
