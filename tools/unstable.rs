@@ -11,7 +11,7 @@ pub use crate::checkpoint::unstable::{part_config, safetensors, trainer_config, 
 pub use crate::constraint::{Constraints, Form};
 pub use crate::npy::header as npy_header;
 pub use crate::verbs::batch::lines::Prompt;
-pub use crate::verbs::batch::score::tokens_of;
+pub use crate::verbs::batch::score::{scoring, tokens_of};
 pub use crate::verbs::batch::unstable::{batch, journal};
 
 use crate::checkpoint::{Checkpoint, CheckpointOptions};

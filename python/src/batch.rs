@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cinderblock::{
-    BatchOptions, Error, Event, GenerateOptions, Request, Result, Runtime, SamplerOptions, SessionOptions,
-    Token, Tokenizer,
+    BatchOptions, Error, Event, Request, Result, Runtime, SamplerOptions, SessionOptions, Token, Tokenizer,
 };
-use cinderblock_tools::unstable::{Prompt, tokens_of};
+use cinderblock_tools::unstable::{Prompt, scoring, tokens_of};
 
 use crate::options::{Compiler, Options, compile, tokens};
 use crate::results::{Score, Text};
@@ -116,16 +115,8 @@ impl<'a> Job<'a> {
                 let start = batch.begin(&prompt, longest)?;
                 signals.poll()?;
                 for (question, index, forced) in forced {
-                    let generate = GenerateOptions {
-                        max_tokens: forced.len(),
-                        ignore_end: true,
-                        logprobs: Some(1),
-                        ..GenerateOptions::default()
-                    };
-                    let sampler = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
                     let start = Some(Arc::clone(&start));
-                    let number =
-                        batch.submit(Request { start, forced, sampler, generate, ..Request::default() })?;
+                    let number = batch.submit(Request { start, ..scoring(forced) })?;
                     jobs.insert(number, (question, index, Vec::new()));
                 }
             }
