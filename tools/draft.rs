@@ -8,6 +8,7 @@ use cinderblock::unstable::gguf::{Array, Value, ValueType};
 use cinderblock::unstable::model::{DraftEntry, NO_TOKEN, draft_keys};
 use cinderblock::{Error, Generator, Model, Result, Runtime, SamplerOptions, SessionOptions, Tokenizer};
 
+use crate::arguments::read_text;
 use crate::quantize::Progress;
 use crate::{input, interrupt};
 
@@ -54,11 +55,7 @@ impl Table {
             let (found, most) = (format!("a vocabulary of {vocabulary}"), format!("at most {NO_TOKEN}"));
             return Err(Error::mismatch("--draft", found, most));
         }
-        let bytes = input::read(path, input::TEXT)?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            Error::mismatch("text", format!("a byte at {at} that is not UTF-8"), "UTF-8").in_file(path)
-        })?;
+        let text = read_text(path, input::TEXT)?;
         let text = Tokenizer::of_model(&model)?.encode(&text)?;
         model.check_tokens(&text)?;
         if text.len() < PROMPT {

@@ -1,6 +1,7 @@
 //! Several tokens a pass without a second model: the next tokens are guessed from the text so far and from the model's
-//! draft table, and one pass gives the logits after every guessed token. In a Block Transformer that is a pass of the token decoder, and a guess ends with
-//! the block. Where a block is a single token, it is a pass of the block decoder, and a guess is added with a token.
+//! draft table, and one pass gives the logits after every guessed token. In a Block Transformer that is a pass of the
+//! token decoder, and a guess ends with the block. Where a block is a single token, it is a pass of the block decoder,
+//! and a guess is added with a token.
 //!
 //! A token is always sampled from the model's own logits, as it would be without speculation, and these do not depend
 //! on what else is in the pass. A guess only decides whether the logits of the next token are at hand by then, so what
