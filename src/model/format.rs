@@ -219,7 +219,7 @@ impl Reader<'_, '_> {
             head_dim: integer("attention.key_length", MAX_WIDTH)?,
             feed_forward: integer("feed_forward_length", 8 * MAX_WIDTH)?,
             buckets: integer("attention.relative_buckets_count", MAX_BUCKETS)?,
-            max_distance: integer("attention.relative_max_distance", 1 << 32)?,
+            max_distance: integer("attention.relative_max_distance", u32::MAX as usize)?,
             epsilon: float("attention.layer_norm_rms_epsilon")? as f32,
             output_scale: float("output_scale")? as f32,
             summation: T5_STRATEGIES
@@ -310,7 +310,7 @@ impl Config {
             name: index.text("general.name")?.to_string(),
             block_length: reader.integer("block_length", MAX_BLOCK)?,
             vocabulary: reader.integer("vocab_size", MAX_VOCABULARY)?,
-            trained_blocks: reader.integer("context_blocks", 1 << 32)?,
+            trained_blocks: reader.integer("context_blocks", u32::MAX as usize)?,
             alignment: alignment(index)?,
             embedder: reader.embedder()?,
             token_decoder: reader.token_decoder(&block_decoder)?,

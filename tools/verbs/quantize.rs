@@ -22,7 +22,7 @@ Examples:
   cinderblock quantize results/b4_300 -o m.gguf --tokenizer tokenizer.json
   cinderblock quantize model.safetensors --config b4_85.yaml --dry-run
   cinderblock quantize CHECKPOINT -o model.gguf --bits 4.6 --calibrate text.txt
-  cinderblock quantize CHECKPOINT -o m.gguf --calibrate text.txt --draft text.txt
+  cinderblock quantize CHECKPOINT -o m.gguf --calibrate t.txt --draft t.txt
   cinderblock quantize CHECKPOINT -o exact.gguf --type f32 --report
   cinderblock quantize CHECKPOINT -o m.gguf --tensor-type '*.head.weight=q4'";
 
