@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the fuzz targets on stable Rust and runs one of them, or all of them one after the other.
+# Builds the fuzz targets on stable Rust and runs one of them, or all of them.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -28,11 +28,12 @@ case $target in
     all) ;;
     *) targets=$target ;;
 esac
-failed=0
-for target in $targets; do
+# run TARGET [libFuzzer options]: prints one line, and for a failure the log.
+run() {
+    local target=$1 length log=target/$1.log
+    shift
     # What the fuzzer adds stays out of the repository; findings are files in fuzz/artifacts.
     mkdir -p "target/corpus/$target" "artifacts/$target"
-    log=target/$target.log
     case $target in
         npy | sampler | recipe | decoding | model_shapes) length=256 ;;
         header | model | checkpoint) length=16384 ;;
@@ -41,13 +42,16 @@ for target in $targets; do
     # The time is that of the clock, on a machine that may be busy.
     # The allocator of the targets fails beyond 256 MB at once and 1 GB in all; the fuzzer's limits are a second net.
     if "$binaries/$target" -max_total_time="$seconds" -timeout=60 -report_slow_units=60 -rss_limit_mb=2048 -malloc_limit_mb=1024 \
-        -max_len=$length -artifact_prefix="artifacts/$target/" -print_final_stats=1 \
+        -max_len="$length" -artifact_prefix="artifacts/$target/" -print_final_stats=1 \
         "$@" "target/corpus/$target" "corpus/$target" >"$log" 2>&1; then
         echo "fuzz $target: ok, $(sed -n 's/^stat::number_of_executed_units: *//p' "$log") executions"
     else
-        failed=1
-        echo "fuzz $target: FAILED"
-        grep -v '^#' "$log" | head -n 60
+        { echo "fuzz $target: FAILED" && grep -v '^#' "$log" | head -n 60; } || true
+        return 1
     fi
-done
-exit $failed
+}
+export -f run
+export binaries seconds
+
+# As many at a time as there are processors.
+printf '%s\n' $targets | xargs -P "$(nproc)" -I TARGET bash -c 'run "$@"' run TARGET "$@"
