@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Builds the wheel, installs it in a virtual environment and tests it there: `python/test.sh [PYTEST ARGUMENTS]`.
+# `python/test.sh prepare` makes the environment alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 environment=$PWD/target/python-package
@@ -12,6 +13,7 @@ if [ "$(cat "$environment/packages" 2>/dev/null)" != "${packages[*]}" ]; then
     "$bin/pip" install --quiet --disable-pip-version-check "${packages[@]}"
     echo "${packages[*]}" > "$environment/packages"
 fi
+[ "${1:-}" != prepare ] || exit 0
 
 rm -rf target/wheels
 "$bin/maturin" build --release --locked --quiet --manifest-path python/Cargo.toml --out target/wheels

@@ -30,7 +30,7 @@ static COUNTING: Counting = Counting;
 
 #[test]
 fn decoding_allocates_nothing() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/classics.q4.gguf");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/classics.q4.gguf");
     let model = Arc::new(Model::open(file).unwrap());
     for threads in [1, 2, 4] {
         let runtime = Runtime::new(Arc::clone(&model), threads).unwrap();
