@@ -194,9 +194,9 @@ def ask(server, prompt, tokens, seed):
     return first, response.read()
 
 
-def rate(server, streams, tokens, round):
+def rate(server, streams, tokens, turn):
     """Tokens a second of streams that run together."""
-    prompts = [ids(16, streams * round + number) for number in range(streams)]
+    prompts = [ids(16, streams * turn + number) for number in range(streams)]
     started = time.monotonic()
     threads = [threading.Thread(target=ask, args=(server, prompt, tokens, 7)) for prompt in prompts]
     [thread.start() for thread in threads]
@@ -204,15 +204,15 @@ def rate(server, streams, tokens, round):
     return streams * tokens / (time.monotonic() - started)
 
 
-def first_tokens(server, options, round):
+def first_tokens(server, options, turn):
     """Tokens of a long prompt a second, by the time to the first token."""
-    return options.prompt / ask(server, ids(options.prompt, 1000 + round), 1, 7)[0]
+    return options.prompt / ask(server, ids(options.prompt, 1000 + turn), 1, 7)[0]
 
 
-def batch(options, model, folder, round):
+def batch(options, model, folder, turn):
     """Tokens a second of `batch` with the streams of `rate`."""
-    lines = pathlib.Path(folder, f"{round}.jsonl")
-    prompts = (ids(16, options.streams * round + number) for number in range(options.streams))
+    lines = pathlib.Path(folder, f"{turn}.jsonl")
+    prompts = (ids(16, options.streams * turn + number) for number in range(options.streams))
     lines.write_text("".join(json.dumps({"id": number, "tokens": prompt, "seed": 7}) + "\n" for number, prompt in enumerate(prompts)))
     command = [PROGRAM, "batch", "-i", str(lines), "-o", os.devnull, "-n", str(options.tokens), "--ignore-end"]
     command += ["--batch", str(options.streams), "--json", *model]
@@ -234,20 +234,20 @@ def throughput(options):
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         server = stack.enter_context(Server("--batch", str(options.streams), "--prefix-cache", "0", *model))
         turns = {
-            "serve": lambda round: rate(server, options.streams, options.tokens, round),
-            "batch": lambda round: batch(options, model, folder, round),
-            "serve first token": lambda round: first_tokens(server, options, round),
+            "serve": lambda turn: rate(server, options.streams, options.tokens, turn),
+            "batch": lambda turn: batch(options, model, folder, turn),
+            "serve first token": lambda turn: first_tokens(server, options, turn),
             "bench prefill": lambda _: prefill(options, model),
         }
         if options.peer:
             context = options.streams * (options.tokens + 64) + options.prompt
             peer = stack.enter_context(Peer(options.peer, options.peer_model, options.streams, context))
             long = stack.enter_context(Peer(options.peer, options.peer_model, 1, options.prompt + 64))
-            turns["peer"] = lambda round: rate(peer, options.streams, options.tokens, round)
-            turns["peer first token"] = lambda round: first_tokens(long, options, round)
-        for round in range(options.rounds):
-            for name, turn in turns.items():
-                rates.setdefault(name, []).append(turn(round))
+            turns["peer"] = lambda turn: rate(peer, options.streams, options.tokens, turn)
+            turns["peer first token"] = lambda turn: first_tokens(long, options, turn)
+        for turn in range(options.rounds):
+            for name, measure in turns.items():
+                rates.setdefault(name, []).append(measure(turn))
     median = {name: sorted(values)[len(values) // 2] for name, values in rates.items()}
     pairs = [("serve", "batch"), ("serve first token", "bench prefill"), ("serve", "peer"), ("serve first token", "peer first token")]
     print(json.dumps({
