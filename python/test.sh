@@ -5,20 +5,15 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 environment=$PWD/target/python-package
 bin=$environment/bin
-# The versions are a part of the environment's state: other ones are installed.
-packages=(ipykernel==7.4.0 lm-eval==0.4.13 matplotlib==3.11.0 maturin==1.16.0 mypy==2.4.1 nbclient==0.11.0 psutil pytest==9.2.0
-    'ray[data]==2.60.0' ruff==0.17.6 typing_extensions)
-if [ "$(cat "$environment/packages" 2>/dev/null)" != "${packages[*]}" ]; then
-    "${PYTHON:-python3}" -m venv --clear "$environment"
-    "$bin/pip" install --quiet --disable-pip-version-check "${packages[@]}"
-    echo "${packages[*]}" > "$environment/packages"
-fi
+python/environment.sh "$environment" ipykernel==7.4.0 lm-eval==0.4.13 matplotlib==3.11.0 maturin==1.16.0 mypy==2.4.1 \
+    nbclient==0.11.0 psutil pytest==9.2.0 'ray[data]==2.60.0' ruff==0.17.6 typing_extensions
 [ "${1:-}" != prepare ] || exit 0
 
-rm -rf target/wheels
-"$bin/maturin" build --release --locked --quiet --manifest-path python/Cargo.toml --out target/wheels
-"$bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps target/wheels/cinderblock-*.whl
-"$bin/pip" install --quiet --disable-pip-version-check target/wheels/cinderblock-*.whl
+wheels=$environment/wheels
+rm -rf "$wheels"
+"$bin/maturin" build --release --locked --quiet --manifest-path python/Cargo.toml --out "$wheels"
+"$bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps "$wheels"/cinderblock-*.whl
+"$bin/pip" install --quiet --disable-pip-version-check "$wheels"/cinderblock-*.whl
 
 "$bin/ruff" check python
 "$bin/ruff" format --check python

@@ -5,16 +5,11 @@
 # Zig, from PyPI, links against the C library of manylinux2014, so that the wheels run wherever pip does.
 set -euo pipefail
 folder=$(realpath -m "${1:-$(dirname "$0")/../target/wheels}")
-shift $(($# < 1 ? $# : 1))
+shift $(($# > 0))
 cd "$(dirname "$0")/.."
 environment=$PWD/target/wheel-tools
 bin=$environment/bin
-packages=(auditwheel==6.8.2 maturin==1.16.0 ziglang==0.17.1)
-if [ "$(cat "$environment/packages" 2>/dev/null)" != "${packages[*]}" ]; then
-    "${PYTHON:-python3}" -m venv --clear "$environment"
-    "$bin/pip" install --quiet --disable-pip-version-check "${packages[@]}"
-    echo "${packages[*]}" > "$environment/packages"
-fi
+python/environment.sh "$environment" auditwheel==6.8.2 maturin==1.16.0 ziglang==0.17.1
 
 targets=("$@")
 [ $# -gt 0 ] || targets=(x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu)
@@ -28,12 +23,13 @@ for target in "${targets[@]}"; do
     PATH=$bin:$PATH "$bin/maturin" build --quiet --release --locked --manifest-path python/Cargo.toml \
         --zig --compatibility manylinux2014 --target "$target" --out "$new"
 done
+# A file's name says what it should need, this what it does need.
 for wheel in "$new"/*.whl; do
-    "$bin/auditwheel" show "$wheel" | grep -q manylinux_2_17 || {
-        echo "$(basename "$wheel"): needs a newer system than manylinux2014" >&2
-        "$bin/auditwheel" show "$wheel" >&2
-        exit 1
-    }
+    tag=$("$bin/auditwheel" show --json "$wheel" | "$bin/python" -c 'import json, sys; print(json.load(sys.stdin)["overall_tag"])')
+    case $tag in
+        manylinux_2_17_*) ;;
+        *) echo "$(basename "$wheel"): found $tag, expected manylinux_2_17" >&2; exit 1 ;;
+    esac
 done
 mkdir -p "$folder"
 for wheel in "$new"/*.whl; do

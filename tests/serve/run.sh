@@ -11,8 +11,7 @@ if ! command -v chromium >/dev/null; then
     $root apt-get update -qq && $root apt-get install -qq --no-install-recommends chromium >/dev/null
 fi
 python=target/python-serve
-[ -x "$python/bin/schemathesis" ] || { python3 -m venv "$python" &&
-    "$python/bin/pip" install --quiet --disable-pip-version-check openai==3.57.0 schemathesis==4.32.5 playwright==1.65.2; }
+python/environment.sh "$python" openai==3.57.0 schemathesis==4.32.5 playwright==1.65.2
 
 passed=0 failed=0
 part() {
