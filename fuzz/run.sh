@@ -46,7 +46,8 @@ run() {
         "$@" "target/corpus/$target" "corpus/$target" >"$log" 2>&1; then
         echo "fuzz $target: ok, $(sed -n 's/^stat::number_of_executed_units: *//p' "$log") executions"
     else
-        { echo "fuzz $target: FAILED" && grep -v '^#' "$log" | head -n 60; } || true
+        echo "fuzz $target: FAILED"
+        grep -v '^#' "$log" | head -n 60
         return 1
     fi
 }

@@ -16,9 +16,9 @@ BLOCK = {"5": "block_main_b4_5", "19": "block_main_b4_19", "85": "block_main_b4_
          "800": "block_main_b4_800", "1.2b": "block_main_b4_1.2b"}
 QUALITY = ["85:70", "300:160", "800:410", "1.2b:410"]
 SIZE = ["5:31", "19:70", "85:160", "300:410"]
-# The ratios of the paper on an H100, (prefill-heavy, decode-heavy), where they are known, and its claim for the others.
-PAPER = {"1.2b:410": ("15.5 x", "12.2 x")}
-CLAIM = ("10 to 20 x",) * 2
+# The ratios of the paper on an H100 where they are known, and its claim for other models of equal quality.
+PAPER = {("1.2b:410", "prefill-heavy"): "15.5 x", ("1.2b:410", "decode-heavy"): "12.2 x"}
+CLAIM = "10 to 20 x"
 LENGTHS = {"prefill-heavy": (2048, 128), "decode-heavy": (128, 2048)}
 PARTS = [("block_decoder", "products"), ("block_decoder", "attention"), ("block_decoder", "norms"),
          ("block_decoder", "rest"), ("token_decoder", "products"), ("token_decoder", "attention"),
@@ -214,7 +214,7 @@ def budgets(report, machine, pairs):
         if not both:
             continue
         for kind, lengths in LENGTHS.items():
-            paper = PAPER.get(pair, CLAIM)[list(LENGTHS).index(kind)] if pair in QUALITY else ""
+            paper = PAPER.get((pair, kind), CLAIM if pair in QUALITY else "")
             for budget in (1, 2, 4, 8):
                 batches = [model.largest(budget * 1e9) for model in both]
                 rate = [model.throughput(batch, lengths) if batch else None for model, batch in zip(both, batches)]
