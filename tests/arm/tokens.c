@@ -13,7 +13,7 @@ int main(int count, char **arguments) {
         || cinder_session_append_tokens(session, prompt, sizeof prompt / sizeof *prompt, &error);
     for (int written = 0; !failed && written < 400; written++) {
         failed = cinder_session_decode_token(session, &token, &error);
-        printf("%u\n", token);
+        if (!failed) printf("%u\n", token);
     }
     if (failed) fprintf(stderr, "%s\n", error ? cinder_error_message(error) : "usage: tokens MODEL");
     cinder_error_free(error);
