@@ -45,6 +45,8 @@ pub const PROGRESS_BYTES: usize = 1 << 22;
 pub struct Model {
     path: Option<PathBuf>,
     storage: Arc<Storage>,
+    /// Bytes of the file's header.
+    header: usize,
     config: Config,
     weights: ModelWeights,
     kernels: &'static Kernels,
@@ -130,8 +132,9 @@ impl Model {
         let weights = ModelWeights::load(&storage, &index, &config)?;
         let end_token = format::end_token(&index, &config)?;
         let draft = DraftTable::read(&index, &config)?.map(Arc::new);
+        let header = index.data_start() as usize;
         drop(index);
-        Ok(Model { path: None, storage, config, weights, kernels, end_token, draft })
+        Ok(Model { path: None, storage, header, config, weights, kernels, end_token, draft })
     }
 
     /// The same for all that share these weights.
@@ -171,6 +174,9 @@ impl Model {
     }
 
     /// The file's header: all metadata and tensors.
+    ///
+    /// # Panics
+    /// If the header of a mapped file has been written over.
     pub fn index(&self) -> Index<'_> {
         Index::parse(&self.storage, ARCHITECTURE).expect("parsed before")
     }
@@ -182,6 +188,9 @@ impl Model {
     }
 
     /// The types of all tensors, in file order.
+    ///
+    /// # Panics
+    /// As [`Model::index`].
     pub fn types(&self) -> Vec<WeightType> {
         format::types(&self.index()).expect("read before")
     }
@@ -198,9 +207,9 @@ impl Model {
     /// with none, at last with all, and at least once for every [`PROGRESS_BYTES`].
     ///
     /// # Errors
-    /// The first tensor that differs; `Interrupted` if `progress` breaks.
+    /// The first tensor that differs, or the header if it has been written over; `Interrupted` if `progress` breaks.
     pub fn verify_with(&self, mut progress: impl FnMut(u64, u64) -> ControlFlow<()>) -> Result<()> {
-        let index = self.index();
+        let index = Index::parse(&self.storage, ARCHITECTURE)?;
         let checksums = index.list(keys::CHECKSUMS, index.tensors().len())?;
         let total = index.tensors().iter().map(|info| info.bytes as u64).sum();
         let mut done = 0;
@@ -240,9 +249,8 @@ impl Model {
     /// A number that identifies the model: FNV-1a over its file's header, which holds the checksum of every
     /// tensor. It tells models apart; it does not withstand someone who forges it.
     pub fn fingerprint(&self) -> u64 {
-        let header = &self.storage[..self.index().data_start() as usize];
         let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        header.iter().fold(0xcbf2_9ce4_8422_2325, step)
+        self.storage[..self.header].iter().fold(0xcbf2_9ce4_8422_2325, step)
     }
 
     /// Checks that all tokens are in the vocabulary.

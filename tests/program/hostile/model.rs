@@ -181,6 +181,23 @@ fn a_flipped_bit_of_the_header_never_panics() {
     assert!(opened > 1000 && ran > 50, "{opened} {ran}");
 }
 
+/// Someone copies another file over a model in use.
+#[test]
+fn a_header_that_is_written_over_is_an_error() {
+    use std::io::Write;
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("model.gguf");
+    fs::write(&path, &File::new("block1").0).unwrap();
+    let model = cinderblock::Model::open(&path).unwrap();
+    let before = model.fingerprint();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().write_all(&[0xff; 256]).unwrap();
+    if model.fingerprint() != before {
+        // Not a copy in memory.
+        model.verify().unwrap_err();
+        assert_eq!(model.tokenizer_json(), None);
+    }
+}
+
 #[test]
 fn a_changed_weight_is_found_and_named() {
     let file = File::new("block1");
