@@ -7,6 +7,8 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::{cinderblock, program, skipped_under_emulation};
+use cinderblock::negative_log_likelihood;
+use cinderblock_tools::unstable::npy;
 use serde_json::{Value as Json, json};
 
 /// A server on a free port, killed at the end of its test.
@@ -204,6 +206,83 @@ fn answers_equal_those_of_run() {
     assert!(server.metric("prefix_cache_hits_total") > 0);
 }
 
+/// Log-probabilities of the tokens of a text after its first block.
+fn logprobs_of(ids: &[Json]) -> Vec<f64> {
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("logits.npy");
+    let list = ids.iter().map(Json::to_string).collect::<Vec<_>>().join(",");
+    cinderblock(&["logits", "--tokens", &list, "-o", file.to_str().unwrap()]).success();
+    let bytes = std::fs::read(file).unwrap();
+    let (rows, columns) = npy(&bytes).unwrap().unwrap();
+    let values = &bytes[bytes.len() - 4 * rows * columns..];
+    let logits: Vec<f32> =
+        values.as_chunks().0.iter().map(|value: &[u8; 4]| f32::from_le_bytes(*value)).collect();
+    let rows = logits.chunks(columns).zip(&ids[ids.len() - rows..]);
+    rows.map(|(row, id)| -negative_log_likelihood(row, id.as_u64().unwrap() as u32)).collect()
+}
+
+#[test]
+fn a_repeated_prompt_has_its_log_probabilities() {
+    if skipped_under_emulation("a server's times are those of a real processor") {
+        return;
+    }
+    let server = Server::start(&[]);
+    let ids =
+        server.post("/tokenize", &json!({"text": PROMPTS[1]})).1["tokens"].as_array().unwrap()[..12].to_vec();
+    let body = |prompt: &[Json], echo: bool, stream: bool| json!({"prompt": prompt, "seed": 3, "max_tokens": 6, "n": 2, "echo": echo, "logprobs": 2, "stream": stream});
+    let plain = server.post("/v1/completions", &body(&ids, false, false)).1;
+    let answer = server.post("/v1/completions", &body(&ids, true, false)).1;
+    let expected = logprobs_of(&ids);
+    let lists = ["tokens", "token_logprobs", "top_logprobs", "text_offset"];
+    for (choice, alone) in
+        answer["choices"].as_array().unwrap().iter().zip(plain["choices"].as_array().unwrap())
+    {
+        let shown = &choice["logprobs"];
+        for name in lists {
+            assert_eq!(shown[name].as_array().unwrap().len(), 18, "{name}");
+        }
+        for at in 0..4 {
+            assert!(shown["token_logprobs"][at].is_null() && shown["top_logprobs"][at].is_null(), "{shown}");
+        }
+        for (at, expected) in (4..).zip(&expected) {
+            let found = shown["token_logprobs"][at].as_f64().unwrap();
+            assert!((found - expected).abs() < 1e-4, "{at}: {found}, {expected}");
+            let top = shown["top_logprobs"][at].as_object().unwrap();
+            assert_eq!(top.len(), 2);
+        }
+        // What follows is the same as without.
+        assert_eq!(choice["tokens"], alone["tokens"]);
+        let text = choice["text"].as_str().unwrap();
+        assert!(text.ends_with(alone["text"].as_str().unwrap()));
+        let echoed = text.chars().count() - alone["text"].as_str().unwrap().chars().count();
+        for (at, alone_at) in (12..18).zip(0..) {
+            for name in &lists[..3] {
+                assert_eq!(shown[name][at], alone["logprobs"][name][alone_at]);
+            }
+            let offset = alone["logprobs"]["text_offset"][alone_at].as_u64().unwrap();
+            assert_eq!(shown["text_offset"][at], offset + echoed as u64);
+        }
+    }
+    // As a stream, the prompt comes first.
+    let (_, _, text) =
+        server.request("POST", "/v1/completions", "", body(&ids, true, true).to_string().as_bytes());
+    let first = &events(&text)[0]["choices"][0];
+    for name in lists {
+        let whole = answer["choices"][0]["logprobs"][name].as_array().unwrap();
+        assert_eq!(first["logprobs"][name], Json::from(whole[..12].to_vec()));
+    }
+    // A prompt of one block predicts nothing of itself.
+    for (length, unscored) in [(1, 1), (3, 3), (4, 4), (5, 4), (7, 4)] {
+        let mut body = body(&ids[..length], true, false);
+        body["max_tokens"] = 0.into();
+        let shown =
+            server.post("/v1/completions", &body).1["choices"][1]["logprobs"]["token_logprobs"].clone();
+        let shown = shown.as_array().unwrap();
+        assert_eq!(shown.len(), length);
+        assert!(shown.iter().enumerate().all(|(at, shown)| shown.is_null() == (at < unscored)), "{shown:?}");
+    }
+}
+
 #[test]
 fn the_other_paths_answer() {
     if skipped_under_emulation("a server's times are those of a real processor") {
@@ -212,7 +291,7 @@ fn the_other_paths_answer() {
     let server = Server::start(&["--name", "demo"]);
     let (status, chat) = server.post(
         "/v1/chat/completions",
-        &json!({"model": "demo", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 12, "logprobs": true, "top_logprobs": 2}),
+        &json!({"model": "demo", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 12, "logprobs": true, "top_logprobs": 2, "tools": [{"type": "function"}], "tool_choice": "auto"}),
     );
     assert_eq!((status, &chat["object"]), (200, &json!("chat.completion")), "{chat}");
     assert!(chat["choices"][0]["message"]["content"].is_string());
@@ -285,7 +364,8 @@ fn a_wrong_request_gets_one_line() {
             400,
             "\"messages\"",
         ),
-        ("POST", "/v1/chat/completions", r#"{"messages":[],"tools":[{}]}"#, 400, "not supported"),
+        ("POST", "/v1/chat/completions", r#"{"messages":[],"tools":[1]}"#, 400, "\"tools\": found [1]"),
+        ("POST", "/v1/chat/completions", r#"{"messages":[],"tool_choice":"required"}"#, 400, "not supported"),
         ("POST", "/score", r#"{"continuations":["a"]}"#, 400, "found none"),
         ("POST", "/score", r#"{"prompt":"a","continuations":[""]}"#, 400, "continuation"),
         ("POST", "/detokenize", r#"{"tokens":[4294967295]}"#, 400, "4294967295"),

@@ -12,6 +12,7 @@ use cinderblock::{End, Event, Step, Token, Tokenizer};
 use hyper::body::Frame;
 use serde_json::{Map, Value as Json, json};
 
+use super::echo::Echo;
 use super::engine::{Texts, Update};
 use super::generation::{Interface, Logprobs, Plan};
 use super::problem::{Problem, json_response};
@@ -27,7 +28,7 @@ pub struct Head {
 /// One answer as far as it has come.
 struct Choice {
     seed: u64,
-    echo: String,
+    echo: Echo,
     /// The place in its block of the next token.
     place: usize,
     text: String,
@@ -60,7 +61,8 @@ fn reason(end: End) -> Option<&'static str> {
     }
 }
 
-fn cut() -> Problem {
+/// Why an answer ends before its end.
+pub fn cut() -> Problem {
     Problem::new(
         StatusCode::SERVICE_UNAVAILABLE,
         "the server is shutting down, expected a request to another one",
@@ -76,11 +78,12 @@ fn slow() -> Problem {
 
 impl Answer {
     /// The answers of a plan, empty so far; `block` is the length of a block.
-    pub fn new(head: Head, plan: &Plan, block: usize) -> Answer {
-        let choices = plan.requests.iter().zip(&plan.echo).zip(&plan.places);
+    pub fn new(head: Head, plan: &mut Plan, block: usize) -> Answer {
+        let echo = std::mem::take(&mut plan.echo);
+        let choices = plan.requests.iter().zip(echo).zip(&plan.places);
         let choices = choices.map(|((request, echo), place)| Choice {
             seed: request.sampler.seed,
-            echo: echo.clone(),
+            echo,
             place: *place,
             text: String::new(),
             tokens: Vec::new(),
@@ -169,7 +172,12 @@ impl Answer {
     fn whole(&self, index: usize) -> Json {
         let choice = &self.choices[index];
         let ids: Vec<u32> = choice.tokens.iter().map(|token| token.id).collect();
-        let logprobs = self.logprobs_of(&choice.tokens, &choice.offsets);
+        let Echo { text: echo, tokens: repeated, offsets } = &choice.echo;
+        let repeated_chars = echo.chars().count();
+        let tokens = [repeated.as_slice(), &choice.tokens].concat();
+        let own_offsets = choice.offsets.iter().map(|offset| repeated_chars + offset);
+        let offsets: Vec<usize> = offsets.iter().copied().chain(own_offsets).collect();
+        let logprobs = self.logprobs_of(&tokens, &offsets);
         let mut answer = json!({
             "index": index,
             "finish_reason": choice.end,
@@ -178,7 +186,7 @@ impl Answer {
             "tokens": ids,
         });
         match self.interface {
-            Interface::Completion => answer["text"] = format!("{}{}", choice.echo, choice.text).into(),
+            Interface::Completion => answer["text"] = format!("{echo}{}", choice.text).into(),
             Interface::Chat => {
                 answer["message"] = json!({"role": "assistant", "content": choice.text, "refusal": null});
             }
@@ -198,10 +206,13 @@ impl Answer {
         }
         // A token that is certainly not chosen has no finite logarithm, and JSON no infinity.
         let number = |logprob: f32| f64::from(logprob.max(-9999.0));
-        let own = |token: &Token| number(token.logprob.unwrap_or(0.0));
+        let own = |token: &Token| token.logprob.map(number);
         match self.interface {
             Interface::Completion => {
                 let top = |token: &Token| -> Json {
+                    if token.logprob.is_none() {
+                        return Json::Null;
+                    }
                     let pairs =
                         token.top.iter().map(|(id, logprob)| (self.piece(*id), json!(number(*logprob))));
                     Json::Object(pairs.rev().collect::<Map<_, _>>())
@@ -214,14 +225,14 @@ impl Answer {
                 })
             }
             Interface::Chat => {
-                let entry = |id: u32, logprob: f64| {
+                let entry = |id: u32, logprob: Option<f64>| {
                     let piece = self.piece(id);
                     let bytes = if piece.contains('\u{fffd}') { Json::Null } else { json!(piece.as_bytes()) };
                     json!({"token": piece, "logprob": logprob, "bytes": bytes})
                 };
                 let one = |token: &Token| {
                     let mut json = entry(token.id, own(token));
-                    let top = token.top.iter().map(|(id, logprob)| entry(*id, number(*logprob)));
+                    let top = token.top.iter().map(|(id, logprob)| entry(*id, Some(number(*logprob))));
                     json["top_logprobs"] = top.collect();
                     json
                 };
@@ -285,11 +296,13 @@ impl Events {
     fn begin(&mut self) {
         for index in 0..self.answer.choices.len() {
             let echo = std::mem::take(&mut self.answer.choices[index].echo);
-            let mut chunk = self.answer.chunk(index, &echo, None, None);
+            let mut chunk = self.answer.chunk(index, &echo.text, None, None);
             if self.answer.interface == Interface::Chat {
                 chunk["choices"][0]["delta"] = json!({"role": "assistant", "content": ""});
-            } else if echo.is_empty() {
+            } else if echo.text.is_empty() && echo.tokens.is_empty() {
                 continue;
+            } else if !echo.tokens.is_empty() {
+                chunk["choices"][0]["logprobs"] = self.answer.logprobs_of(&echo.tokens, &echo.offsets);
             }
             self.queue.push_back(event(&chunk));
         }

@@ -1,11 +1,13 @@
 //! Completions and chats: from the body of a request to texts of the batch.
 
+use std::ops::Range;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use cinderblock::{Alignment, GenerateOptions, Model, Request, SamplerOptions, Tokenizer};
 use serde_json::Value as Json;
 
+use super::echo::{Echo, prompt_scoring};
 use super::parameters::{BIASES, CHATS, COMPLETIONS, Fields, STOP_BYTES, STOPS, wrong};
 use super::problem::Problem;
 use crate::constraint::{Constraints, Form};
@@ -43,8 +45,10 @@ pub enum Logprobs {
 pub struct Plan {
     pub interface: Interface,
     pub requests: Vec<Request>,
-    /// Of each answer: its prompt, to be repeated before it.
-    pub echo: Vec<String>,
+    /// Of each answer: what it repeats of its prompt.
+    pub echo: Vec<Echo>,
+    /// What scores the prompts that are repeated with log-probabilities, and the answers that repeat each.
+    pub scoring: Vec<(Request, Range<usize>)>,
     /// Of each answer: the place of its first token in its block.
     pub places: Vec<usize>,
     pub prompt_tokens: usize,
@@ -78,7 +82,11 @@ pub fn read(
     }
     let prompts = match interface {
         Interface::Completion => prompts(&mut fields)?,
-        Interface::Chat => vec![Prompt::Text(transcript(&mut fields)?)],
+        Interface::Chat => {
+            let objects = |value: &Json| value.as_array()?.iter().all(Json::is_object).then_some(());
+            fields.read("tools", "a list of objects", objects)?;
+            vec![Prompt::Text(transcript(&mut fields)?)]
+        }
     };
     let count = fields.size("n").unwrap_or(1);
     let texts = prompts.len().saturating_mul(count);
@@ -88,12 +96,6 @@ pub fn read(
     }
     let logprobs = logprobs(&mut fields, interface)?;
     let echo = interface == Interface::Completion && fields.flag("echo");
-    if echo && logprobs != Logprobs::None {
-        return Err(Problem::bad(
-            "\"echo\" with \"logprobs\" is not supported: /score has the log-likelihoods of given texts",
-        )
-        .about("echo"));
-    }
     let request = request(&mut fields, interface, tokenizer, logprobs, limits)?;
     let form =
         fields.read("response_format", "an object with a \"type\" and what that needs", form)?.flatten();
@@ -106,6 +108,7 @@ pub fn read(
         interface,
         requests: Vec::new(),
         echo: Vec::new(),
+        scoring: Vec::new(),
         places: Vec::new(),
         prompt_tokens: 0,
         logprobs,
@@ -116,7 +119,16 @@ pub fn read(
     for prompt in prompts {
         let tokens = prompt.tokens(model, tokenizer)?;
         plan.prompt_tokens += tokens.len();
-        let text = if echo { shown(&prompt, tokenizer)? } else { String::new() };
+        let mut repeated = Echo::default();
+        if echo {
+            repeated.text = shown(&prompt, tokenizer)?;
+        }
+        if echo && logprobs != Logprobs::None {
+            repeated.list(&tokens, tokenizer)?;
+            let answers = plan.requests.len()..plan.requests.len() + count;
+            let scoring = prompt_scoring(&tokens, model, &request.generate);
+            plan.scoring.extend(scoring.map(|scoring| (scoring, answers)));
+        }
         let place = match model.config().alignment {
             Alignment::Tail if tokens.len() >= block => tokens.len() % block,
             _ => 0,
@@ -132,7 +144,7 @@ pub fn read(
                 constraint: constraint.clone(),
                 ..Request::default()
             });
-            plan.echo.push(text.clone());
+            plan.echo.push(repeated.clone());
             plan.places.push(place);
         }
     }

@@ -1,10 +1,12 @@
 //! `serve`: an HTTP server whose requests share the passes of one batch.
 //!
 //! One thread runs HTTP (`connection`, `routes`), another owns the batch (`engine`). A request becomes texts
-//! (`generation`), whose events come back through a bounded channel and become JSON (`answer`).
+//! (`generation`), whose events come back through a bounded channel and become JSON (`answer`), after what is repeated of
+//! the prompt (`echo`).
 
 mod answer;
 mod connection;
+mod echo;
 mod engine;
 mod generation;
 mod guard;

@@ -10,12 +10,12 @@ use axum::extract::{Extension, Path};
 use axum::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use cinderblock::Event;
+use cinderblock::{End, Event, Token};
 use hyper::body::Incoming;
 use serde_json::{Value as Json, json};
 use tower_service::Service;
 
-use super::answer::{Answer, Head};
+use super::answer::{Answer, Head, cut};
 use super::engine::{Texts, Update};
 use super::generation::{self, Interface, Plan};
 use super::parameters::{DETOKENIZE, SCORE, Shape, TOKENIZE};
@@ -100,16 +100,32 @@ impl Server {
     /// Lets a plan's texts join.
     fn start(&self, requests: Vec<cinderblock::Request>) -> Result<Texts, Problem> {
         if *self.draining.borrow() {
-            return Err(Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the server is shutting down, expected a request to another one",
-            ));
+            return Err(cut());
         }
         let (count, limit) = (requests.len(), self.engine.limit());
         self.engine.submit(requests).ok_or_else(|| {
             let message = format!("queue: found no place for {count} more, expected fewer than {limit} at a time; try again later");
             Problem::new(StatusCode::TOO_MANY_REQUESTS, message)
         })
+    }
+
+    /// The tokens that requests force, with their log-probabilities.
+    async fn scored(&self, requests: Vec<cinderblock::Request>) -> Result<Vec<Vec<Token>>, Problem> {
+        let mut tokens = vec![Vec::new(); requests.len()];
+        let mut left = requests.len();
+        let mut texts = self.start(requests)?;
+        while left > 0 {
+            let Some(Update { index, event }) = texts.updates.recv().await else {
+                return Err(cut());
+            };
+            match event {
+                Event::Step(step) => tokens[index].extend(step.token),
+                Event::Ended(End::Caller, _) => return Err(cut()),
+                Event::Ended(..) => left -= 1,
+                Event::Failed(error) => return Err(error.into()),
+            }
+        }
+        Ok(tokens)
     }
 }
 
@@ -191,7 +207,13 @@ async fn generate(server: Arc<Server>, interface: Interface, request: Request<Bo
         model: server.name.clone(),
         tokenizer: server.tokenizer.clone(),
     };
-    let answer = Answer::new(head, &plan, server.model.config().block_length);
+    let (scoring, repeating): (Vec<_>, Vec<_>) = std::mem::take(&mut plan.scoring).into_iter().unzip();
+    if !scoring.is_empty() {
+        for (tokens, answers) in server.scored(scoring).await?.into_iter().zip(repeating) {
+            plan.echo[answers].iter_mut().for_each(|echo| echo.take(tokens.clone()));
+        }
+    }
+    let answer = Answer::new(head, &mut plan, server.model.config().block_length);
     let texts = server.start(std::mem::take(&mut plan.requests))?;
     if plan.stream { Ok(answer.stream(texts, plan.include_usage)) } else { answer.collect(texts).await }
 }
@@ -285,20 +307,7 @@ async fn score(Extension(server): Shared, request: Request<Body>) -> Answered {
     })
     .await?;
     let prompts: usize = requests.iter().map(|request| request.prompt.len()).sum();
-    let mut tokens = vec![Vec::new(); requests.len()];
-    let mut left = requests.len();
-    let mut texts = server.start(requests)?;
-    while left > 0 {
-        let Some(Update { index, event }) = texts.updates.recv().await else {
-            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down"));
-        };
-        match event {
-            Event::Step(step) => tokens[index].extend(step.token),
-            Event::Ended(..) => left -= 1,
-            Event::Failed(error) => return Err(error.into()),
-        }
-    }
-    let scores: Vec<Json> = tokens.iter().map(|tokens| score_of(tokens)).collect();
+    let scores: Vec<Json> = server.scored(requests).await?.iter().map(|tokens| score_of(tokens)).collect();
     Ok(json_response(StatusCode::OK, &json!({"prompt_tokens": prompts, "scores": scores})))
 }
 
