@@ -17,6 +17,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo install", "it would build what runs here again"),
     ("cargo test", "it is what runs here"),
     ("tools/install.sh ", "the tests of the C library run it"),
+    ("OPENAI_API_BASE_URL=", "it starts another program, which stays"),
     ("benches/", "a measurement of minutes, against other programs"),
     ("python3 benches/", "a measurement of minutes, with numpy"),
     ("python3 -m venv ", "python/test.sh makes an environment of its own"),
