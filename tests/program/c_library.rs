@@ -339,6 +339,7 @@ fn thread_sanitizer_finds_no_races() {
     cargo.args(["--features", "capi,tokenizer", "--crate-type", "staticlib", "--target", &target]);
     // The sanitizer is not a stable option of the compiler.
     cargo.env("RUSTC_BOOTSTRAP", "1").env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_TARGET_DIR", &build);
+    cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
     cargo.env("RUSTFLAGS", "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer");
     let output = cargo.output().expect("cargo");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
