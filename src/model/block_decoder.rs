@@ -83,4 +83,11 @@ impl BlockDecoder {
         weights.block_decoder.forward(pass, &mut self.scratch, x, segments, interrupt)?;
         Ok(&x[..kept_columns(segments, Kept::Wanted) * hidden])
     }
+
+    /// The context of a block, `[hidden]`: its column of what [`BlockDecoder::forward`] returns, after the final norm.
+    /// The token decoders begin with the same.
+    pub(crate) fn context(model: &Model, stream: &[f32], column: usize, context: &mut [f32]) {
+        let stack = &model.weights.block_decoder;
+        stack.final_norm.apply(model.kernels, &stack.config, stream, column, context);
+    }
 }

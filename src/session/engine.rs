@@ -55,18 +55,23 @@ impl<'e> Logits<'e> {
     /// If there is no such row.
     pub fn row(&self, row: usize) -> Result<&'e [f32]> {
         let logits = &self.values[row * self.vocabulary..(row + 1) * self.vocabulary];
-        match logits.iter().find(|value| !value.is_finite()) {
-            None => Ok(logits),
-            Some(value) => {
-                let reason = match self.cache {
-                    CacheType::F16 => "keys or values may exceed an f16 cache: try --cache-type f32",
-                    _ => "is the model file damaged?",
-                };
-                let detail = format!("logits: found {value}, expected finite numbers ({reason})");
-                Err(Error::new(ErrorKind::Numeric, detail))
-            }
-        }
+        check_finite(logits, "logits", self.cache)?;
+        Ok(logits)
     }
+}
+
+/// Makes sure that what a model computes is finite.
+///
+/// # Errors
+/// If it is not, as damaged weights make it, or keys or values that an f16 cache cannot hold.
+pub(super) fn check_finite(values: &[f32], what: &str, cache: CacheType) -> Result<()> {
+    let Some(value) = values.iter().find(|value| !value.is_finite()) else { return Ok(()) };
+    let reason = match cache {
+        CacheType::F16 => "keys or values may exceed an f16 cache: try --cache-type f32",
+        _ => "is the model file damaged?",
+    };
+    let detail = format!("{what}: found {value}, expected finite numbers ({reason})");
+    Err(Error::new(ErrorKind::Numeric, detail))
 }
 
 impl Runtime {

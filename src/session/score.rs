@@ -1,6 +1,6 @@
 //! Teacher-forced logits of a known text, streamed in slabs of blocks.
 
-use super::engine::Logits;
+use super::engine::{Logits, check_finite};
 use super::options::SessionOptions;
 use super::runtime::Runtime;
 use crate::cache::{Cache, CacheType};
@@ -20,6 +20,8 @@ pub struct Scorer {
     tokens: TokenDecoder,
     /// One cache for each block of a slab.
     slab: Vec<Cache>,
+    /// Of the last pass, before the block decoder's final norm: `[blocks, hidden]`.
+    contexts: Vec<f32>,
     logits: Vec<f32>,
 }
 
@@ -39,6 +41,7 @@ impl Runtime {
             blocks: BlockDecoder::new(config, weights),
             tokens: TokenDecoder::new(config, weights),
             slab: (0..SLAB).map(|_| Cache::new(CacheType::F32, shape)).collect::<Result<_>>()?,
+            contexts: Vec::new(),
             logits: Vec::new(),
             runtime: self.clone(),
         })
@@ -52,31 +55,17 @@ impl Scorer {
     /// # Errors
     /// If a token is not in the vocabulary, the logits are not finite, or `each` fails.
     pub fn score(&mut self, tokens: &[u32], mut each: impl FnMut(u32, &[f32]) -> Result<()>) -> Result<()> {
-        self.runtime.model().check_tokens(tokens)?;
-        let Scorer { runtime, cache, blocks, tokens: decoder, slab, logits } = self;
-        let (model, team) = (runtime.model(), runtime.team());
-        let config = model.config();
+        let (padded, mut padding) = self.begin(tokens)?;
+        let config = self.runtime.model().config();
         let (length, hidden) = (config.block_length, config.block_decoder.hidden);
-        let mut padding = tokens.len().next_multiple_of(length) - tokens.len();
-        let mut padded = Vec::new();
-        reserve(&mut padded, padding + tokens.len(), "tokens")?;
-        padded.extend(std::iter::repeat_n(PAD_TOKEN, padding));
-        padded.extend(tokens);
-        let (mut contexts, mut done) = (Vec::new(), length);
-        reserve(&mut contexts, BATCH.min(padded.len() / length).saturating_mul(hidden), "contexts")?;
-        cache.clear();
+        let mut done = length;
         // The last block predicts nothing that is known.
         let mut left = &padded[..padded.len().saturating_sub(length)];
         while !left.is_empty() {
-            let columns = BATCH.min(left.len() / length).min(cache.room());
-            let (batch, rest) = left.split_at(columns * length);
-            left = rest;
-            contexts.clear();
-            contexts.extend_from_slice(team.region(|region| {
-                let segment = Segment::new(columns, cache).padded(padding);
-                blocks.forward(region, model, batch, &mut [segment], None)
-            })?);
-            padding = 0;
+            left = self.pass(left, std::mem::take(&mut padding))?;
+            let Scorer { runtime, cache, tokens: decoder, slab, contexts, logits, .. } = self;
+            let (model, team) = (runtime.model(), runtime.team());
+            let config = model.config();
             for contexts in contexts.chunks(SLAB * hidden) {
                 let targets = &padded[done..done + contexts.len() / hidden * length];
                 done += targets.len();
@@ -93,6 +82,60 @@ impl Scorer {
             }
         }
         Ok(())
+    }
+
+    /// The contexts of a text on its own, padded as in [`Scorer::score`]: `each` gets that of every block, `[hidden]`, in
+    /// order. It is the block decoder's output, from which the token decoder predicts the next block. A block of a
+    /// vanilla model is one token, and its context what the vocabulary head reads.
+    ///
+    /// # Errors
+    /// If a token is not in the vocabulary, a context is not finite, or `each` fails.
+    pub fn contexts(&mut self, tokens: &[u32], mut each: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        let (padded, mut padding) = self.begin(tokens)?;
+        let hidden = self.runtime.model().config().block_decoder.hidden;
+        let mut context = Vec::new();
+        reserve(&mut context, hidden, "a context")?;
+        context.resize(hidden, 0.0);
+        let mut left = &padded[..];
+        while !left.is_empty() {
+            left = self.pass(left, std::mem::take(&mut padding))?;
+            for column in 0..self.contexts.len() / hidden {
+                BlockDecoder::context(self.runtime.model(), &self.contexts, column, &mut context);
+                check_finite(&context, "context", self.cache.kind())?;
+                each(&context)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a text: its tokens, padded on the left to whole blocks, and the number of those that are padding.
+    fn begin(&mut self, tokens: &[u32]) -> Result<(Vec<u32>, usize)> {
+        let model = self.runtime.model();
+        model.check_tokens(tokens)?;
+        let padding = tokens.len().next_multiple_of(model.config().block_length) - tokens.len();
+        let mut padded = Vec::new();
+        reserve(&mut padded, padding + tokens.len(), "tokens")?;
+        padded.extend(std::iter::repeat_n(PAD_TOKEN, padding));
+        padded.extend(tokens);
+        self.cache.clear();
+        Ok((padded, padding))
+    }
+
+    /// Runs the first of the blocks that are left through the block decoder, as many as pass together, and gives those
+    /// that are left then. Their contexts are in `contexts`. The first block begins with tokens of padding.
+    fn pass<'t>(&mut self, left: &'t [u32], padding: usize) -> Result<&'t [u32]> {
+        let Scorer { runtime, cache, blocks, contexts, .. } = self;
+        let model = runtime.model();
+        let config = model.config();
+        let columns = BATCH.min(left.len() / config.block_length).min(cache.room());
+        let (tokens, left) = left.split_at(columns * config.block_length);
+        contexts.clear();
+        reserve(contexts, columns.saturating_mul(config.block_decoder.hidden), "contexts")?;
+        contexts.extend_from_slice(runtime.team().region(|region| {
+            let segment = Segment::new(columns, cache).padded(padding);
+            blocks.forward(region, model, tokens, &mut [segment], None)
+        })?);
+        Ok(left)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The authors' implementation is the oracle: every case, on every instruction set that this machine has.
 
-use crate::common::{CASES, Golden, case, cinderblock, ids, quantize, read_npy};
+use crate::common::{CASES, Golden, case, cinderblock, ids, quantize, read_npy, root};
 
 use cinderblock::unstable::kernels::Kernels;
 use cinderblock::{Model, Runtime, Sampler, SamplerOptions, SessionOptions, negative_log_likelihood};
@@ -49,6 +49,40 @@ fn f32_models_reproduce_the_reference() {
                 let found = greedy(&runtime, &golden.tokens[..*length], expected.len());
                 assert_eq!(&found, expected, "{label}, prompt of {length}");
             }
+        }
+    }
+}
+
+/// Contexts are those of `contexts/generate.py`. They are what the logits are computed from: equal bits whatever follows.
+#[test]
+fn contexts_are_those_of_the_reference() {
+    for name in CASES {
+        let tokens = Golden::read(name).tokens;
+        let expected = read_npy(&root().join(format!("tests/contexts/{name}.npy"))).1;
+        let (_folder, file) = quantize(&case(name), "f32");
+        for kernels in Kernels::all() {
+            let runtime = Runtime::new(Model::open(&file).unwrap().with_kernels(kernels), 2).unwrap();
+            let label = format!("{name} on {}", kernels.isa());
+            let mut scorer = runtime.scorer(&whole_text(&tokens)).unwrap();
+            let mut contexts = |tokens: &[u32]| {
+                let mut found = Vec::new();
+                let each = |context: &[f32]| {
+                    found.extend_from_slice(context);
+                    Ok(())
+                };
+                scorer.contexts(tokens, each).unwrap();
+                found
+            };
+            let found = contexts(&tokens);
+            assert_eq!(found.len(), expected.len(), "{label}");
+            let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-3, "{label}: contexts differ by {worst}");
+            // The first blocks, padded alike.
+            let length = runtime.model().config().block_length;
+            let shorter = contexts(&tokens[..tokens.len() - 3 * length]);
+            assert_eq!(shorter, found[..shorter.len()], "{label}");
+            assert_eq!(contexts(&[]), Vec::<f32>::new());
+            assert!(scorer.contexts(&[u32::MAX], |_| Ok(())).is_err(), "{label}");
         }
     }
 }
