@@ -141,7 +141,8 @@ impl Batch {
     }
 
     /// Reads the beginning that several requests share ([`Request::start`]), with room for N tokens after it. Its memory
-    /// counts until the last of them has joined.
+    /// counts until the last of them has joined. With [`BatchOptions::prefix_cache`], what it has in common with another
+    /// beginning or text is not read again.
     ///
     /// # Errors
     /// As [`Engine::append`], and if the prompt is longer than the cache or that cannot be allocated, or if there is
@@ -150,9 +151,17 @@ impl Batch {
         self.check_length(prompt.len())?;
         let options = self.sized(prompt.len(), max_tokens);
         let bytes = self.bytes_of(&options);
-        self.budget.check_start(self.running_bytes(), bytes)?;
+        while let Err(error) = self.budget.check_start(self.running_bytes(), bytes) {
+            if !self.prefixes.forget() {
+                return Err(error);
+            }
+        }
         let mut sequence = self.engine.runtime().sequence(&options)?;
-        self.engine.append(&mut sequence, prompt)?;
+        let starts = self.budget.shared();
+        let running = self.running.iter().map(|running| &running.sequence);
+        let others = running.chain(starts.iter().map(|start| &**start));
+        let read = self.prefixes.begin(&mut sequence, prompt, others);
+        self.engine.append(&mut sequence, &prompt[read..])?;
         let sequence = Arc::new(sequence);
         self.budget.share(&sequence, bytes);
         Ok(sequence)
@@ -161,9 +170,11 @@ impl Batch {
     /// Whether [`Batch::begin`] finds room for a prompt now.
     pub fn has_room(&self, tokens: usize, max_tokens: usize) -> bool {
         let bytes = self.bytes_of(&self.sized(tokens, max_tokens));
-        self.budget.check_start(self.running_bytes(), bytes).is_ok()
+        // Prefixes are given up for it.
+        self.budget.check_start(self.running_bytes() - self.prefixes.counts().bytes, bytes).is_ok()
     }
 
+    /// Bytes of texts and prefixes.
     fn running_bytes(&self) -> u64 {
         let kept = self.prefixes.counts().bytes;
         self.running.iter().fold(kept, |bytes, running| bytes.saturating_add(running.bytes))

@@ -22,6 +22,11 @@ impl Budget {
         Budget { limit, fixed, text, starts: Vec::new() }
     }
 
+    /// Beginnings that are still shared.
+    pub(crate) fn shared(&self) -> Vec<Arc<Sequence>> {
+        self.starts.iter().filter_map(|(start, _)| start.upgrade()).collect()
+    }
+
     /// Bytes of all beginnings that are still shared.
     fn starts(&self) -> impl Iterator<Item = u64> {
         self.starts.iter().filter(|(start, _)| start.strong_count() > 0).map(|(_, bytes)| *bytes)

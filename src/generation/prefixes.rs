@@ -61,7 +61,7 @@ impl Prefixes {
         forgotten
     }
 
-    /// Lets a new sequence begin as a text that is kept or that runs, as far as a prompt agrees with it. Gives the number
+    /// Lets a new sequence begin as a text that is kept or one of `running`, as far as a prompt agrees with it. Gives the number
     /// of tokens of the prompt that need not be read.
     pub(super) fn begin<'s>(
         &mut self,

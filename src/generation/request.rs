@@ -18,8 +18,8 @@ pub struct BatchOptions {
     pub sequences: usize,
     /// Bytes of weights, caches and buffers, all together, that are not exceeded; `None` is no limit.
     pub memory: Option<u64>,
-    /// Bytes of texts that have ended and are kept, so that a prompt that begins as one of them, or as one that runs, is
-    /// not read again. Part of `memory`, and given up where texts need it; 0 keeps none.
+    /// Bytes of texts that have ended and are kept, so that a prompt that begins as one of them, or as one that runs or is
+    /// a beginning ([`crate::Batch::begin`]), is not read again. Part of `memory`, and given up where texts need it; 0 keeps none.
     pub prefix_cache: u64,
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::common::{case, cases, demo_model, emulated, quantize};
 use cinderblock::unstable::kernels::Kernels;
 use cinderblock::{
-    BatchOptions, End, ErrorKind, Event, GenerateOptions, MemoryEstimate, Model, Request, Runtime,
-    SamplerOptions, SessionOptions, Step, Tokenizer,
+    Alignment, BatchOptions, CacheType, End, ErrorKind, Event, GenerateOptions, MemoryEstimate, Model,
+    Request, Runtime, SamplerOptions, SessionOptions, Step, Tokenizer,
 };
 
 /// SplitMix64.
@@ -79,7 +79,16 @@ fn request(random: &mut Random, model: &Model, text: bool) -> Request {
 }
 
 fn alone(runtime: &Runtime, tokenizer: Option<&Tokenizer>, request: &Request) -> Written {
-    let mut generator = runtime.generator(&SessionOptions::default()).unwrap();
+    alone_with(runtime, &SessionOptions::default(), tokenizer, request)
+}
+
+fn alone_with(
+    runtime: &Runtime,
+    session: &SessionOptions,
+    tokenizer: Option<&Tokenizer>,
+    request: &Request,
+) -> Written {
+    let mut generator = runtime.generator(session).unwrap();
     generator.set_sampler(request.sampler.clone()).unwrap();
     generator.set_stops(request.stops.clone());
     generator.append(&request.prompt).unwrap();
@@ -252,6 +261,57 @@ fn copies_of_a_start_are_independent() {
         assert_eq!(*written, alone(&runtime, None, &request(seed, prompt.clone())).tokens);
     }
     assert_ne!(written[0], written[1]);
+}
+
+/// What a beginning has in common with others that wait, run or have ended is not read again, and its texts are the same.
+/// Prefixes are given up where beginnings need their memory.
+#[test]
+fn beginnings_that_begin_alike_are_read_once() {
+    let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 2).unwrap();
+    let prompt =
+        |number: u32| -> Vec<u32> { (300..363).chain((0..number).map(|i| 500 + 20 * number + i)).collect() };
+    let request = |number: u32, prompt| Request {
+        sampler: SamplerOptions { seed: number.into(), ..SamplerOptions::plain() },
+        ..plain(prompt, 8)
+    };
+    for (alignment, kind) in [(Alignment::Tail, CacheType::F16), (Alignment::Left, CacheType::Q8)] {
+        let session =
+            SessionOptions { alignment: Some(alignment), cache_type: Some(kind), ..Default::default() };
+        let small = SessionOptions { cache_blocks: Some(24), ..session.clone() };
+        let memory = MemoryEstimate::of_batch(runtime.model(), &small, 8).total();
+        for memory in [None, Some(memory)] {
+            let options =
+                BatchOptions { session: session.clone(), sequences: 4, memory, prefix_cache: 1 << 30 };
+            let mut batch = runtime.batch(None, options).unwrap();
+            let mut written: BTreeMap<u64, Written> = BTreeMap::new();
+            let (mut begun, mut most) = (0, 0);
+            while begun < 20 || batch.waiting() + batch.running() > 0 {
+                while begun < 20 && batch.waiting() < 4 && batch.has_room(prompt(begun).len(), 8) {
+                    let start = Some(batch.begin(&prompt(begun), 8).unwrap());
+                    batch.submit(Request { start, ..request(begun, Vec::new()) }).unwrap();
+                    begun += 1;
+                }
+                let each = |id, event| match event {
+                    Event::Step(step) => written.entry(id).or_default().take(step),
+                    Event::Ended(end, _) => written.entry(id).or_default().end = Some(end),
+                    Event::Failed(error) => panic!("text {id}: {error}"),
+                };
+                batch.advance(each).unwrap();
+                most = most.max(batch.memory());
+            }
+            // Alignment on the left shifts the blocks: four kinds of lengths share nothing.
+            let first = if alignment == Alignment::Left { 4 } else { 1 };
+            let counts = batch.prefixes();
+            assert!(counts.hits == 20 - first || memory.is_some() && counts.hits > 10, "{counts:?}");
+            assert!(counts.tokens >= counts.hits * 57, "{counts:?}");
+            assert!(memory.is_none_or(|memory| most <= memory), "{most}");
+            for (number, written) in (0..).zip(written.values()) {
+                let alone = alone_with(&runtime, &session, None, &request(number, prompt(number)));
+                assert_eq!(*written, alone, "text {number}, {alignment:?}");
+            }
+            assert_eq!(written.len(), 20);
+        }
+    }
 }
 
 #[test]
