@@ -6,8 +6,11 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ import psutil  # noqa: E402
 import pyarrow.parquet  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from cinderblock.ray import answers, main  # noqa: E402
+from cinderblock.ray import Journal, answers, main  # noqa: E402
 
 PROMPTS = int(os.environ.get("CINDERBLOCK_RAY_PROMPTS", "240"))
 
@@ -142,9 +145,47 @@ def test_only_open_lines_are_asked_again(
         main([str(prompts), str(output), "-m", str(MODEL), "-n", "4"])
 
 
+def test_one_process_writes_an_output(prompts: Path, tmp_path: Path) -> None:
+    output, refused = tmp_path / "answers.jsonl", "found a file that another process writes"
+    words = [str(prompts), str(output), "-m", str(MODEL)]
+    batch = [str(Path(sys.executable).with_name("cinderblock")), "batch", "-m", str(MODEL), "-o", str(output)]
+    journal = Journal(output)
+    with pytest.raises(SystemExit, match=refused):
+        main(words)
+    outcome = subprocess.run([*batch, "-i", str(prompts)], capture_output=True, text=True)
+    assert outcome.returncode == 1
+    assert refused in outcome.stderr
+    journal.file.close()
+    # And the other way round.
+    with subprocess.Popen([*batch, "-n", "4"], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin
+        process.stdin.write(b'{"id": 1, "prompt": "It was late", "part": "\\u2028"}\n')
+        process.stdin.flush()
+        while not output.read_bytes():
+            time.sleep(0.02)
+        before = output.read_bytes()
+        with pytest.raises(SystemExit, match=refused):
+            main(words)
+        process.stdin.close()
+        assert process.wait(60) == 0
+    assert output.read_bytes() == before
+    # What a kill has left is taken out, and the lock is that of the file in its place.
+    output.write_bytes(before + b'{"request":"torn')
+    journal = Journal(output)
+    assert output.read_bytes() == before
+    with pytest.raises(SystemExit, match=refused):
+        Journal(output)
+    journal.file.close()
+    journal = Journal(output)
+    assert journal.skipped == 1
+    journal.file.close()
+
+
 def test_datasets_and_parquet_files_are_answered(cluster: Any, tmp_path: Path) -> None:
     rows = [{"id": str(index), "prompt": PROMPT, "max_tokens": 5 + index} for index in range(6)]
-    dataset = answers(ray.data.from_items(rows), MODEL, ["--temp", "0"], actors=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        dataset = answers(ray.data.from_items(rows), MODEL, ["--temp", "0"], actors=1)
     found = {answer["id"]: answer for answer in (json.loads(row["answer"]) for row in dataset.take_all())}
     assert {name: len(answer["tokens"]) for name, answer in found.items()} == {
         str(index): 5 + index for index in range(6)

@@ -30,6 +30,11 @@ import pyarrow.parquet
 import ray
 import ray.data
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 # Rows of a task: enough that a batch is full nearly always, few enough that little is lost with a machine.
 ROWS = 256
 Batch = dict[str, Any]
@@ -117,10 +122,41 @@ def answers(
         Engine,
         fn_constructor_args=(source, list(options)),
         batch_size=rows,
-        concurrency=actors or len(machines),
+        # Ray spreads them over the machines.
+        compute=ray.data.ActorPoolStrategy(size=actors or len(machines)),
         num_cpus=min(machines) / 2 if cpus is None else cpus,
-        scheduling_strategy="SPREAD",
     )
+
+
+def _lock(file: IO[str]) -> None:
+    """Take the lock of `cinderblock batch`, until the file is closed, or raise an error of the operating system."""
+    if sys.platform == "win32":
+        # Nobody else can read a byte that is locked there: one that no output has. `batch` locks all that there may be.
+        os.lseek(file.fileno(), (1 << 31) - 2, os.SEEK_SET)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        os.lseek(file.fileno(), 0, os.SEEK_END)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _open_locked(path: Path) -> IO[str]:
+    """Open a file to which only this process writes."""
+    while True:
+        file = path.open("a+", encoding="utf-8", newline="\n")
+        try:
+            _lock(file)
+        except (BlockingIOError, PermissionError):
+            file.close()
+            raise SystemExit(
+                f"error: {path}: output: found a file that another process writes, expected one of its own"
+            ) from None
+        if sys.platform == "win32":
+            return file
+        # Another process may have put a new file in its place before it gave up the lock.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
 
 
 class Journal:
@@ -130,13 +166,21 @@ class Journal:
         """Open a file and keep what an earlier run has answered, but for errors that may be temporary."""
         self.ids: set[str] = set()
         self.key: str | None = None
-        found = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        self.file = _open_locked(path)
+        self.file.seek(0)
+        found = list(self.file)
         kept = [line for line in found if self._keep(path, line)]
         if kept != found:
             partial = path.with_name(f".{path.name}.partial")
-            partial.write_text("".join(kept), encoding="utf-8")
+            with partial.open("w", encoding="utf-8", newline="\n") as whole:
+                whole.writelines(kept)
+            old = self.file
+            if sys.platform == "win32":
+                # An open file cannot be replaced there.
+                old.close()
             os.replace(partial, path)
-        self.file = path.open("a", encoding="utf-8")
+            self.file = _open_locked(path)
+            old.close()
         self.skipped = len(kept)
         self.failed = sum("error" in json.loads(line) for line in kept)
         self.answered = 0
@@ -202,7 +246,8 @@ def _questions(path: Path) -> Iterator[tuple[str, int, str]]:
 
 def _write_parquet(journal: Path, output: Path) -> None:
     """Write answers as columns; those that are not plain values are JSON."""
-    rows = [json.loads(line) for line in journal.read_text().splitlines()]
+    with journal.open(encoding="utf-8", newline="\n") as lines:
+        rows = [json.loads(line) for line in lines]
     names = dict.fromkeys(name for row in rows for name in row)
     columns: dict[str, list[Any]] = {}
     for name in names:
@@ -274,9 +319,9 @@ def main(words: Sequence[str] | None = None) -> int:
             for line in batch["answer"].to_pylist():
                 journal.write(line, numbers)
             journal.file.flush()
-    journal.file.close()
     if parquet:
         _write_parquet(path, given.output)
+    journal.file.close()
     seconds = time.monotonic() - started
     print(
         f"answered {journal.answered}, failed {journal.failed}, skipped {journal.skipped} in {seconds:.1f} s",
