@@ -20,6 +20,8 @@ pub struct Job<'a> {
     pub sequences: usize,
     /// Bytes at most.
     pub memory: Option<u64>,
+    /// Bytes of ended texts that are kept, so that prompts that begin alike are read once.
+    pub prefix_cache: u64,
     pub session: SessionOptions,
 }
 
@@ -28,12 +30,13 @@ type Group = (Vec<u32>, Vec<(usize, usize, Vec<u32>)>);
 
 impl<'a> Job<'a> {
     pub fn new(runtime: &'a Runtime, tokenizer: Option<Arc<Tokenizer>>) -> Job<'a> {
-        Job { runtime, tokenizer, sequences: 32, memory: None, session: SessionOptions::default() }
+        let session = SessionOptions::default();
+        Job { runtime, tokenizer, sequences: 32, memory: None, prefix_cache: 0, session }
     }
 
     fn options(&self) -> BatchOptions {
-        let (session, sequences, memory) = (self.session.clone(), self.sequences, self.memory);
-        BatchOptions { session, sequences, memory, ..BatchOptions::default() }
+        let Job { sequences, memory, prefix_cache, .. } = *self;
+        BatchOptions { session: self.session.clone(), sequences, memory, prefix_cache }
     }
 
     /// A text for each prompt. `report` gets the number that is done, and all.

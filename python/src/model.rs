@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use cinderblock::{
-    Error, MemoryEstimate, Model, OpenOptions, Result, Runtime, SessionOptions, Snapshot, Tokenizer,
+    Error, ErrorKind, MemoryEstimate, Model, OpenOptions, Result, Runtime, Scorer, SessionOptions, Snapshot,
+    Tokenizer,
 };
 use cinderblock_tools::unstable::{Constraints, Prompt};
 use numpy::ndarray::Array2;
 use numpy::{PyArray1, PyArray2};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -59,22 +61,51 @@ impl PyModel {
                 "text: found {found} tokens in one block of {length}, expected at least two blocks"
             )));
         }
-        let options =
-            SessionOptions { cache_blocks: Some(blocks), sink_blocks: 0, ..SessionOptions::default() };
         let rows = (blocks - 1) * config.block_length;
-        let mut values = Vec::new();
-        rows.checked_mul(config.vocabulary)
-            .filter(|length| values.try_reserve_exact(*length).is_ok())
-            .ok_or_else(|| {
-                let detail = format!("logits of {rows} tokens cannot be allocated");
-                Error::new(cinderblock::ErrorKind::Resource, detail)
-            })?;
-        self.runtime.scorer(&options)?.score(text, |_, logits| {
+        let mut values = rows_of("logits of tokens", rows, config.vocabulary)?;
+        self.scorer(blocks)?.score(text, |_, logits| {
             values.extend_from_slice(logits);
             signals.poll()
         })?;
         Ok((rows, values))
     }
+
+    /// Contexts of the blocks of a text, row after row, and the number of rows.
+    fn contexts_of(&self, text: &[u32], signals: &mut Signals) -> Result<(usize, Vec<f32>)> {
+        if text.is_empty() {
+            return Err(Error::argument("text: found 0 tokens, expected at least 1"));
+        }
+        let config = self.model().config();
+        let blocks = text.len().div_ceil(config.block_length);
+        let mut values = rows_of("contexts of blocks", blocks, config.block_decoder.hidden)?;
+        self.scorer(blocks)?.contexts(text, |context| {
+            values.extend_from_slice(context);
+            signals.poll()
+        })?;
+        Ok((blocks, values))
+    }
+
+    /// A scorer that forgets nothing of a text of this length.
+    fn scorer(&self, blocks: usize) -> Result<Scorer> {
+        let cache_blocks = Some(blocks);
+        self.runtime.scorer(&SessionOptions { cache_blocks, sink_blocks: 0, ..SessionOptions::default() })
+    }
+}
+
+/// Room for rows of numbers.
+fn rows_of(what: &str, rows: usize, width: usize) -> Result<Vec<f32>> {
+    let mut values = Vec::new();
+    let has_room = rows.checked_mul(width).is_some_and(|length| values.try_reserve_exact(length).is_ok());
+    let refused = || Error::new(ErrorKind::Resource, format!("{what}: {rows} rows cannot be allocated"));
+    has_room.then_some(values).ok_or_else(refused)
+}
+
+/// Rows of numbers as an array, `[rows, width]`.
+fn array(py: Python<'_>, (rows, values): (usize, Vec<f32>)) -> PyResult<Bound<'_, PyArray2<f32>>> {
+    let width = values.len() / rows.max(1);
+    let array = Array2::from_shape_vec((rows, width), values)
+        .map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+    Ok(PyArray2::from_owned_array(py, array))
 }
 
 #[pymethods]
@@ -144,13 +175,15 @@ impl PyModel {
         })
     }
 
-    #[pyo3(signature = (prompts, /, *, sequences=32, memory=None, progress=None, **options))]
+    #[pyo3(signature = (prompts, /, *, sequences=32, memory=None, prefix_cache=0, progress=None, **options))]
+    #[allow(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn batch(
         &self,
         py: Python<'_>,
         #[pyo3(from_py_with = prompts)] prompts: Vec<Prompt>,
         sequences: usize,
         memory: Option<u64>,
+        prefix_cache: u64,
         progress: Option<Py<PyAny>>,
         options: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Vec<Completion>> {
@@ -161,7 +194,7 @@ impl PyModel {
                 let Some(progress) = &progress else { return Ok(()) };
                 Python::attach(|py| progress.call1(py, (done, total))).map(drop).map_err(|error| {
                     failure = Some(error);
-                    Error::new(cinderblock::ErrorKind::Interrupted, "interrupted by its progress callback")
+                    Error::new(ErrorKind::Interrupted, "interrupted by its progress callback")
                 })
             };
             let job = batch::Job {
@@ -169,6 +202,7 @@ impl PyModel {
                 tokenizer: self.tokenizer.clone(),
                 sequences,
                 memory,
+                prefix_cache,
                 session: options.session.clone(),
             };
             job.generate(prompts, &options, &self.compiler, signals, report)
@@ -191,13 +225,14 @@ impl PyModel {
         Ok(scores.into_iter().flatten().collect())
     }
 
-    #[pyo3(signature = (questions, /, *, sequences=32, memory=None, **options))]
+    #[pyo3(signature = (questions, /, *, sequences=32, memory=None, prefix_cache=0, **options))]
     fn score_batch(
         &self,
         py: Python<'_>,
         #[pyo3(from_py_with = questions)] questions: Vec<(Prompt, Vec<Prompt>)>,
         sequences: usize,
         memory: Option<u64>,
+        prefix_cache: u64,
         options: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Vec<Vec<Score>>> {
         let session = Options::read(SESSION, options)?.session;
@@ -206,6 +241,7 @@ impl PyModel {
             tokenizer: self.tokenizer.clone(),
             sequences,
             memory,
+            prefix_cache,
             session,
         };
         work::run(py, |signals| job.score(&questions, signals))
@@ -217,11 +253,20 @@ impl PyModel {
         py: Python<'py>,
         #[pyo3(from_py_with = prompt)] text: Prompt,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        let (rows, values) =
-            work::run(py, |signals| self.teacher_forced(&tokens(text, self.tokenizer())?, signals))?;
-        let array = Array2::from_shape_vec((rows, self.model().config().vocabulary), values);
-        let array = array.map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))?;
-        Ok(PyArray2::from_owned_array(py, array))
+        let rows = work::run(py, |signals| self.teacher_forced(&tokens(text, self.tokenizer())?, signals))?;
+        array(py, rows)
+    }
+
+    /// Contexts of the blocks of a text, float32 [blocks, hidden]: row i is what the token decoder predicts block i + 1
+    /// from. The first block is padded on the left.
+    #[pyo3(signature = (text, /))]
+    fn contexts<'py>(
+        &self,
+        py: Python<'py>,
+        #[pyo3(from_py_with = prompt)] text: Prompt,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let rows = work::run(py, |signals| self.contexts_of(&tokens(text, self.tokenizer())?, signals))?;
+        array(py, rows)
     }
 
     #[pyo3(signature = (**options))]

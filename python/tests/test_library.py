@@ -37,6 +37,8 @@ def test_errors_are_classes_with_one_line(model: Model, tmp_path: Path) -> None:
         (lambda: model.generate([model.vocabulary]), "token id: found"),
         (lambda: model.generate([-1]), "token id: expected"),
         (lambda: model.logits([1]), "expected at least two blocks"),
+        (lambda: model.contexts([]), "text: found 0 tokens"),
+        (lambda: model.contexts([model.vocabulary]), "token id: found"),
         (lambda: model.session(cache_type="f31"), "cache type: found"),  # type: ignore[arg-type]
         (lambda: model.batch(["a", "b"], seed=[1]), "seed: found 1, expected one or 2"),
         (lambda: model.generate(PROMPT, regex="("), "regex: "),
@@ -101,7 +103,7 @@ def test_other_threads_run_meanwhile(model: Model) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is no signal there")
-@pytest.mark.parametrize("work", ["append", "stream", "generate", "batch"])
+@pytest.mark.parametrize("work", ["append", "stream", "generate", "batch", "contexts"])
 def test_control_c_ends_work_in_the_middle(model: Model, work: str) -> None:
     session = model.session()
     prompt = np.ones(2_000_000, np.uint32)
@@ -110,6 +112,7 @@ def test_control_c_ends_work_in_the_middle(model: Model, work: str) -> None:
         "stream": lambda: next(model.stream(prompt)),
         "generate": lambda: model.generate(PROMPT, max_tokens=10_000_000, ignore_end=True),
         "batch": lambda: model.batch([PROMPT] * 4, max_tokens=10_000_000, ignore_end=True, cache_blocks=64),
+        "contexts": lambda: model.contexts(prompt[:100_000]),
     }
     # A process in the background ignores the signal.
     signal.signal(signal.SIGINT, signal.default_int_handler)

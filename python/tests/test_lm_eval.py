@@ -26,12 +26,13 @@ ERRORS = {"f32": 1e-4, "q4": 2.0}
 Results = dict[str, Any]
 
 
-def evaluate(model: CinderblockLM, *tasks: str) -> Results:
+def evaluate(model: CinderblockLM, *tasks: str, num_fewshot: int | None = None) -> Results:
     """Results of the harness on local tasks, with the answers to all requests."""
     results: Results = lm_eval.simple_evaluate(
         model=model,
         tasks=list(tasks),
         task_manager=TaskManager(include_path=str(TASKS), include_defaults=False),
+        num_fewshot=num_fewshot,
         log_samples=True,
         bootstrap_iters=0,
     )
@@ -109,6 +110,15 @@ def test_generated_text_ends_before_a_stop_string() -> None:
         alone = model.model.generate(context, max_tokens=24, temperature=0, stop=".")
         assert document == [alone.text]
         assert "." not in document[0]
+
+
+def test_examples_that_requests_share_change_nothing() -> None:
+    found = []
+    for prefix_cache in (0, 64 << 20):
+        model = CinderblockLM(str(MODEL), batch_size=4, prefix_cache=prefix_cache)
+        results = evaluate(model, "endings", "continue", num_fewshot=2)
+        found.append([answers(results, name) for name in ("endings", "continue")])
+    assert found[0] == found[1]
 
 
 def test_long_and_empty_contexts_are_scored() -> None:

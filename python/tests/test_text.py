@@ -182,6 +182,40 @@ def test_logits_are_those_of_the_program(model: Model, tmp_path: Path) -> None:
     np.testing.assert_array_equal(logits, model.logits(model.tokenize(text)))
 
 
+def test_contexts_are_those_of_whole_blocks(model: Model) -> None:
+    ids = model.tokenize(PROMPT * 3)[: 8 * model.block_length]
+    contexts = model.contexts(ids)
+    assert contexts.dtype == np.float32
+    assert contexts.flags.c_contiguous
+    assert contexts.shape[0] == 8
+    assert np.isfinite(contexts).all()
+    # A final norm is the last step, and a context depends on nothing that follows.
+    assert 0.1 < np.abs(contexts).mean() < 10
+    np.testing.assert_array_equal(model.contexts(ids[: 5 * model.block_length]), contexts[:5])
+    assert not np.array_equal(contexts[0], contexts[1])
+    # A text that is not whole blocks is filled up from the left, with the token 0.
+    padded = np.concatenate([np.zeros(1, np.uint32), ids[1:]])
+    np.testing.assert_array_equal(model.contexts(ids[1:]), model.contexts(padded))
+    np.testing.assert_array_equal(model.contexts(PROMPT), model.contexts(model.tokenize(PROMPT)))
+
+
+@pytest.mark.parametrize("align", ["tail", "left"])
+def test_prompts_that_begin_alike_give_the_same_with_a_prefix_cache(model: Model, align: Any) -> None:
+    prompts = [f"{PROMPT * 6} And then {'so ' * number}it was {number}" for number in range(12)]
+    questions = [(prompt, [" years ago.", " the"]) for prompt in prompts]
+
+    def results(**options: Any) -> list[Any]:
+        scores = model.score_batch(questions, align=align, **options)
+        texts = model.batch(prompts, align=align, max_tokens=9, seed=list(range(12)), **options)
+        found: list[Any] = [(score.logprob, score.is_greedy) for pair in scores for score in pair]
+        return found + [text.tokens.tolist() for text in texts]
+
+    expected = results()
+    for prefix_cache in (1, 1 << 20, 1 << 28):
+        for sequences in (2, 32):
+            assert results(prefix_cache=prefix_cache, sequences=sequences) == expected
+
+
 def test_the_program_is_installed(model: Model) -> None:
     assert program("--version").startswith("cinderblock ")
     assert json.loads(program("tokenize", "-m", MODEL, "-p", PROMPT, "--json"))

@@ -30,8 +30,9 @@ class CinderblockLM(LM):
 
     `batch_size` is the number of sequences that advance together, `memory` the bytes of weights, caches and buffers,
     `max_length` the tokens that a prediction sees (default: as many as the model was trained with), `max_gen_toks`
-    the tokens of a generated text. `align` lays a prompt out in blocks with padding (`left`) or without (`tail`); the
-    default is the protocol that the model was trained for.
+    the tokens of a generated text. `prefix_cache` is the bytes of ended texts that are kept, so that requests which
+    begin alike, with the same examples, are read once; 0 keeps none. `align` lays a prompt out in blocks with padding
+    (`left`) or without (`tail`); the default is the protocol that the model was trained for.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class CinderblockLM(LM):
         memory: int | None = None,
         max_length: int | None = None,
         max_gen_toks: int = 256,
+        prefix_cache: int = 256 << 20,
         align: Literal["left", "tail"] | None = None,
         cache_type: Literal["f32", "f16", "q8"] | None = None,
         device: str = "cpu",
@@ -55,6 +57,7 @@ class CinderblockLM(LM):
         self.memory = memory
         self.max_length = max_length or self.model.trained_blocks * self.model.block_length
         self.max_gen_toks = max_gen_toks
+        self.prefix_cache = prefix_cache
         self.align = align
         self.cache_type = cache_type
 
@@ -110,6 +113,7 @@ class CinderblockLM(LM):
                 [self._context(context, most) for context in contexts],
                 sequences=self.sequences,
                 memory=self.memory,
+                prefix_cache=self.prefix_cache,
                 max_tokens=most,
                 stop=[stops] if isinstance(stops, str) else [stop for stop in stops if stop],
                 temperature=temperature,
@@ -157,6 +161,7 @@ class CinderblockLM(LM):
             [(context, [continuations[index] for index in indices]) for context, indices in groups.values()],
             sequences=self.sequences,
             memory=self.memory,
+            prefix_cache=self.prefix_cache,
             align=self.align,
             cache_type=self.cache_type,
         )
