@@ -166,7 +166,9 @@ fn extreme_bytes_do_not_saturate() {
     for kernels in Kernels::all() {
         for (kind, panel) in [0x00, 0xff, 0x80, 0x7f, 0x0f, 0xf0].into_iter().flat_map(panels) {
             // Enough columns for the widest tile and for what is left of it.
-            for (count, sign) in [1, 2, 3, 7, 15, 23, 37].into_iter().flat_map(|n| [(n, 1.0), (n, -1.0)]) {
+            for (count, sign) in
+                [1, 2, 3, 5, 7, 12, 15, 23, 37].into_iter().flat_map(|n| [(n, 1.0), (n, -1.0)])
+            {
                 let input = vec![127.0 * sign; count * width];
                 let view = Weights::new(kind, 16, width, &panel).unwrap();
                 let result = product(kernels, &team, view, &activations(kernels, &team, &input, width));
@@ -570,8 +572,11 @@ fn kernels_stay_inside_their_panel() {
             let guarded = Guarded::new(&packed);
             let view = Weights::new(kind, rows, width, guarded.bytes()).unwrap();
             for kernels in Kernels::all() {
-                let input = activations(kernels, &team, &random.floats(5 * width), width);
-                assert!(product(kernels, &team, view, &input).iter().all(|value| value.is_finite()));
+                // A few, and enough to share unpacked weights.
+                for columns in [1, 5, 21] {
+                    let input = activations(kernels, &team, &random.floats(columns * width), width);
+                    assert!(product(kernels, &team, view, &input).iter().all(|value| value.is_finite()));
+                }
             }
         }
     }

@@ -18,7 +18,7 @@ pub fn products(criterion: &mut Criterion) {
             let data = vec![0u64; bytes / 8];
             let weights = Weights::new(kind, ROWS, WIDTH, bytemuck::cast_slice(&data)).expect("sized");
             let mut group = criterion.benchmark_group(format!("{}/{kind}", kernels.isa()));
-            for batch in [1, 2, 4, 8, 16, 32, 128] {
+            for batch in [1, 2, 3, 4, 5, 8, 9, 16, 32, 128] {
                 let mut input = Activations::new(WIDTH, true);
                 team.region(|region| {
                     input.fill(Pass::new(region, kernels), batch, |column, output| {

@@ -104,18 +104,19 @@ macro_rules! kernel {
             unsafe {
                 for (span, record) in panel.get_unchecked(Q4_SCALES..).chunks_exact(Q4_RECORD).enumerate() {
                     for group in 0..4 {
-                        let multipliers =
-                            Zmm::<true>::load_multipliers(record.as_ptr().add(16 * group), false);
+                        let (multipliers, zeros) =
+                            Zmm::<true>::load_multipliers(record.as_ptr().add(16 * group));
+                        let offsets = Zmm::<true>::offsets(zeros);
                         for line in 4 * group..4 * group + 4 {
                             let (even, odd) = Zmm::<true>::load_nibbles(record.as_ptr().add(64 + 64 * line));
                             let target = unpacked.0.as_mut_ptr().add(2 * line);
                             _mm512_store_si512(
                                 target.cast(),
-                                Zmm::<true>::levels_to_weights(even, multipliers),
+                                Zmm::<true>::levels_to_weights(even, multipliers, offsets),
                             );
                             _mm512_store_si512(
                                 target.add(1).cast(),
-                                Zmm::<true>::levels_to_weights(odd, multipliers),
+                                Zmm::<true>::levels_to_weights(odd, multipliers, offsets),
                             );
                         }
                     }

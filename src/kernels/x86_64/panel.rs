@@ -2,10 +2,13 @@
 //!
 //! An instruction set says how it loads a line and multiplies it by four broadcast activations, with int32 sums
 //! that are exact, and how sums become floats. In q4 the multiplier of a group is taken up in one of two ways. With
-//! many columns the levels become weights before they are multiplied, which costs as much as with one. Staged, the
-//! levels are multiplied and the multiplier comes last, once for each column: so it is with few columns, and always
-//! where products are added in int16 first, which only levels fit into. Weights that more columns share than registers
-//! hold are unpacked into memory, a span at a time.
+//! more columns the levels become weights before they are multiplied, which costs as much as with one. Staged, the
+//! levels are multiplied and the multiplier comes last, once for each column: so it is with one or two. Where products
+//! are added in int16 first, which only levels fit into, `levels` has a walk for more. Zero points are part of the
+//! weights or, with few columns, subtracted from the sums, two groups at a time. Weights that more columns share than
+//! registers hold are unpacked into memory, a span at a time.
+
+use std::arch::asm;
 
 /// The operations of an instruction set that the loops are made of.
 ///
@@ -20,10 +23,11 @@ pub(super) trait PanelSimd {
     type Floats: Copy;
     /// Most columns that share the weights: what the registers hold.
     const COLUMNS: usize;
-    /// Whether `dot_q8` subtracts the zero point itself, so that sums start at 0.
-    const SIGNED_Q8: bool;
-    /// Most columns with which the q4 levels of a group are summed before they are multiplied.
-    const STAGED_COLUMNS: usize;
+    /// Most columns whose sums zero points are subtracted from.
+    const PAIRED_COLUMNS: usize;
+    /// Whether products are added in int16 first: q4 sums are of levels, and `dot_q8` subtracts the zero point itself, so
+    /// that its sums start at 0.
+    const INT16: bool;
     /// Distance in bytes at which few columns prefetch the lines of a panel; 0 for not at all.
     const PREFETCH: usize;
 
@@ -32,20 +36,26 @@ pub(super) trait PanelSimd {
     unsafe fn load_bytes(line: *const u8) -> Self::Ints;
     /// The low nibbles of a line, and the high ones.
     unsafe fn load_nibbles(line: *const u8) -> (Self::Ints, Self::Ints);
-    /// The multiplier m of each row in its int16 lanes; and 128 - m z in its bytes or, if staged, m z in its int32
-    /// lane.
-    unsafe fn load_multipliers(bytes: *const u8, staged: bool) -> (Self::Ints, Self::Ints);
-    /// Levels as weights with 128 added.
-    unsafe fn levels_to_weights(levels: Self::Ints, multipliers: (Self::Ints, Self::Ints)) -> Self::Ints;
-    /// `sums + weights * values`; in int16 if all columns are staged.
-    unsafe fn dot_q4(sums: Self::Ints, weights: Self::Ints, values: i32) -> Self::Ints;
-    /// Adds the staged sums of a group of levels to `sums`; `start` is -128 times the sum of its activations.
-    unsafe fn apply_multiplier(
-        sums: Self::Ints,
-        group: Self::Ints,
-        multipliers: (Self::Ints, Self::Ints),
-        start: i32,
+    /// The multiplier m of each row in its int16 lanes, and m z in its bytes.
+    unsafe fn load_multipliers(bytes: *const u8) -> (Self::Ints, Self::Ints);
+    /// Levels times their multipliers, in each byte.
+    unsafe fn multiply_levels(levels: Self::Ints, multipliers: Self::Ints) -> Self::Ints;
+    /// Levels as weights with 128 added; `offsets` are 128 - m z in each byte.
+    unsafe fn levels_to_weights(
+        levels: Self::Ints,
+        multipliers: Self::Ints,
+        offsets: Self::Ints,
     ) -> Self::Ints;
+    /// 128 - m z in each byte.
+    unsafe fn offsets(zeros: Self::Ints) -> Self::Ints;
+    /// Of two groups, m z of the first in the lower int16 lanes, that of the second in the upper ones.
+    unsafe fn pair_zeros(first: Self::Ints, second: Self::Ints) -> Self::Ints;
+    /// `sums + zeros * values`, where `values` are two int16.
+    unsafe fn dot_zeros(sums: Self::Ints, zeros: Self::Ints, values: i32) -> Self::Ints;
+    /// `sums + weights * values`; in int16 if `INT16`.
+    unsafe fn dot_q4(sums: Self::Ints, weights: Self::Ints, values: i32) -> Self::Ints;
+    /// Adds the staged sums of a group of levels to `sums`.
+    unsafe fn apply_multiplier(sums: Self::Ints, group: Self::Ints, multipliers: Self::Ints) -> Self::Ints;
     unsafe fn dot_q8(sums: Self::Ints, weights: Self::Ints, values: i32) -> Self::Ints;
     unsafe fn load_f16(f16s: *const u8) -> Self::Floats;
     unsafe fn load_f32(floats: *const f32) -> Self::Floats;
@@ -54,6 +64,29 @@ pub(super) trait PanelSimd {
     unsafe fn accumulate(sums: Self::Ints, scales: Self::Floats, floats: Self::Floats) -> Self::Floats;
     unsafe fn splat_f32(value: f32) -> Self::Floats;
     unsafe fn store_f32(floats: Self::Floats, output: *mut f32);
+}
+
+/// Most columns with which the q4 levels of a group are summed before they are multiplied.
+pub(super) const STAGED_COLUMNS: usize = 2;
+
+/// The columns of the next tile: 16, or else no more than 8 and all tiles alike, unless it should be the widest.
+#[inline(always)]
+pub(super) fn tile_width(left: usize, most: usize, widest: bool) -> usize {
+    if widest || left >= 16 && most >= 16 {
+        left.min(most)
+    } else {
+        left.div_ceil(left.div_ceil(most.min(8)))
+    }
+}
+
+/// The same address: without it, each of the 32 quads of a span would get a pointer of its own, most of them on the
+/// stack.
+#[allow(clippy::pointers_in_nomem_asm_block)] // Nothing is read.
+#[inline(always)]
+pub(super) fn opaque(mut address: *const i32) -> *const i32 {
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {0} */", inout(reg) address, options(pure, nomem, nostack, preserves_flags)) };
+    address
 }
 
 /// Calls the widest kernel that the columns fill: `for_columns!(columns; N => kernel::<N>())`.
@@ -75,7 +108,7 @@ macro_rules! panel_kernels {
     ($features:literal; $simd:ty) => {
         use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 
-        use crate::kernels::x86_64::panel::{PanelSimd, for_columns};
+        use crate::kernels::x86_64::panel::{PanelSimd, STAGED_COLUMNS, for_columns, opaque, tile_width};
         use crate::kernels::operands::{ColumnTile, TILE_COLUMNS};
         use crate::kernels::table::{PanelKernels, quantized_kernels};
         use crate::quant::{PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, SPAN};
@@ -86,11 +119,7 @@ macro_rules! panel_kernels {
         pub(in crate::kernels::x86_64) const PANELS: PanelKernels = PanelKernels {
             q4,
             q8,
-            q4_tiles: if <$simd>::COLUMNS > <$simd>::STAGED_COLUMNS {
-                Some((<$simd>::COLUMNS, q4_tiles))
-            } else {
-                None
-            },
+            q4_tiles: if <$simd>::INT16 { None } else { Some((<$simd>::COLUMNS, q4_tiles)) },
         };
 
         quantized_kernels!($features);
@@ -104,12 +133,14 @@ macro_rules! panel_kernels {
             input: ColumnTile<'_>,
             output: &mut [[f32; PANEL_ROWS]],
         ) {
+            // Without VNNI the kernel of 512 bits for 4 or 5 columns of q8 is slower than that for 8.
+            let most = if Q4 && <$simd>::INT16 { STAGED_COLUMNS } else { <$simd>::COLUMNS };
             let mut column = 0;
             while column < input.columns {
                 // SAFETY: the columns asked for exist.
                 column += unsafe {
                     for_columns!(
-                        (input.columns - column).min(<$simd>::COLUMNS);
+                        tile_width(input.columns - column, most, <$simd>::INT16);
                         N => columns::<Q4, N>(panel, input, column, output)
                     )
                 };
@@ -143,8 +174,8 @@ macro_rules! panel_kernels {
 
         /// With many columns a panel takes long enough for the next one to arrive meanwhile.
         #[target_feature(enable = $features)]
-        fn prefetch_panel<const N: usize, const RECORD: usize>(record: *const u8, panel: &[u8], first: usize) {
-            if N >= 8 && first == 0 {
+        fn prefetch_panel<const RECORD: usize>(record: *const u8, panel: &[u8], columns: usize) {
+            if columns >= 8 {
                 let next = record.wrapping_add(panel.len());
                 for line in 0..RECORD / 64 {
                     _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(line * 64).cast());
@@ -163,34 +194,42 @@ macro_rules! panel_kernels {
 
         /// # Safety
         /// As `columns`.
+        // Long, because sums stay in registers over all the ways to take up multipliers and zero points.
         #[target_feature(enable = $features)]
         unsafe fn q4_columns<const N: usize>(
             panel: &[u8],
             input: ColumnTile<'_>,
             first: usize,
         ) -> [<$simd as PanelSimd>::Floats; N] {
-            let (stride, staged) = (input.columns, N <= <$simd>::STAGED_COLUMNS);
+            let (stride, staged, paired) =
+                (input.columns, N <= STAGED_COLUMNS, N <= <$simd>::PAIRED_COLUMNS);
             // SAFETY: every address lies inside the panel's records or inside the tile's slices, by the
             // caller's promise; loads are unaligned.
             unsafe {
                 let mut floats = [<$simd>::zero_f32(); N];
                 let mut values = input.values.as_ptr().cast::<i32>().add(first);
-                let mut span_starts = input.span_starts.as_ptr().add(first);
-                let mut group_starts = input.group_starts.as_ptr().add(first);
+                let mut starts = input.span_starts.as_ptr().add(first);
+                let mut pairs = input.group_pairs.as_ptr().cast::<i32>().add(first);
                 let mut scales = input.scales.as_ptr().add(first);
                 for record in panel.get_unchecked(Q4_SCALES..).chunks_exact(Q4_RECORD) {
                     let record = record.as_ptr();
-                    prefetch_panel::<N, Q4_RECORD>(record, panel, first);
+                    if <$simd>::COLUMNS >= 8 && first == 0 {
+                        prefetch_panel::<Q4_RECORD>(record, panel, stride);
+                    }
                     prefetch_line::<N>(record, first);
                     let mut lines = record.add(64);
                     let mut sums = [<$simd>::splat_i32(0); N];
-                    if !staged {
+                    if !paired {
                         for n in 0..N {
-                            sums[n] = <$simd>::splat_i32(*span_starts.add(n));
+                            sums[n] = <$simd>::splat_i32(*starts.add(n));
                         }
+                        starts = starts.add(stride);
                     }
+                    let mut first_zeros = <$simd>::splat_i32(0);
                     for group in 0..4 {
-                        let multipliers = <$simd>::load_multipliers(record.add(16 * group), staged);
+                        let (multipliers, zeros) = <$simd>::load_multipliers(record.add(16 * group));
+                        let offsets = <$simd>::offsets(zeros);
+                        values = opaque(values);
                         let mut level_sums = [<$simd>::splat_i32(0); N];
                         for _ in 0..4 {
                             prefetch_line::<N>(lines, first);
@@ -203,7 +242,11 @@ macro_rules! panel_kernels {
                                         level_sums[n] = <$simd>::dot_q4(level_sums[n], levels, value);
                                     }
                                 } else {
-                                    let weights = <$simd>::levels_to_weights(levels, multipliers);
+                                    let weights = if paired {
+                                        <$simd>::multiply_levels(levels, multipliers)
+                                    } else {
+                                        <$simd>::levels_to_weights(levels, multipliers, offsets)
+                                    };
                                     for n in 0..N {
                                         let value = values.add(n).read_unaligned();
                                         sums[n] = <$simd>::dot_q4(sums[n], weights, value);
@@ -214,16 +257,25 @@ macro_rules! panel_kernels {
                         }
                         if staged {
                             for n in 0..N {
-                                let start = *group_starts.add(n);
-                                sums[n] = <$simd>::apply_multiplier(sums[n], level_sums[n], multipliers, start);
+                                sums[n] = <$simd>::apply_multiplier(sums[n], level_sums[n], multipliers);
                             }
-                            group_starts = group_starts.add(stride);
+                        }
+                        if !paired {
+                            continue;
+                        }
+                        if group % 2 == 0 {
+                            first_zeros = zeros;
+                        } else {
+                            let zeros = <$simd>::pair_zeros(first_zeros, zeros);
+                            for n in 0..N {
+                                sums[n] = <$simd>::dot_zeros(sums[n], zeros, *pairs.add(n));
+                            }
+                            pairs = pairs.add(stride);
                         }
                     }
                     for n in 0..N {
                         floats[n] = <$simd>::accumulate(sums[n], <$simd>::splat_f32(*scales.add(n)), floats[n]);
                     }
-                    span_starts = span_starts.add(stride);
                     scales = scales.add(stride);
                 }
                 let row_scales = <$simd>::load_f32(panel.as_ptr().cast());
@@ -244,19 +296,23 @@ macro_rules! panel_kernels {
                 let records = panel.get_unchecked(Q4_SCALES..).chunks_exact(Q4_RECORD);
                 for (span, record) in records.enumerate() {
                     let record = record.as_ptr();
-                    prefetch_panel::<TILE_COLUMNS, Q4_RECORD>(record, panel, 0);
+                    prefetch_panel::<Q4_RECORD>(record, panel, TILE_COLUMNS);
                     for (group, weights) in weights.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                        let multipliers = <$simd>::load_multipliers(record.add(16 * group), false);
+                        let (multipliers, zeros) = <$simd>::load_multipliers(record.add(16 * group));
+                        let offsets = <$simd>::offsets(zeros);
                         for (line, weights) in weights.as_chunks_mut::<2>().0.iter_mut().enumerate() {
                             let (even, odd) = <$simd>::load_nibbles(record.add(64 * (1 + 4 * group + line)));
-                            *weights = [<$simd>::levels_to_weights(even, multipliers), <$simd>::levels_to_weights(odd, multipliers)];
+                            *weights = [
+                                <$simd>::levels_to_weights(even, multipliers, offsets),
+                                <$simd>::levels_to_weights(odd, multipliers, offsets),
+                            ];
                         }
                     }
                     for (tile, output) in tiles.iter().zip(output.chunks_mut(TILE_COLUMNS)) {
                         let mut column = 0;
                         while column < tile.columns {
                             column += for_columns!(
-                                (tile.columns - column).min(<$simd>::COLUMNS);
+                                tile_width(tile.columns - column, <$simd>::COLUMNS, false);
                                 N => span_columns::<N>(&weights, tile, span, column, output)
                             );
                         }
@@ -326,7 +382,9 @@ macro_rules! panel_kernels {
                 let mut starts = input.group_starts.as_ptr().add(first);
                 for (at, record) in panel.chunks_exact(Q8_RECORD).enumerate() {
                     let record = record.as_ptr();
-                    prefetch_panel::<N, Q8_RECORD>(record, panel, first);
+                    if <$simd>::COLUMNS >= 8 && first == 0 {
+                        prefetch_panel::<Q8_RECORD>(record, panel, stride);
+                    }
                     prefetch_line::<N>(record, first);
                     // Two records make a span.
                     let activation_scales = input.scales.as_ptr().add(at / 2 * stride + first);
@@ -336,7 +394,7 @@ macro_rules! panel_kernels {
                         let activation_scales = std::hint::black_box(activation_scales);
                         let scales = <$simd>::load_f16(record.add(group * 32));
                         let mut sums = [<$simd>::splat_i32(0); N];
-                        if !<$simd>::SIGNED_Q8 {
+                        if !<$simd>::INT16 {
                             for n in 0..N {
                                 sums[n] = <$simd>::splat_i32(*starts.add(n));
                             }

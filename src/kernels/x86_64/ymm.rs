@@ -4,6 +4,21 @@ use std::arch::x86_64::*;
 
 use super::panel::PanelSimd;
 
+/// The instructions that `levels` is made of.
+pub(super) mod instructions {
+    pub(in crate::kernels::x86_64) use std::arch::x86_64::{
+        __m256i as Ints, _mm256_add_epi16 as add_i16, _mm256_add_epi32 as add_i32, _mm256_and_si256 as and,
+        _mm256_broadcastsi128_si256 as broadcast_128, _mm256_cvtepi32_ps as to_f32, _mm256_fmadd_ps as fmadd,
+        _mm256_loadu_ps as load_f32, _mm256_loadu_si256 as load, _mm256_madd_epi16 as madd_i16,
+        _mm256_maddubs_epi16 as madd_u8, _mm256_mullo_epi16 as multiply_i16, _mm256_set1_epi32 as splat_i32,
+        _mm256_set1_ps as splat_f32, _mm256_setzero_si256 as zero, _mm256_shuffle_epi8 as shuffle,
+        _mm256_srli_epi16 as shift_right, _mm256_storeu_ps as store_f32,
+    };
+
+    /// Rows of an int32 each that a register holds.
+    pub(in crate::kernels::x86_64) const REGISTER_ROWS: usize = 8;
+}
+
 /// `maddubs`, which multiplies unsigned by signed bytes and adds pairs with int16 saturation.
 ///
 /// Levels cannot saturate: a whole group sums to at most 8 x 15 x 127 x 2 = 30480. q8 multiplies |weight| by the
@@ -22,8 +37,8 @@ impl<const DOT: u8> PanelSimd for Ymm<DOT> {
     type Ints = [__m256i; 2];
     type Floats = [__m256; 2];
     const COLUMNS: usize = if DOT == MADDUBS { 2 } else { 4 };
-    const SIGNED_Q8: bool = DOT == MADDUBS;
-    const STAGED_COLUMNS: usize = if DOT == MADDUBS { Self::COLUMNS } else { 2 };
+    const PAIRED_COLUMNS: usize = Self::COLUMNS;
+    const INT16: bool = DOT == MADDUBS;
     // Zen 3; unknown for processors with VNNI.
     const PREFETCH: usize = if DOT == MADDUBS { 4352 } else { 0 };
 
@@ -57,28 +72,60 @@ impl<const DOT: u8> PanelSimd for Ymm<DOT> {
     }
 
     #[inline(always)]
-    unsafe fn load_multipliers(bytes: *const u8, staged: bool) -> ([__m256i; 2], [__m256i; 2]) {
+    unsafe fn load_multipliers(bytes: *const u8) -> ([__m256i; 2], [__m256i; 2]) {
         // SAFETY: as above.
         unsafe {
             let rows = _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.cast()));
             let first = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-            let low = multipliers(rows, first, staged);
-            let high = multipliers(rows, _mm256_add_epi32(first, _mm256_set1_epi32(8)), staged);
+            let low = multipliers(rows, first);
+            let high = multipliers(rows, _mm256_add_epi32(first, _mm256_set1_epi32(8)));
             ([low.0, high.0], [low.1, high.1])
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_levels(levels: [__m256i; 2], multipliers: [__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: as above. A product of two bytes of at most 15 stays in its byte.
+        unsafe {
+            [_mm256_mullo_epi16(levels[0], multipliers[0]), _mm256_mullo_epi16(levels[1], multipliers[1])]
         }
     }
 
     #[inline(always)]
     unsafe fn levels_to_weights(
         levels: [__m256i; 2],
-        (multipliers, offsets): ([__m256i; 2], [__m256i; 2]),
+        multipliers: [__m256i; 2],
+        offsets: [__m256i; 2],
     ) -> [__m256i; 2] {
-        // SAFETY: as above. A product of two bytes of at most 15 stays in its byte.
+        // SAFETY: as above.
         unsafe {
-            [
-                _mm256_add_epi8(_mm256_mullo_epi16(levels[0], multipliers[0]), offsets[0]),
-                _mm256_add_epi8(_mm256_mullo_epi16(levels[1], multipliers[1]), offsets[1]),
-            ]
+            let products = Self::multiply_levels(levels, multipliers);
+            [_mm256_add_epi8(products[0], offsets[0]), _mm256_add_epi8(products[1], offsets[1])]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn offsets(zeros: [__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: as above.
+        unsafe { both(zeros, |zeros| _mm256_sub_epi8(_mm256_set1_epi8(-128), zeros)) }
+    }
+
+    #[inline(always)]
+    unsafe fn pair_zeros(first: [__m256i; 2], second: [__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let low = both(first, |zeros| _mm256_and_si256(zeros, _mm256_set1_epi32(255)));
+            let high = both(second, |zeros| _mm256_and_si256(zeros, _mm256_set1_epi32(255 << 16)));
+            [_mm256_or_si256(low[0], high[0]), _mm256_or_si256(low[1], high[1])]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_zeros(sums: [__m256i; 2], zeros: [__m256i; 2], values: i32) -> [__m256i; 2] {
+        // SAFETY: as above. The negated sum of 32 activations fits in int16.
+        unsafe {
+            let values = _mm256_set1_epi32(values);
+            [dot_i16::<DOT>(sums[0], zeros[0], values), dot_i16::<DOT>(sums[1], zeros[1], values)]
         }
     }
 
@@ -95,14 +142,13 @@ impl<const DOT: u8> PanelSimd for Ymm<DOT> {
     unsafe fn apply_multiplier(
         sums: [__m256i; 2],
         group: [__m256i; 2],
-        (multipliers, zeros): ([__m256i; 2], [__m256i; 2]),
-        start: i32,
+        multipliers: [__m256i; 2],
     ) -> [__m256i; 2] {
         // SAFETY: as above.
         unsafe {
             [
-                finish::<DOT>(sums[0], group[0], multipliers[0], zeros[0], start),
-                finish::<DOT>(sums[1], group[1], multipliers[1], zeros[1], start),
+                finish::<DOT>(sums[0], group[0], multipliers[0]),
+                finish::<DOT>(sums[1], group[1], multipliers[1]),
             ]
         }
     }
@@ -183,7 +229,7 @@ fn both(registers: [__m256i; 2], f: impl Fn(__m256i) -> __m256i) -> [__m256i; 2]
 /// # Safety
 /// AVX2 is available.
 #[inline(always)]
-unsafe fn multipliers(rows: __m256i, of: __m256i, staged: bool) -> (__m256i, __m256i) {
+unsafe fn multipliers(rows: __m256i, of: __m256i) -> (__m256i, __m256i) {
     // SAFETY: the caller's promise.
     unsafe {
         // Each row's byte in all four of its bytes.
@@ -192,26 +238,14 @@ unsafe fn multipliers(rows: __m256i, of: __m256i, staged: bool) -> (__m256i, __m
         let multipliers = _mm256_and_si256(stored, _mm256_set1_epi16(15));
         let zeros = _mm256_and_si256(_mm256_srli_epi16::<4>(stored), _mm256_set1_epi8(15));
         // At most 15 x 15 in each byte.
-        let products = _mm256_mullo_epi16(zeros, multipliers);
-        let offsets = if staged {
-            _mm256_and_si256(products, _mm256_set1_epi32(255))
-        } else {
-            _mm256_sub_epi8(_mm256_set1_epi8(-128), products)
-        };
-        (multipliers, offsets)
+        (multipliers, _mm256_mullo_epi16(zeros, multipliers))
     }
 }
 
 /// # Safety
 /// AVX2 is available.
 #[inline(always)]
-unsafe fn finish<const DOT: u8>(
-    sums: __m256i,
-    group: __m256i,
-    multipliers: __m256i,
-    zeros: __m256i,
-    start: i32,
-) -> __m256i {
+unsafe fn finish<const DOT: u8>(sums: __m256i, group: __m256i, multipliers: __m256i) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
         let levels = if DOT == MADDUBS {
@@ -219,9 +253,23 @@ unsafe fn finish<const DOT: u8>(
         } else {
             _mm256_mullo_epi32(group, _mm256_and_si256(multipliers, _mm256_set1_epi32(15)))
         };
-        // The sum of 32 activations fits in int16; the upper 16 bits of each lane of `zeros` is 0.
-        let zeros = _mm256_madd_epi16(zeros, _mm256_set1_epi32(start >> 7));
-        _mm256_add_epi32(sums, _mm256_add_epi32(levels, zeros))
+        _mm256_add_epi32(sums, levels)
+    }
+}
+
+/// Adds the products of pairs of int16.
+///
+/// # Safety
+/// The instruction is available in the encoding.
+#[inline(always)]
+unsafe fn dot_i16<const DOT: u8>(sums: __m256i, weights: __m256i, values: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match DOT {
+            EVEX => _mm256_dpwssd_epi32(sums, weights, values),
+            VEX => _mm256_dpwssd_avx_epi32(sums, weights, values),
+            _ => _mm256_add_epi32(sums, _mm256_madd_epi16(weights, values)),
+        }
     }
 }
 

@@ -4,6 +4,21 @@ use std::arch::x86_64::*;
 
 use super::panel::PanelSimd;
 
+/// The instructions that `levels` is made of.
+pub(super) mod instructions {
+    pub(in crate::kernels::x86_64) use std::arch::x86_64::{
+        __m512i as Ints, _mm512_add_epi16 as add_i16, _mm512_add_epi32 as add_i32, _mm512_and_si512 as and,
+        _mm512_broadcast_i32x4 as broadcast_128, _mm512_cvtepi32_ps as to_f32, _mm512_fmadd_ps as fmadd,
+        _mm512_loadu_ps as load_f32, _mm512_loadu_si512 as load, _mm512_madd_epi16 as madd_i16,
+        _mm512_maddubs_epi16 as madd_u8, _mm512_mullo_epi16 as multiply_i16, _mm512_set1_epi32 as splat_i32,
+        _mm512_set1_ps as splat_f32, _mm512_setzero_si512 as zero, _mm512_shuffle_epi8 as shuffle,
+        _mm512_srli_epi16 as shift_right, _mm512_storeu_ps as store_f32,
+    };
+
+    /// Rows of an int32 each that a register holds.
+    pub(in crate::kernels::x86_64) const REGISTER_ROWS: usize = 16;
+}
+
 /// AVX-512, with or without `vpdpbusd`.
 ///
 /// Without it `maddubs` saturates at int16. A pair of q4 products is at most 15 x 127 x 2 and cannot; for q8 the
@@ -15,8 +30,9 @@ impl<const VNNI: bool> PanelSimd for Zmm<VNNI> {
     type Ints = __m512i;
     type Floats = __m512;
     const COLUMNS: usize = 16;
-    const SIGNED_Q8: bool = !VNNI;
-    const STAGED_COLUMNS: usize = if VNNI { 2 } else { Self::COLUMNS };
+    // With more, the additions to the weights find ports that products leave free, on a Zen 4.
+    const PAIRED_COLUMNS: usize = if VNNI { 3 } else { Self::COLUMNS };
+    const INT16: bool = !VNNI;
     const PREFETCH: usize = 0;
 
     #[inline(always)]
@@ -48,7 +64,7 @@ impl<const VNNI: bool> PanelSimd for Zmm<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn load_multipliers(bytes: *const u8, staged: bool) -> (__m512i, __m512i) {
+    unsafe fn load_multipliers(bytes: *const u8) -> (__m512i, __m512i) {
         // SAFETY: as above.
         unsafe {
             let rows = _mm512_broadcast_i32x4(_mm_loadu_si128(bytes.cast()));
@@ -59,28 +75,52 @@ impl<const VNNI: bool> PanelSimd for Zmm<VNNI> {
             let multipliers = _mm512_and_si512(both, _mm512_set1_epi16(15));
             let zeros = _mm512_and_si512(_mm512_srli_epi16::<4>(both), _mm512_set1_epi8(15));
             // At most 15 x 15 in each byte.
-            let products = _mm512_mullo_epi16(zeros, multipliers);
-            if staged {
-                (multipliers, _mm512_and_si512(products, _mm512_set1_epi32(255)))
+            (multipliers, _mm512_mullo_epi16(zeros, multipliers))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_levels(levels: __m512i, multipliers: __m512i) -> __m512i {
+        // SAFETY: as above. A product of two bytes of at most 15 stays in its byte.
+        unsafe { _mm512_mullo_epi16(levels, multipliers) }
+    }
+
+    #[inline(always)]
+    unsafe fn levels_to_weights(levels: __m512i, multipliers: __m512i, offsets: __m512i) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_add_epi8(Self::multiply_levels(levels, multipliers), offsets) }
+    }
+
+    #[inline(always)]
+    unsafe fn offsets(zeros: __m512i) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_sub_epi8(_mm512_set1_epi8(-128), zeros) }
+    }
+
+    #[inline(always)]
+    unsafe fn pair_zeros(first: __m512i, second: __m512i) -> __m512i {
+        // SAFETY: as above.
+        unsafe {
+            let low = _mm512_and_si512(first, _mm512_set1_epi32(255));
+            _mm512_or_si512(low, _mm512_and_si512(second, _mm512_set1_epi32(255 << 16)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_zeros(sums: __m512i, zeros: __m512i, values: i32) -> __m512i {
+        // SAFETY: as above. The negated sum of 32 activations fits in int16.
+        unsafe {
+            let values = _mm512_set1_epi32(values);
+            if VNNI {
+                _mm512_dpwssd_epi32(sums, zeros, values)
             } else {
-                (multipliers, _mm512_sub_epi8(_mm512_set1_epi8(-128), products))
+                _mm512_add_epi32(sums, _mm512_madd_epi16(zeros, values))
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn levels_to_weights(levels: __m512i, (multipliers, offsets): (__m512i, __m512i)) -> __m512i {
-        // SAFETY: as above. A product of two bytes of at most 15 stays in its byte.
-        unsafe { _mm512_add_epi8(_mm512_mullo_epi16(levels, multipliers), offsets) }
-    }
-
-    #[inline(always)]
-    unsafe fn apply_multiplier(
-        sums: __m512i,
-        group: __m512i,
-        (multipliers, zeros): (__m512i, __m512i),
-        start: i32,
-    ) -> __m512i {
+    unsafe fn apply_multiplier(sums: __m512i, group: __m512i, multipliers: __m512i) -> __m512i {
         // SAFETY: as above.
         unsafe {
             let levels = if VNNI {
@@ -88,9 +128,7 @@ impl<const VNNI: bool> PanelSimd for Zmm<VNNI> {
             } else {
                 _mm512_madd_epi16(group, multipliers)
             };
-            // The sum of 32 activations fits in int16; the upper 16 bits of each lane of `zeros` is 0.
-            let zeros = _mm512_madd_epi16(zeros, _mm512_set1_epi32(start >> 7));
-            _mm512_add_epi32(sums, _mm512_add_epi32(levels, zeros))
+            _mm512_add_epi32(sums, levels)
         }
     }
 
