@@ -6,14 +6,15 @@
 //! is touched once a group (in q4 the sums of a span, in q8 the float sums) or once a span (the float sums of
 //! q4), so the part of it that finds no register costs little.
 //!
-//! q4 levels are summed before they are multiplied, for two instructions a sum and group. To make weights of them
-//! first would cost two for every register of weights, one of them a multiplication of bytes, which takes longer than
-//! a dot product. Where these loops make arrays they do so in steps: closures passed to `map` and `from_fn` are not
-//! always inlined.
+//! With few columns, q4 levels are summed before they are multiplied, for two instructions a sum and group. To make
+//! weights of them first would cost two for every register of weights, one of them a multiplication of bytes, which
+//! takes longer than a dot product: many columns share that, by the walk of `span`. Where these loops make arrays they
+//! do so in steps: closures passed to `map` and `from_fn` are not always inlined.
 
 mod neon;
 mod neon_dotprod;
 mod neon_i8mm;
+mod span;
 
 use std::arch::aarch64::*;
 
@@ -80,14 +81,15 @@ impl Simd for Neon {
 /// The tier has `group::<Q4, N, R>(lines, values, stride, starts) -> [[int32x4_t; R]; N]`: the integer products of
 /// the `4 R` rows whose first weight line of a group is at `lines` with `N` columns, whose first quads are at
 /// `values`, `stride` columns from one quad to the next. In q4 they are those of the levels; in q8 `starts` are
-/// theirs for stored weights. From `PAIRED` columns on, a sum is of two rows and two columns: see [`separate`].
+/// theirs for stored weights. From `PAIRED` columns on, a sum is of two rows and two columns: see [`separate`]. `TILES` is
+/// its kernel for many columns of q4.
 macro_rules! panel_kernels {
     ($features:literal; $($n:literal x $r:literal),+) => {
         use crate::kernels::operands::ColumnTile;
         use crate::kernels::table::{PanelKernels, quantized_kernels};
         use crate::quant::{PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD};
 
-        pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8, q4_tiles: None };
+        pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8, q4_tiles: TILES };
 
         quantized_kernels!($features);
 

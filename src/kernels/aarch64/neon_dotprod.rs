@@ -8,12 +8,14 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
+use super::span::span_kernels;
 use super::{Neon, panel_kernels};
 use crate::kernels::generic::float_kernels;
 use crate::kernels::isa::with_features;
 
 with_features!(neon_dotprod, float_kernels!(Neon));
 with_features!(neon_dotprod, panel_kernels!(8 x 2, 4 x 4, 2 x 4, 1 x 4));
+with_features!(neon_dotprod, span_kernels!(8, false; 4, 2, 1));
 
 const PAIRED: usize = usize::MAX;
 
@@ -79,6 +81,37 @@ macro_rules! group {
                 }
                 sums
             }
+        }
+
+        /// # Safety
+        /// As `span_kernels` says: `N` columns of a span can be read.
+        #[target_feature(enable = $features)]
+        #[inline]
+        unsafe fn products<const N: usize>(
+            weights: &SpanWeights,
+            mut quads: *const i8,
+            stride: usize,
+        ) -> [[int32x4_t; PANEL_ROWS / 4]; N] {
+            let mut sums = [[vdupq_n_s32(0); PANEL_ROWS / 4]; N];
+            for weights in weights {
+                for odd in 0..2 {
+                    // SAFETY: the caller's promise.
+                    let values = unsafe { super::load_quads::<N>(quads) };
+                    for r in 0..PANEL_ROWS / 4 {
+                        let weights = weights[r][odd];
+                        sums[0][r] = dot::<0>(sums[0][r], weights, values);
+                        if N > 1 {
+                            sums[1][r] = dot::<1>(sums[1][r], weights, values);
+                        }
+                        if N > 2 {
+                            sums[2][r] = dot::<2>(sums[2][r], weights, values);
+                            sums[3][r] = dot::<3>(sums[3][r], weights, values);
+                        }
+                    }
+                    quads = quads.wrapping_add(4 * stride);
+                }
+            }
+            sums
         }
     };
 }

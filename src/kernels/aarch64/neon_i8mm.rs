@@ -9,12 +9,14 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
+use super::span::span_kernels;
 use super::{Neon, panel_kernels};
 use crate::kernels::generic::float_kernels;
 use crate::kernels::isa::with_features;
 
 with_features!(neon_i8mm, float_kernels!(Neon));
 with_features!(neon_i8mm, panel_kernels!(8 x 2, 4 x 4, 2 x 4, 1 x 4));
+with_features!(neon_i8mm, span_kernels!(4, true; 4, 2, 1));
 
 const PAIRED: usize = 4;
 
@@ -131,6 +133,63 @@ macro_rules! group {
                 }
                 sums
             }
+        }
+
+        /// The same as `matrix` with signed weights.
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn signed_matrix(mut sum: int32x4_t, weights: int8x16_t, values: int8x16_t) -> int32x4_t {
+            // SAFETY: registers only; the caller has the instruction.
+            unsafe {
+                asm!(
+                    "smmla {sum:v}.4s, {weights:v}.16b, {values:v}.16b",
+                    sum = inout(vreg) sum, weights = in(vreg) weights, values = in(vreg) values,
+                    options(pure, nomem, nostack, preserves_flags),
+                );
+            }
+            sum
+        }
+
+        /// # Safety
+        /// As `span_kernels` says: `N` columns of a span can be read.
+        #[target_feature(enable = $features)]
+        #[inline]
+        unsafe fn products<const N: usize>(
+            weights: &SpanWeights,
+            mut quads: *const i8,
+            stride: usize,
+        ) -> [[int32x4_t; PANEL_ROWS / 4]; N] {
+            // Of two columns, rows {0, 1} and {2, 3}.
+            let mut sums = [[[vdupq_n_s32(0); 2]; PANEL_ROWS / 4]; 2];
+            let pairs = N.div_ceil(2);
+            for weights in weights {
+                // SAFETY: the caller's promise.
+                let (even, odd) = unsafe {
+                    let even = super::load_quads::<N>(quads);
+                    let odd = super::load_quads::<N>(quads.add(4 * stride));
+                    (vreinterpretq_s32_s8(even), vreinterpretq_s32_s8(odd))
+                };
+                quads = quads.wrapping_add(8 * stride);
+                let columns = [
+                    vreinterpretq_s8_s32(vzip1q_s32(even, odd)),
+                    vreinterpretq_s8_s32(vzip2q_s32(even, odd)),
+                ];
+                for r in 0..PANEL_ROWS / 4 {
+                    for pair in 0..pairs {
+                        for half in 0..2 {
+                            sums[pair][r][half] = signed_matrix(sums[pair][r][half], weights[r][half], columns[pair]);
+                        }
+                    }
+                }
+            }
+            let mut separate = [[vdupq_n_s32(0); PANEL_ROWS / 4]; N];
+            for n in 0..N {
+                for r in 0..PANEL_ROWS / 4 {
+                    let [upper, lower] = sums[n / 2][r];
+                    separate[n][r] = if n % 2 == 0 { vuzp1q_s32(upper, lower) } else { vuzp2q_s32(upper, lower) };
+                }
+            }
+            separate
         }
     };
 }
