@@ -4,7 +4,9 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cinderblock::{CacheType, Error, Model, OpenOptions, Result, Runtime, SessionOptions, Tokenizer};
+use cinderblock::{
+    CacheType, Error, Model, OpenOptions, Result, Runtime, SessionOptions, Speculate, Tokenizer,
+};
 
 use crate::input;
 use crate::output::Inputs;
@@ -220,6 +222,22 @@ impl CacheArguments {
             cache_type: self.cache_type.kind().or(default.cache_type),
             ..default
         }
+    }
+}
+
+/// Whether tokens are guessed.
+#[derive(clap::Args)]
+pub struct SpeculateArgument {
+    /// Guess tokens from the text so far and compute several in one pass: auto where that saves time, on wherever
+    /// there is a guess, off never; the text is the same
+    #[arg(long, value_name = "WHEN", default_value = Speculate::Auto.name(), value_parser = Speculate::ALL.map(Speculate::name))]
+    speculate: String,
+}
+
+impl SpeculateArgument {
+    /// The mode.
+    pub fn mode(&self) -> Speculate {
+        Speculate::from_name(&self.speculate).unwrap_or_default()
     }
 }
 

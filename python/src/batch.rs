@@ -36,7 +36,13 @@ impl<'a> Job<'a> {
 
     fn options(&self) -> BatchOptions {
         let Job { sequences, memory, prefix_cache, .. } = *self;
-        BatchOptions { session: self.session.clone(), sequences, memory, prefix_cache }
+        BatchOptions {
+            session: self.session.clone(),
+            sequences,
+            memory,
+            prefix_cache,
+            ..BatchOptions::default()
+        }
     }
 
     /// A text for each prompt. `report` gets the number that is done, and all.

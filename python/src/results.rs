@@ -29,7 +29,7 @@ impl PyStep {
 }
 
 impl From<Step> for PyStep {
-    fn from(Step { token, text }: Step) -> PyStep {
+    fn from(Step { token, text, .. }: Step) -> PyStep {
         let (token, logprob, top) =
             token.map_or((None, None, Vec::new()), |token| (Some(token.id), token.logprob, token.top));
         PyStep { text, token, logprob, top }

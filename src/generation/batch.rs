@@ -1,23 +1,26 @@
 //! Many texts at once: sequences join and leave while others continue, and all share every pass over the weights.
 //!
 //! An advance is one block: waiting requests join if memory allows, prompts are read in a pass of bounded size, and every
-//! sequence generates to the end of its block, so that all blocks end together in one pass of the block decoder. A prompt
-//! that ends inside a block joins at that token. A text that ends leaves at once; the others' passes are narrower from
-//! then on. The tokens of a sequence do not depend, to the bit, on the others.
+//! sequence generates to the end of its block, so that all blocks end together in one pass of the block decoder. A
+//! sequence that needs fewer passes for that than others waits for them there. A text that ends leaves at once; the
+//! others' passes are narrower from then on. The tokens of a sequence do not depend, to the bit, on the others.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::budget::Budget;
 use super::completion::{CONTEXT, Completion, End, GenerateOptions};
+use super::drafter::REMEMBERED;
 use super::estimate;
 use super::prefixes::{LEAST, PrefixCounts, Prefixes};
 use super::request::{BatchOptions, Event, Request};
 use super::running::Running;
 use super::sampler::Sampler;
 use super::sampler_options::SamplerOptions;
-use super::step::step;
+use super::shared_speculation::SharedSpeculation;
+use super::speculation::SpeculationCounts;
 use super::tokenizer::Tokenizer;
+use super::writing::write;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interrupt::Interrupt;
 use crate::model::{Alignment, BATCH};
@@ -40,6 +43,7 @@ pub struct Batch {
     running: Vec<Running>,
     budget: Budget,
     prefixes: Prefixes,
+    speculation: SharedSpeculation,
     next_id: u64,
 }
 
@@ -69,6 +73,7 @@ impl Runtime {
             tokenizer,
             budget: Budget::new(options.memory, fixed, text as u64),
             prefixes: Prefixes::new(options.prefix_cache),
+            speculation: SharedSpeculation::new(self.model(), options.speculate),
             options,
             waiting: VecDeque::new(),
             running: Vec::new(),
@@ -95,12 +100,17 @@ impl Batch {
 
     /// Bytes of weights, caches and buffers as they are counted; never more than [`BatchOptions::memory`].
     pub fn memory(&self) -> u64 {
-        self.budget.used(self.running_bytes())
+        self.budget.used(self.running_bytes()).saturating_add(self.speculation.bytes())
     }
 
     /// The use of prefixes that are kept.
     pub fn prefixes(&self) -> PrefixCounts {
         self.prefixes.counts()
+    }
+
+    /// Passes that computed logits, whatever the number of texts in each, and the tokens that came of them.
+    pub fn speculation_counts(&self) -> SpeculationCounts {
+        self.speculation.counts()
     }
 
     /// Asks for a text, and gives the number by which [`Batch::advance`] reports on it.
@@ -155,6 +165,9 @@ impl Batch {
             if !self.prefixes.forget() {
                 return Err(error);
             }
+        }
+        if self.budget.is_exceeded(self.memory().saturating_add(bytes)) {
+            self.stop_guessing();
         }
         let mut sequence = self.engine.runtime().sequence(&options)?;
         let starts = self.budget.shared();
@@ -220,12 +233,42 @@ impl Batch {
         }
         self.release();
         self.read()?;
-        for position in 0..self.engine.model().config().block_length {
-            let result = self.step(position, each);
-            self.release();
-            result?;
+        self.lend_guessers();
+        let result = write(&mut self.engine, &mut self.running, &mut self.speculation, each);
+        self.release();
+        result
+    }
+
+    /// Lets texts guess while they are few and there is memory for it, and no more of them otherwise.
+    fn lend_guessers(&mut self) {
+        let writing = self.running.iter().filter(|running| running.is_writing()).count();
+        if !self.speculation.suits(writing) {
+            let lent = self.running.iter_mut().map(|running| running.guesser.take());
+            lent.for_each(|guesser| self.speculation.take_back(guesser));
+            return;
         }
-        Ok(())
+        for index in 0..self.running.len() {
+            let running = &self.running[index];
+            if running.guesser.is_some() || !running.is_writing() {
+                continue;
+            }
+            let bytes = self.speculation.next_bytes();
+            // Where texts wait, the memory is for them.
+            let wanted = bytes > 0 && !self.waiting.is_empty();
+            if wanted || self.budget.is_exceeded(self.memory().saturating_add(bytes)) {
+                break;
+            }
+            let running = &mut self.running[index];
+            let text = running.sequence.recent(REMEMBERED);
+            running.guesser = self.speculation.lend(self.engine.model(), &text);
+        }
+    }
+
+    /// Gives the memory of guesses back.
+    fn stop_guessing(&mut self) {
+        self.running.iter_mut().for_each(|running| running.guesser = None);
+        self.speculation.clear();
+        self.engine.shrink(self.running.len().max(1));
     }
 
     /// Lets those join for whom there is room, first come first served: nobody overtakes one who needs more of it.
@@ -242,8 +285,15 @@ impl Batch {
                 break;
             }
             let mut used = self.memory().saturating_add(first.bytes);
-            while self.budget.is_exceeded(used) && self.prefixes.forget() {
-                used = self.memory().saturating_add(first.bytes);
+            let bytes = first.bytes;
+            while self.budget.is_exceeded(used) {
+                let guesses = self.speculation.bytes();
+                if guesses > 0 && !self.budget.is_exceeded(used - guesses) {
+                    self.stop_guessing();
+                } else if !self.prefixes.forget() {
+                    break;
+                }
+                used = self.memory().saturating_add(bytes);
             }
             let full = self.budget.is_exceeded(used);
             // Where nothing runs, it is kept out by beginnings that the caller keeps, and waiting would have no end.
@@ -320,6 +370,10 @@ impl Batch {
             left: false,
             failed: false,
             choice: None,
+            pending: None,
+            guesser: None,
+            drafts: Vec::new(),
+            guess: Vec::new(),
         })
     }
 
@@ -341,25 +395,10 @@ impl Batch {
         result
     }
 
-    /// One token for each sequence whose open block has that number of tokens.
-    fn step(&mut self, position: usize, each: &mut impl FnMut(u64, Event)) -> Result<()> {
-        for running in self.running.iter_mut().filter(|running| running.writes_at(position)) {
-            if running.interrupt.check().is_err() {
-                running.finish(End::Caller, each);
-            } else if let Some(end) = running.completion.limit() {
-                running.finish(end, each);
-            }
-        }
-        let writers = self.running.iter_mut().filter(|running| running.writes_at(position));
-        let mut writers: Vec<&mut Running> = writers.collect();
-        step(&mut self.engine, &mut writers)?;
-        writers.into_iter().for_each(|running| running.take_choice(each));
-        Ok(())
-    }
-
     /// Gives back the memory of those that have left, or keeps them as prefixes.
     fn release(&mut self) {
         for running in self.running.extract_if(.., |running| running.left) {
+            self.speculation.take_back(running.guesser);
             if self.prefixes.is_on() && !running.failed {
                 self.prefixes.keep(running.sequence, running.bytes);
             }

@@ -63,6 +63,8 @@ pub struct Step {
     pub token: Option<Token>,
     /// Whole characters that are certain to be part of the text; may be empty.
     pub text: String,
+    /// Whether the token was guessed, so that it shared the pass of the token before it.
+    pub guessed: bool,
 }
 
 impl End {
@@ -120,6 +122,11 @@ impl<T: Deref<Target = Tokenizer>> Completion<T> {
     /// Tokens so far.
     pub(crate) fn count(&self) -> usize {
         self.count
+    }
+
+    /// Tokens that are still allowed.
+    pub(crate) fn left(&self) -> usize {
+        self.options.max_tokens.saturating_sub(self.count)
     }
 
     /// What forbids another token.

@@ -1,6 +1,7 @@
 //! The memory that running a model takes, known before anything is allocated.
 
-use super::speculation;
+use super::drafter;
+use super::speculation::MAX_TEXTS;
 use crate::cache::CacheType;
 use crate::model::{BlockDecoder, Model, TokenDecoder};
 use crate::session::{SessionOptions, block_log};
@@ -37,16 +38,22 @@ pub(crate) fn shared(model: &Model, sequences: usize, blocks: usize) -> u64 {
     BlockDecoder::bytes(model.config(), sequences, blocks) as u64
 }
 
+/// Bytes that the guesses of a text of a batch take: logits after each token, what it comes from, and the contexts
+/// after it.
+pub(crate) fn of_guesses(model: &Model) -> u64 {
+    let config = model.config();
+    let contexts = 4 * config.guesses_ahead() * config.block_decoder.hidden;
+    let logits = 4 * (config.logits_a_pass() - 1) * config.vocabulary;
+    (logits + contexts).saturating_add(drafter::BYTES) as u64
+}
+
 impl MemoryEstimate {
     /// The estimate for one session.
     pub fn new(model: &Model, options: &SessionOptions) -> MemoryEstimate {
         let one = Self::of_batch(model, options, 1);
-        // A guess has logits for each of its tokens, twice, what it comes from, and the contexts after it.
-        let config = model.config();
-        let contexts = 4 * config.guesses_ahead() * config.block_decoder.hidden;
-        let guess =
-            (8 * config.logits_a_pass() * config.vocabulary + contexts).saturating_add(speculation::BYTES);
-        MemoryEstimate { scratch: one.scratch.saturating_add(guess as u64), ..one }
+        // A session keeps the logits of a pass.
+        let kept = 4 * model.config().logits_a_pass() * model.config().vocabulary;
+        MemoryEstimate { scratch: one.scratch.saturating_add(kept as u64), ..one }
     }
 
     /// The estimate for several sequences that advance together, each with a cache of its own.
@@ -54,12 +61,14 @@ impl MemoryEstimate {
         let (cache, rest) = of_sequence(model, options);
         let (count, blocks) = (sequences as u64, options.cache_blocks_for(model));
         let table = model.draft().map_or(0, |table| table.bytes() as u64);
+        let guesses = of_guesses(model).saturating_mul(count.min(MAX_TEXTS as u64));
         MemoryEstimate {
             weights: model.file_bytes() as u64,
             cache: cache.saturating_mul(count),
             scratch: rest
                 .saturating_mul(count)
                 .saturating_add(shared(model, sequences, blocks))
+                .saturating_add(guesses)
                 .saturating_add(table),
             cache_blocks: blocks,
         }

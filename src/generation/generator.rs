@@ -11,12 +11,12 @@ use super::sampler::Sampler;
 use super::sampler_options::SamplerOptions;
 use super::snapshot::Snapshot;
 use super::speculation::{Speculate, Speculation, SpeculationCounts};
-use super::step::{Writer, step};
+use super::step::{Member, step};
 use super::tokenizer::{Passed, Tokenizer};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::model::{BATCH, Model};
-use crate::session::{Engine, KnownLogits, Runtime, Sequence, Session, SessionOptions};
+use crate::session::{Engine, Runtime, Session, SessionOptions};
 
 /// A session with its sampler and its stop strings.
 pub struct Generator {
@@ -287,12 +287,18 @@ impl Generator {
     }
 
     /// Samples a token in each of several generators of one model and adds it; they share every pass over the weights.
-    /// `tokens` gets one for each.
+    /// `tokens` gets one for each. Tokens are guessed for a generator alone.
     ///
     /// # Errors
     /// As [`Generator::next_token`], and if the models differ; then nothing was added to any. `Interrupted` if any was
     /// interrupted.
     pub fn next_tokens(generators: &mut [&mut Generator], tokens: &mut Vec<u32>) -> Result<()> {
+        if let [generator] = generators {
+            let token = generator.next_token()?;
+            tokens.clear();
+            tokens.push(token);
+            return Ok(());
+        }
         for generator in generators.iter() {
             generator.interrupt().check()?;
         }
@@ -352,12 +358,13 @@ impl Generator {
                     return Err(error);
                 }
             };
+            let guessed = self.session.has_guessed(id);
             self.add(id, random)?;
             if let Some(constraint) = &mut self.constraint {
                 constraint.accept(id)?;
             }
             let passed = completion.push(id)?;
-            if each(Step { token: Some(token), text: passed.text }).is_break() {
+            if each(Step { token: Some(token), text: passed.text, guessed }).is_break() {
                 return Ok((End::Caller, completion.count()));
             }
             if passed.stopped {
@@ -365,48 +372,9 @@ impl Generator {
             }
         };
         let Passed { text, stopped } = completion.finish()?;
-        if !text.is_empty() && each(Step { token: None, text }).is_break() {
+        if !text.is_empty() && each(Step { token: None, text, guessed: false }).is_break() {
             return Ok((End::Caller, completion.count()));
         }
         Ok((if stopped { End::Stop } else { end }, completion.count()))
-    }
-}
-
-/// A generator in a step that it shares with others.
-struct Member<'g> {
-    sequence: &'g mut Sequence,
-    known: &'g mut KnownLogits,
-    sampler: &'g mut Sampler,
-    /// The token, and the state of the sampler before it was drawn.
-    choice: Option<(u32, u64)>,
-}
-
-impl Writer for Member<'_> {
-    fn sequence(&mut self) -> &mut Sequence {
-        self.sequence
-    }
-
-    fn knows_logits(&self) -> bool {
-        self.known.is_current()
-    }
-
-    fn choose(&mut self, logits: Option<Result<&[f32]>>) -> Result<Option<u32>> {
-        let logits = match logits {
-            Some(logits) => logits?,
-            None => self.known.current().transpose()?.unwrap_or_default(),
-        };
-        let before = self.sampler.state().0;
-        let token = self.sampler.sample(logits);
-        self.choice = Some((token, before));
-        Ok(Some(token))
-    }
-
-    fn undo(&mut self) {
-        if let Some((_, before)) = self.choice.take() {
-            self.sampler.undo(before);
-        }
-        if !self.known.is_current() {
-            self.sequence.reopen();
-        }
     }
 }

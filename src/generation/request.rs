@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::completion::{End, GenerateOptions, Step};
 use super::constraint::Constraint;
 use super::sampler_options::SamplerOptions;
+use super::speculation::Speculate;
 use crate::error::Error;
 use crate::interrupt::Interrupt;
 use crate::session::{Sequence, SessionOptions};
@@ -21,11 +22,19 @@ pub struct BatchOptions {
     /// Bytes of texts that have ended and are kept, so that a prompt that begins as one of them, or as one that runs or is
     /// a beginning ([`crate::Batch::begin`]), is not read again. Part of `memory`, and given up where texts need it; 0 keeps none.
     pub prefix_cache: u64,
+    /// Whether tokens are guessed while few texts are written. This changes how fast they are, and nothing else.
+    pub speculate: Speculate,
 }
 
 impl Default for BatchOptions {
     fn default() -> Self {
-        BatchOptions { session: SessionOptions::default(), sequences: 32, memory: None, prefix_cache: 0 }
+        BatchOptions {
+            session: SessionOptions::default(),
+            sequences: 32,
+            memory: None,
+            prefix_cache: 0,
+            speculate: Speculate::default(),
+        }
     }
 }
 

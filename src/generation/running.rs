@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use super::completion::{Completion, End, Step, Token};
 use super::constraint::Constraint;
+use super::drafter::REMEMBERED;
+use super::guesser::{Guess, Guesser};
 use super::request::Event;
 use super::sampler::Sampler;
-use super::step::Writer;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
-use crate::session::Sequence;
+use crate::session::{Logits, Sequence};
 
 /// A text that is being read or written.
 pub(super) struct Running {
@@ -28,11 +29,19 @@ pub(super) struct Running {
     pub(super) left: bool,
     /// Whether it has left by an error.
     pub(super) failed: bool,
-    /// The outcome of the step under way, if it takes part in it.
+    /// The token that was chosen last, until the text takes it.
     pub(super) choice: Option<Result<Choice>>,
+    /// That token, if it completes the block and waits for the pass of the block decoder.
+    pub(super) pending: Option<u32>,
+    /// What guesses its tokens, if that is done at present.
+    pub(super) guesser: Option<Guesser>,
+    /// Tokens that might be guessed.
+    pub(super) drafts: Vec<Guess>,
+    /// Those that are, in the pass under way.
+    pub(super) guess: Vec<u32>,
 }
 
-/// A token that a text has chosen in the step under way.
+/// A token that a text has chosen.
 pub(super) struct Choice {
     /// The state of the sampler before.
     pub(super) random: u64,
@@ -45,13 +54,81 @@ impl Running {
         self.read < self.prompt.len()
     }
 
-    /// Whether it is its turn when the open blocks have `position` tokens.
-    pub(super) fn writes_at(&self, position: usize) -> bool {
-        !self.left && !self.is_reading() && self.sequence.position_in_block() == position
+    /// Whether tokens are generated.
+    pub(super) fn is_writing(&self) -> bool {
+        !self.left && !self.is_reading()
     }
 
-    /// Takes the outcome of a step: a token, the end of the text, or a failure.
-    pub(super) fn take_choice(&mut self, each: &mut impl FnMut(u64, Event)) {
+    /// Whether it takes part in the next pass of the token decoder: its block is not about to be complete.
+    pub(super) fn needs_logits(&self) -> bool {
+        self.is_writing() && self.pending.is_none()
+    }
+
+    /// Tokens that it has still to choose in its open block.
+    pub(super) fn left_in_block(&self) -> usize {
+        self.sequence.left_in_block().min(self.completion.left()).max(1)
+    }
+
+    /// Drafts guesses at up to `most` of the tokens after the next `ahead`, which are chosen but not taken.
+    pub(super) fn draft(&mut self, ahead: usize, most: usize) {
+        self.drafts.clear();
+        let most = most.min(self.completion.left().saturating_sub(ahead));
+        match self.forced.get(self.completion.count() + ahead..) {
+            // These are no guesses.
+            Some(forced) if !forced.is_empty() => {
+                let sure = |token: &u32| Guess { token: *token, rate: 1.0 };
+                self.drafts.extend(forced.iter().take(most).map(sure));
+            }
+            _ => {
+                if let Some(guesser) = &self.guesser {
+                    guesser.guess(most, self.sampler.draws(), &mut self.drafts);
+                }
+            }
+        }
+    }
+
+    /// Guesses the first `count` tokens that were drafted.
+    pub(super) fn take_drafts(&mut self, count: usize) {
+        self.guess.clear();
+        self.guess.extend(self.drafts.iter().take(count).map(|guess| guess.token));
+    }
+
+    /// Ends the text if that was asked for, or if a limit forbids another token.
+    pub(super) fn check_end(&mut self, each: &mut impl FnMut(u64, Event)) {
+        if self.interrupt.check().is_err() {
+            self.finish(End::Caller, each);
+        } else if let Some(end) = self.completion.limit() {
+            self.finish(end, each);
+        }
+    }
+
+    /// Chooses tokens from the logits of a pass, of which row `first` is that of the next token, as long as the guess
+    /// comes true, and takes them. One that completes the block waits for the block decoder instead.
+    pub(super) fn draw(&mut self, logits: &Logits<'_>, first: usize, each: &mut impl FnMut(u64, Event)) {
+        for index in 0..=self.guess.len() {
+            if index > 0 {
+                self.check_end(each);
+                if self.left {
+                    return;
+                }
+            }
+            let Some(token) = self.choose(logits.row(first + index)) else {
+                return self.take_choice(false, each);
+            };
+            if !self.sequence.add(token) {
+                self.pending = Some(token);
+                return;
+            }
+            let guessed = self.guess.get(index) == Some(&token);
+            self.take_choice(guessed, each);
+            if self.left || !guessed {
+                return;
+            }
+        }
+    }
+
+    /// Takes what was chosen: a token, which may have been guessed, the end of the text, or a failure.
+    pub(super) fn take_choice(&mut self, guessed: bool, each: &mut impl FnMut(u64, Event)) {
         let token = match self.choice.take() {
             None => return,
             Some(Err(error)) => return self.fail(error, each),
@@ -68,7 +145,7 @@ impl Running {
             Ok(passed) => passed,
             Err(error) => return self.fail(error, each),
         };
-        each(self.id, Event::Step(Step { token: Some(token), text: passed.text }));
+        each(self.id, Event::Step(Step { token: Some(token), text: passed.text, guessed }));
         if passed.stopped {
             self.leave(End::Stop, each);
         } else if let Some(end) = self.completion.limit() {
@@ -81,7 +158,7 @@ impl Running {
         match self.completion.finish() {
             Ok(passed) => {
                 if !passed.text.is_empty() {
-                    each(self.id, Event::Step(Step { token: None, text: passed.text }));
+                    each(self.id, Event::Step(Step { token: None, text: passed.text, guessed: false }));
                 }
                 self.leave(if passed.stopped { End::Stop } else { end }, each);
             }
@@ -104,40 +181,51 @@ impl Running {
         (self.left, self.failed) = (true, true);
         each(self.id, Event::Failed(error));
     }
-}
 
-impl Writer for Running {
-    fn sequence(&mut self) -> &mut Sequence {
-        &mut self.sequence
-    }
-
-    /// Chooses a token, but adds none that is the last of its text. Logits that are not finite end this text alone.
-    fn choose(&mut self, logits: Option<Result<&[f32]>>) -> Result<Option<u32>> {
+    /// Chooses a token, and returns it unless it is the last of its text, which is not added. Logits that are not finite
+    /// end this text alone.
+    fn choose(&mut self, logits: Result<&[f32]>) -> Option<u32> {
         let logits = match logits {
-            Some(Ok(logits)) => logits,
-            Some(Err(error)) => {
+            Ok(logits) => logits,
+            Err(error) => {
                 self.choice = Some(Err(error));
-                return Ok(None);
+                return None;
             }
-            None => return Ok(None),
         };
         let random = self.sampler.state().0;
-        let id = match self.forced.get(self.completion.count()) {
-            Some(id) => Ok(Some(*id)),
+        let draws = self.sampler.draws();
+        let forced = self.forced.get(self.completion.count()).copied();
+        let id = match forced {
+            Some(id) => Ok(Some(id)),
             None => self.sampler.sample_within(logits, self.constraint.as_deref_mut()),
         };
         let token = id.and_then(|id| match id.filter(|id| !self.completion.ends(*id)) {
             None => Ok(None),
             Some(id) => self.completion.token(id, logits).map(Some),
         });
+        let id = token.as_ref().ok().and_then(Option::as_ref).map(|token| token.id);
         self.choice = Some(token.map(|token| Choice { random, token }));
-        let token = self.choice.iter().flatten().find_map(|choice| choice.token.as_ref());
-        Ok(token.map(|token| token.id).filter(|_| !self.completion.is_last()))
+        if let (Some(guesser), Some(id)) = (&mut self.guesser, id) {
+            match forced {
+                Some(_) => guesser.extend(&[id]),
+                None => {
+                    guesser.draws = draws;
+                    guesser.accept(id);
+                }
+            }
+        }
+        id.filter(|_| !self.completion.is_last())
     }
 
-    fn undo(&mut self) {
+    /// Takes the choice of a token back that waits for the block decoder, and lets logits be computed again.
+    pub(super) fn undo(&mut self) {
         if let Some(Ok(choice)) = self.choice.take() {
             self.sampler.undo(choice.random);
+        }
+        if self.pending.take().is_some()
+            && let Some(guesser) = &mut self.guesser
+        {
+            guesser.restart(&self.sequence.recent(REMEMBERED));
         }
         self.sequence.reopen();
     }

@@ -9,15 +9,13 @@
 
 use std::time::Instant;
 
-use super::drafter::{self, Drafter, LONGEST_MATCH};
+use super::drafter::REMEMBERED;
+use super::guesser::{Guess, Guesser};
+use super::pass_times::Times;
 use super::sampler::Draws;
-use super::table_drafter::TableDrafter;
 use crate::error::Result;
 use crate::model::Model;
 use crate::session::Session;
-
-/// No guess, which is less probable than any.
-const NO_GUESS: (u32, f64) = (u32::MAX, -1.0);
 
 /// Whether tokens are guessed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,74 +66,21 @@ impl SpeculationCounts {
     }
 }
 
-/// Bytes beside the logits.
-pub(crate) const BYTES: usize = drafter::BYTES;
-
-/// What a guessed column is taken to cost before it was measured, in passes of one token.
-const COLUMN: f64 = 0.08;
-/// Weight of one more outcome in the rate at which guesses come true.
-const OUTCOME: f64 = 1.0 / 16.0;
-/// Weight of one more time in that of a pass.
-const TIME: f64 = 1.0 / 8.0;
-/// How fast times that are not measured any more are forgotten, a pass.
-const FORGETTING: f64 = 1.0 / 256.0;
-/// No pass is taken to be more than this many times slower than those before it: someone else had the processor.
-const SLOWEST: f64 = 1.5;
-
-/// Seconds of passes with that number of guesses.
-#[derive(Default)]
-struct Times {
-    seconds: Vec<f64>,
-    /// Passes without guesses. The first one is not counted: it may wait for memory.
-    measured: usize,
-}
-
-impl Times {
-    fn new(rows: usize) -> Times {
-        Times { seconds: vec![0.0; rows], measured: 0 }
-    }
-
-    fn known(&self) -> bool {
-        self.measured > 1
-    }
-
-    /// Notes a pass. `step` is the time of a pass of one token.
-    fn note(&mut self, guesses: usize, seconds: f64, step: f64) {
-        self.measured += usize::from(guesses == 0);
-        if guesses == 0 && self.measured <= 2 {
-            self.seconds[0] = seconds;
-            let step = if step > 0.0 { step } else { seconds };
-            for guesses in 1..self.seconds.len() {
-                self.seconds[guesses] = seconds + guesses as f64 * COLUMN * step;
-            }
-            return;
-        }
-        let base = self.seconds[0];
-        for (count, known) in self.seconds.iter_mut().enumerate() {
-            if count == guesses {
-                *known += TIME * (seconds.min(SLOWEST * *known) - *known);
-            } else if count > 0 {
-                *known += FORGETTING * (base + count as f64 * COLUMN * step - *known);
-            }
-        }
-    }
-}
+/// Texts that are written at a time, at most, while tokens are guessed. With more, the columns fill a pass anyway, and
+/// a guess of each hardly ever comes true at once.
+pub(crate) const MAX_TEXTS: usize = 4;
 
 /// Guesses for one session, and what is known about their worth.
 pub(crate) struct Speculation {
     mode: Speculate,
-    drafter: Drafter,
-    table: TableDrafter,
-    /// The numbers that the next token and those after it are drawn with, as far as that is known.
-    draws: Option<Draws>,
-    /// How often a guess came true, by the length of the match that it comes from.
-    rates: [f64; LONGEST_MATCH + 1],
+    guesser: Guesser,
     /// Of passes that open a block, and of others.
     times: [Times; 2],
     /// Tokens that can be guessed when one is added: none, unless blocks are single tokens.
     most_ahead: usize,
     /// Guesses and seconds of the pass that added the last token, if it is the first half of one.
     added: Option<(usize, f64)>,
+    drafts: Vec<Guess>,
     guess: Vec<u32>,
     counts: SpeculationCounts,
 }
@@ -150,13 +95,11 @@ impl Speculation {
         let rows = config.logits_a_pass();
         Ok(Speculation {
             mode: Speculate::default(),
-            drafter: Drafter::new()?,
-            table: TableDrafter::new(model.draft().cloned()),
-            draws: None,
-            rates: std::array::from_fn(|matching| matching as f64 / (matching + 4) as f64),
+            guesser: Guesser::new(model)?,
             times: [Times::new(rows), Times::new(rows)],
             most_ahead: config.guesses_ahead(),
             added: None,
+            drafts: Vec::with_capacity(rows),
             guess: Vec::with_capacity(rows),
             counts: SpeculationCounts::default(),
         })
@@ -177,27 +120,19 @@ impl Speculation {
     /// Forgets the text, but not what was learned about speed, and begins with another one.
     pub(crate) fn restart(&mut self, text: &[u32]) {
         self.added = None;
-        self.drafter.clear();
-        self.drafter.extend(text);
+        self.guesser.restart(text);
     }
 
     /// Notes tokens that were given.
     pub(crate) fn extend(&mut self, tokens: &[u32]) {
         self.added = None;
-        self.drafter.extend(tokens);
+        self.guesser.extend(tokens);
     }
 
     /// Notes a token that was sampled.
     pub(crate) fn accept(&mut self, token: u32) {
         self.counts.tokens += 1;
-        // What would have been guessed is known also where nothing was: learning costs no pass.
-        if let Some(guess) = self.drafter.next() {
-            let rate = &mut self.rates[self.drafter.matching()];
-            *rate += OUTCOME * (f64::from(u8::from(guess == token)) - *rate);
-        }
-        let draw = self.draws.map(|draws| draws.nth(0));
-        self.table.learn(self.drafter.last_two(), draw, token);
-        self.drafter.extend(&[token]);
+        self.guesser.accept(token);
     }
 
     /// The logits of the session's next token, `[vocabulary]`, and maybe of those after it. `draws` are the numbers that
@@ -206,7 +141,7 @@ impl Speculation {
     /// # Errors
     /// As [`Session::logits`].
     pub(crate) fn logits<'s>(&mut self, session: &'s mut Session, draws: Option<Draws>) -> Result<&'s [f32]> {
-        self.draws = draws;
+        self.guesser.draws = draws;
         if session.has_logits() {
             return session.logits();
         }
@@ -238,20 +173,20 @@ impl Speculation {
         }
         self.accept(token);
         // A caller that samples by itself does not use the sampler's numbers.
-        let draws = draws.filter(|_| self.draws.is_some());
+        let draws = draws.filter(|_| self.guesser.draws.is_some());
         self.draft(0, self.most_ahead, draws);
         let started = Instant::now();
         let result = session.append_with_guess(token, &self.guess);
         self.added = Some((self.guess.len(), started.elapsed().as_secs_f64()));
         result.inspect_err(|_| {
             self.counts.tokens -= 1;
-            self.restart(&session.recent(drafter::REMEMBERED));
+            self.restart(&session.recent(REMEMBERED));
         })
     }
 
     /// Notes a pass with guesses.
     fn note(&mut self, inside: usize, guesses: usize, seconds: f64) {
-        let step = self.step().seconds[0];
+        let step = self.step().plain();
         self.times[inside].note(guesses, seconds, step);
         self.counts.passes += 1;
         self.counts.guessed += guesses as u64;
@@ -266,38 +201,12 @@ impl Speculation {
         if self.mode == Speculate::Off || auto && !(times.known() && self.step().known()) {
             return;
         }
-        let step = self.step().seconds[0];
-        let matching = self.drafter.matching();
-        // The continuation in the text, as long as the guess agrees with it.
-        let mut text = Some(self.drafter.draft());
-        let (mut before, mut last) = self.drafter.last_two();
-        let (mut true_so_far, mut saved) = (1.0, 0.0);
-        let mut best = (0, 0.0);
-        for count in 1..=most {
-            let repeated = text.as_mut().and_then(Iterator::next);
-            let rate = self.rates[(matching + count - 1).min(LONGEST_MATCH)];
-            let from_text = repeated.map_or(NO_GUESS, |token| (token, rate));
-            let draw = draws.map(|draws| draws.nth(count - 1));
-            let from_table = self.table.guess((before, last), draw).unwrap_or(NO_GUESS);
-            let (token, rate) = if from_table.1 > from_text.1 { from_table } else { from_text };
-            if rate < 0.0 {
-                break;
-            }
-            if from_text.0 != token {
-                text = None;
-            }
-            (before, last) = (last, Some(token));
-            self.guess.push(token);
-            true_so_far *= rate;
-            saved += true_so_far * step;
-            let gain = saved - (times.seconds[count] - times.seconds[0]);
-            if gain > best.1 {
-                best = (count, gain);
-            }
-        }
-        if auto {
-            self.guess.truncate(best.0);
-        }
+        self.guesser.guess(most, draws, &mut self.drafts);
+        let count = match auto {
+            true => times.depth(&[(0, &self.drafts)], self.step().plain()),
+            false => self.drafts.len(),
+        };
+        self.guess.extend(self.drafts[..count].iter().map(|guess| guess.token));
     }
 
     /// Times of the pass that a guess which comes true saves.

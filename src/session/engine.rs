@@ -23,6 +23,8 @@ pub struct Engine {
     contexts: Vec<f32>,
     /// Columns of each sequence in the pass under way.
     pub(super) columns: Vec<usize>,
+    /// The column that each row of logits comes after, in the pass under way.
+    rows: Vec<usize>,
     logits: Vec<f32>,
     pub(super) interrupt: Interrupt,
 }
@@ -84,11 +86,17 @@ impl Runtime {
             completed: Vec::new(),
             contexts: Vec::new(),
             columns: Vec::new(),
+            rows: Vec::new(),
             logits: Vec::new(),
             interrupt: Interrupt::default(),
             runtime: self.clone(),
         }
     }
+}
+
+/// The guess of a sequence of a pass: none after the last one.
+fn guess_of<'g>(guesses: &[&'g [u32]], index: usize) -> &'g [u32] {
+    guesses.get(index).copied().unwrap_or_default()
 }
 
 impl Engine {
@@ -118,6 +126,12 @@ impl Engine {
         &self.interrupt
     }
 
+    /// Gives back the memory of logits beyond those of a number of rows.
+    pub(crate) fn shrink(&mut self, rows: usize) {
+        self.logits.truncate(rows.saturating_mul(self.model().config().vocabulary));
+        self.logits.shrink_to_fit();
+    }
+
     /// Adds one token to each of several sequences, none of them empty; those whose block it completes share one pass of
     /// the block decoder.
     ///
@@ -128,16 +142,35 @@ impl Engine {
     /// # Panics
     /// If there is not one token a sequence.
     pub fn append_each<S: BorrowMut<Sequence>>(&mut self, sequences: &mut [S], tokens: &[u32]) -> Result<()> {
+        self.append_each_with_guesses(sequences, tokens, &[])
+    }
+
+    /// As [`Engine::append_each`]. Where blocks are single tokens, the pass computes what comes after a guess at the
+    /// tokens that follow as well, for each sequence that has one in `guesses`.
+    ///
+    /// # Errors
+    /// As [`Engine::append_each`], also for the guesses.
+    pub(crate) fn append_each_with_guesses<S: BorrowMut<Sequence>>(
+        &mut self,
+        sequences: &mut [S],
+        tokens: &[u32],
+        guesses: &[&[u32]],
+    ) -> Result<()> {
         assert_eq!(sequences.len(), tokens.len());
         self.model().check_tokens(tokens)?;
+        guesses.iter().try_for_each(|guess| self.model().check_tokens(guess))?;
         self.check(sequences)?;
         self.completed.clear();
         let length = self.model().config().block_length;
-        reserve(&mut self.completed, sequences.len().saturating_mul(length), "tokens of a pass")?;
-        for (sequence, token) in sequences.iter_mut().map(S::borrow_mut).zip(tokens) {
+        let guessed: usize = guesses.iter().map(|guess| guess.len()).sum();
+        let blocks = sequences.len().saturating_mul(length).saturating_add(guessed);
+        reserve(&mut self.completed, blocks, "tokens of a pass")?;
+        for (index, token) in tokens.iter().enumerate() {
+            let sequence = sequences[index].borrow_mut();
             sequence.open.extend(&[*token]);
             if sequence.open.is_whole() {
                 self.completed.extend(sequence.open.tokens());
+                self.completed.extend(guess_of(guesses, index));
             }
         }
         if self.completed.is_empty() {
@@ -145,19 +178,27 @@ impl Engine {
         }
         let (model, decoder, completed) = (self.runtime.model(), &mut self.block_decoder, &self.completed);
         let interrupt = Some(&self.interrupt);
-        let whole = |sequence: &&mut Sequence| sequence.open.is_whole();
+        let hidden = model.config().block_decoder.hidden;
         let done = self.runtime.team().region(|region| {
-            let stream = if let [sequence] = &mut *sequences {
-                let segment = Segment::new(1, sequence.borrow_mut().cache_for_pass());
+            let mut stream = if let [sequence] = &mut *sequences {
+                let columns = 1 + guess_of(guesses, 0).len();
+                let segment = Segment::new(columns, sequence.borrow_mut().cache_for_pass());
                 decoder.forward(region, model, completed, &mut [segment], interrupt)?
             } else {
-                let whole = sequences.iter_mut().map(S::borrow_mut).filter(whole);
-                let mut segments: Vec<_> = whole.map(|s| Segment::new(1, s.cache_for_pass())).collect();
-                decoder.forward(region, model, completed, &mut segments, interrupt)?
+                let whole = sequences.iter_mut().map(S::borrow_mut).enumerate();
+                let whole = whole.filter(|(_, sequence)| sequence.open.is_whole());
+                let segments =
+                    whole.map(|(at, s)| Segment::new(1 + guess_of(guesses, at).len(), s.cache_for_pass()));
+                decoder.forward(region, model, completed, &mut segments.collect::<Vec<_>>(), interrupt)?
             };
-            let columns = stream.chunks_exact(model.config().block_decoder.hidden);
-            let whole = sequences.iter_mut().map(S::borrow_mut).filter(whole);
-            whole.zip(columns).for_each(|(sequence, column)| sequence.close(column));
+            let whole = sequences.iter_mut().map(S::borrow_mut).enumerate();
+            for (index, sequence) in whole.filter(|(_, sequence)| sequence.open.is_whole()) {
+                let guess = guess_of(guesses, index);
+                let (context, rest) = stream.split_at(hidden);
+                let (ahead, rest) = rest.split_at(guess.len() * hidden);
+                stream = rest;
+                sequence.close(context, guess, ahead);
+            }
             Ok(())
         });
         if done.is_err() {
@@ -166,36 +207,35 @@ impl Engine {
         done
     }
 
-    /// Computes the logits of the next token of each sequence, `[sequences, vocabulary]`; for a single sequence also
-    /// those after each token of a guess at its next tokens, `[1 + guess, vocabulary]`. The guess leaves at least the
-    /// last token of the block open, or is one that the last pass has computed the blocks of. It does not become part of
-    /// the sequence. A first text that is shorter than a
-    /// block is filled up from the left.
+    /// Computes the logits of the next token of each sequence, and those after each token of a guess at its next tokens:
+    /// `[1 + guess, vocabulary]`, sequence by sequence. A guess leaves at least the last token of the block open, or is
+    /// one that the last pass has computed the blocks of. It does not become part of the sequence. Sequences after the
+    /// last one of `guesses` have none. A first text that is shorter than a block is filled up from the left.
     ///
     /// # Errors
     /// If a sequence is empty, or has had no token since the last call; `Interrupted` on request; if there is no memory
     /// for the pass.
     ///
     /// # Panics
-    /// If there is a guess that does not fit the open block, or a guess for more than one sequence.
+    /// If a guess does not fit the open block.
     pub fn logits<S: BorrowMut<Sequence>>(
         &mut self,
         sequences: &mut [S],
-        guess: &[u32],
+        guesses: &[&[u32]],
     ) -> Result<Logits<'_>> {
         self.settle(sequences)?;
         let vocabulary = self.model().config().vocabulary;
-        let rows = sequences.len() + guess.len();
-        let fits = |sequence: &Sequence| {
-            guess.len() < sequence.left_in_block() || sequence.ahead.tokens().starts_with(guess)
-        };
-        assert!(guess.is_empty() || sequences.len() == 1 && fits(sequences[0].borrow()));
-        let length = rows * vocabulary;
+        for (index, sequence) in sequences.iter().map(S::borrow).enumerate() {
+            let guess = guess_of(guesses, index);
+            assert!(guess.len() < sequence.left_in_block() || sequence.ahead.tokens().starts_with(guess));
+        }
+        let guessed: usize = (0..sequences.len()).map(|index| guess_of(guesses, index).len()).sum();
+        let length = (sequences.len() + guessed) * vocabulary;
         if self.logits.len() < length {
             reserve(&mut self.logits, length, "logits")?;
             self.logits.resize(length, 0.0);
         }
-        let Engine { runtime, token_decoder: decoder, contexts, columns, logits, interrupt, .. } = self;
+        let Engine { runtime, token_decoder: decoder, contexts, columns, rows, logits, interrupt, .. } = self;
         let (model, interrupt) = (runtime.model(), Some(&*interrupt));
         let logits = &mut logits[..length];
         runtime.team().region(|region| {
@@ -211,16 +251,19 @@ impl Engine {
             }
             decoder.begin();
             columns.clear();
+            rows.clear();
             reserve(columns, sequences.len(), "columns of a pass")?;
-            for sequence in sequences.iter_mut().map(S::borrow_mut) {
+            reserve(rows, length / vocabulary, "rows of a pass")?;
+            let mut end = 0;
+            for (index, sequence) in sequences.iter_mut().map(S::borrow_mut).enumerate() {
+                let guess = guess_of(guesses, index);
                 let open = sequence.open.push_columns(decoder, model, guess)?;
                 columns.push(open + sequence.ahead.push_columns(decoder, model, guess.len())?);
-            }
-            let last = |row: usize| match columns[..] {
+                end += columns[index];
                 // The first row is that after the last token that is not a guess.
-                [columns] => columns - rows + row,
-                _ => columns[..=row].iter().sum::<usize>() - 1,
-            };
+                rows.extend(end - 1 - guess.len()..end);
+            }
+            let last = |row: usize| rows[row];
             if let [sequence] = &mut *sequences {
                 let segment = sequence.borrow_mut().open.segment(columns[0]);
                 decoder.logits(region, model, &mut [segment], last, logits, interrupt)
@@ -230,7 +273,9 @@ impl Engine {
                 decoder.logits(region, model, &mut segments, last, logits, interrupt)
             }
         })?;
-        sequences.iter_mut().map(S::borrow_mut).for_each(|sequence| sequence.open.note_seen(guess));
+        for (index, sequence) in sequences.iter_mut().map(S::borrow_mut).enumerate() {
+            sequence.open.note_seen(guess_of(guesses, index));
+        }
         let cache = sequences.first().map_or(CacheType::F32, |sequence| sequence.borrow().cache.kind());
         Ok(Logits::new(logits, vocabulary, cache))
     }

@@ -74,41 +74,6 @@ impl Engine {
         self.pass(appends, blocks, true)
     }
 
-    /// Adds a token to a sequence, and computes in the same pass what comes after a guess at the tokens that follow it,
-    /// as far as the model can.
-    ///
-    /// # Errors
-    /// If a token is not in the vocabulary, or `Interrupted` on request; then nothing was added.
-    pub(super) fn append_with_guess(
-        &mut self,
-        sequence: &mut Sequence,
-        token: u32,
-        guess: &[u32],
-    ) -> Result<()> {
-        let most = self.model().config().guesses_ahead();
-        let guess = &guess[..guess.len().min(most)];
-        if guess.is_empty() {
-            return self.append(sequence, &[token]);
-        }
-        self.model().check_tokens(&[token])?;
-        self.model().check_tokens(guess)?;
-        let Engine { runtime, block_decoder: decoder, interrupt, completed, .. } = self;
-        let (model, length) = (runtime.model(), sequence.blocks());
-        completed.clear();
-        reserve(completed, 1 + guess.len(), "tokens of a pass")?;
-        completed.push(token);
-        completed.extend(guess);
-        runtime.team().region(|region| {
-            let segment = Segment::new(completed.len(), sequence.cache_for_pass());
-            let stream = decoder.forward(region, model, completed, &mut [segment], Some(interrupt))?;
-            let (context, ahead) = stream.split_at(model.config().block_decoder.hidden);
-            sequence.cache.rewind(length + 1);
-            sequence.note(&[token], 0, context);
-            sequence.ahead.set(guess, ahead);
-            Ok(())
-        })
-    }
-
     pub(super) fn pass(
         &mut self,
         appends: &mut [Append<'_>],

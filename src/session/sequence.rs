@@ -200,6 +200,11 @@ impl Sequence {
         }
     }
 
+    /// Whether the token decoder has opened the block.
+    pub(crate) fn is_opened(&self) -> bool {
+        self.open.is_opened()
+    }
+
     /// Lets the logits of the next token be computed once more.
     pub(crate) fn reopen(&mut self) {
         self.open.reopen();
@@ -262,10 +267,31 @@ impl Sequence {
         true
     }
 
-    /// Notes that the open block, which is whole, has entered the cache.
-    pub(super) fn close(&mut self, context: &[f32]) {
+    /// Adds a token if that takes no pass: the block stays open, or the last pass has computed it from a guess. Returns
+    /// whether it did.
+    pub(crate) fn add(&mut self, token: u32) -> bool {
+        if self.left_in_block() == 1 {
+            return self.take_ahead(token);
+        }
+        self.open.extend(&[token]);
+        true
+    }
+
+    /// The tokens that the last pass has computed blocks of, as far as they are still to come.
+    pub(crate) fn guessed(&self) -> &[u32] {
+        self.ahead.tokens()
+    }
+
+    /// Notes that the open block, which is whole, has entered the cache, and with it the blocks of a guess and their
+    /// columns of the residual stream.
+    pub(super) fn close(&mut self, context: &[f32], guess: &[u32], ahead: &[f32]) {
+        if !guess.is_empty() {
+            // It is no part of the sequence.
+            self.cache.rewind(self.cache.length() - guess.len() as u64);
+        }
         note(&self.cache, &mut self.log, &mut self.digest, self.open.tokens());
         self.open.follow(context);
+        self.ahead.set(guess, ahead);
     }
 }
 

@@ -70,6 +70,11 @@ impl KnownLogits {
         Some(Logits::new(&self.values, self.vocabulary, self.cache).row(self.row?))
     }
 
+    /// Whether the logits after a token are known as well.
+    fn continues(&self, token: u32) -> bool {
+        self.row.is_some_and(|row| self.guess.get(row) == Some(&token))
+    }
+
     /// Follows tokens that were added: the logits after them are known if all were guessed and the block is still open.
     fn follow(&mut self, tokens: &[u32], inside: bool) {
         let row = self.row.take().filter(|_| inside);
@@ -215,7 +220,12 @@ impl Session {
         if self.sequence.takes_ahead(token) {
             return self.append(&[token]);
         }
-        self.engine.append_with_guess(&mut self.sequence, token, guess)?;
+        let guess = &guess[..guess.len().min(self.model().config().guesses_ahead())];
+        if guess.is_empty() || self.sequence.is_empty() {
+            return self.append(&[token]);
+        }
+        let sequence = std::slice::from_mut(&mut self.sequence);
+        self.engine.append_each_with_guesses(sequence, &[token], &[guess])?;
         self.follow(&[token]);
         Ok(())
     }
@@ -246,10 +256,15 @@ impl Session {
             let inside = &guess[..guess.len().min(self.left_in_block() - 1)];
             let guess = if ahead.is_empty() { inside } else { &ahead };
             self.model().check_tokens(guess)?;
-            let logits = self.engine.logits(std::slice::from_mut(&mut self.sequence), guess)?;
+            let logits = self.engine.logits(std::slice::from_mut(&mut self.sequence), &[guess])?;
             self.known.keep(logits.values(), guess);
         }
         self.known.current().expect("kept above")
+    }
+
+    /// Whether the last pass has guessed a token that comes next.
+    pub(crate) fn has_guessed(&self, token: u32) -> bool {
+        self.known.continues(token)
     }
 
     /// Whether [`Session::logits`] needs no pass.

@@ -7,6 +7,7 @@ mod ablations;
 mod architectures;
 mod batch;
 mod batch_command;
+mod batch_speculation;
 #[cfg(target_os = "linux")]
 mod c_library;
 mod checkpoints;

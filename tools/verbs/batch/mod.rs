@@ -15,13 +15,14 @@ use std::time::{Duration, Instant};
 
 use cinderblock::{
     Alignment, Batch, BatchOptions, End, Error, ErrorKind, Event, GenerateOptions, Model, Request, Result,
-    SamplerOptions, SessionOptions, Token, Tokenizer,
+    SamplerOptions, SessionOptions, SpeculationCounts, Token, Tokenizer,
 };
 use indicatif::ProgressBar;
 use serde_json::{Value as Json, json};
 
 use crate::arguments::{
-    CacheArguments, ModelArguments, parse_bytes, parse_max_tokens, parse_sequences, unescape,
+    CacheArguments, ModelArguments, SpeculateArgument, parse_bytes, parse_max_tokens, parse_sequences,
+    unescape,
 };
 use crate::constraint::{ConstraintArguments, Constraints, Form};
 use crate::sampling::SamplingArguments;
@@ -111,6 +112,9 @@ pub struct Arguments {
     json: bool,
 
     #[command(flatten)]
+    speculate: SpeculateArgument,
+
+    #[command(flatten)]
     cache: CacheArguments,
 }
 
@@ -141,6 +145,8 @@ struct Counts {
     generated_tokens: usize,
     /// Sequences at a time at most.
     together: usize,
+    /// Of passes.
+    speculation: SpeculationCounts,
 }
 
 /// What a line may leave out.
@@ -188,8 +194,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let mut session = arguments.cache.options(SessionOptions::default());
     session.alignment = arguments.align.as_deref().and_then(Alignment::from_name);
     let memory = arguments.memory.or_else(|| memory::available().map(|bytes| bytes / 4 * 3));
-    let options =
-        BatchOptions { session: session.clone(), sequences: arguments.batch, memory, prefix_cache: 0 };
+    let options = BatchOptions {
+        session: session.clone(),
+        sequences: arguments.batch,
+        memory,
+        prefix_cache: 0,
+        speculate: arguments.speculate.mode(),
+    };
     let batch = arguments.model.runtime(&model)?.batch(tokenizer.clone(), options)?;
     let defaults = Defaults {
         sampler: arguments.sampling.over(&SamplingArguments::defaults(0)),
@@ -418,6 +429,7 @@ impl Run {
             Event::Ended(end, _) => ended.push((number, Ok(end))),
             Event::Failed(error) => ended.push((number, Err(error))),
         });
+        self.counts.speculation = self.batch.speculation_counts();
         // Those that ended in this advance ran together with those that go on.
         self.counts.together = self.counts.together.max(self.batch.running() + ended.len());
         for (number, end) in ended {
@@ -501,6 +513,8 @@ impl Counts {
                 "seconds": time.as_secs_f64(),
                 "tok_s": rate,
                 "together": self.together,
+                "tokens_per_pass": self.speculation.tokens_per_pass(),
+                "guessed_tokens": self.speculation.guessed,
                 "peak_memory_bytes": peak,
                 "isa": model.kernels().isa().name(),
             })

@@ -16,7 +16,7 @@ pub fn batch(runtime: &Runtime, lines: &[&[u8]], most: usize) -> Result<Vec<Stri
     let model = runtime.model();
     let tokenizer = model.tokenizer_json().map(Tokenizer::from_json).transpose()?.map(std::sync::Arc::new);
     let session = SessionOptions { cache_blocks: Some(16), ..SessionOptions::default() };
-    let options = BatchOptions { session, sequences: 4, memory: Some(64 << 20), prefix_cache: 0 };
+    let options = BatchOptions { session, sequences: 4, memory: Some(64 << 20), ..BatchOptions::default() };
     let mut batch = runtime.batch(tokenizer.clone(), options)?;
     let defaults = Defaults {
         sampler: SamplerOptions::default(),

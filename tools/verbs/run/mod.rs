@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cinderblock::{
-    Alignment, Error, GenerateOptions, Generator, Request, Result, Runtime, SessionOptions, Speculate, Token,
-    Tokenizer,
+    Alignment, Error, GenerateOptions, Generator, Request, Result, Runtime, SessionOptions, Token, Tokenizer,
 };
 use serde_json::json;
 
 use crate::arguments::{
-    CacheArguments, InputArguments, ModelArguments, SpecialArguments, parse_max_tokens, unescape,
+    CacheArguments, InputArguments, ModelArguments, SpecialArguments, SpeculateArgument, parse_max_tokens,
+    unescape,
 };
 use crate::constraint::{ConstraintArguments, Constraints};
 use crate::conversation::{self, Answer, Conversation, Destination};
@@ -119,10 +119,8 @@ struct SessionArguments {
     #[arg(long, value_name = "LAYOUT", value_parser = Alignment::ALL.map(Alignment::name))]
     align: Option<String>,
 
-    /// Guess tokens from the text so far and compute several in one pass: auto where that saves time, on wherever
-    /// there is a guess, off never; the text is the same
-    #[arg(long, value_name = "WHEN", default_value = Speculate::Auto.name(), value_parser = Speculate::ALL.map(Speculate::name))]
-    speculate: String,
+    #[command(flatten)]
+    speculate: SpeculateArgument,
 
     #[command(flatten)]
     cache: CacheArguments,
@@ -251,13 +249,14 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
             constraint,
             ..Default::default()
         };
-        let samples = Samples { count: arguments.samples, prompt, request, json: arguments.json };
+        let (count, json) = (arguments.samples, arguments.json);
+        let samples = Samples { count, prompt, request, speculate: arguments.session.speculate.mode(), json };
         return samples.run(&runtime, tokenizer, options);
     }
     let (mut generator, reused) = open_session(&arguments, &runtime, &options, &prompt)?;
     generator.set_stops(stops.clone());
     generator.set_constraint(constraint);
-    generator.set_speculation(Speculate::from_name(&arguments.session.speculate).unwrap_or_default());
+    generator.set_speculation(arguments.session.speculate.mode());
     // While standard input was read, Ctrl-C kept its usual meaning.
     interrupt::listen_for(generator.interrupt());
     if let Some(text) = shown {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cinderblock::{
-    BatchOptions, End, ErrorKind, Event, Request, Result, Runtime, SamplerOptions, SessionOptions, Token,
-    Tokenizer,
+    BatchOptions, End, ErrorKind, Event, Request, Result, Runtime, SamplerOptions, SessionOptions, Speculate,
+    Token, Tokenizer,
 };
 use serde_json::{Value as Json, json};
 
@@ -18,6 +18,7 @@ pub struct Samples {
     pub prompt: Vec<u32>,
     /// The options of all of them; the seeds are its own, its own + 1, and so on.
     pub request: Request,
+    pub speculate: Speculate,
     pub json: bool,
 }
 
@@ -32,8 +33,9 @@ struct Sample {
 impl Samples {
     /// Generates the texts together and prints them, one after the other; after Ctrl-C, as far as they have come.
     pub fn run(self, runtime: &Runtime, tokenizer: Option<Tokenizer>, session: SessionOptions) -> Result<()> {
-        let Samples { count, prompt, request, json } = self;
-        let options = BatchOptions { session, sequences: count as usize, memory: None, prefix_cache: 0 };
+        let Samples { count, prompt, request, speculate, json } = self;
+        let options =
+            BatchOptions { session, sequences: count as usize, speculate, ..BatchOptions::default() };
         let has_text = tokenizer.is_some();
         let mut batch = runtime.batch(tokenizer.map(Arc::new), options)?;
         interrupt::listen_for(batch.interrupt());

@@ -312,10 +312,13 @@ impl Events {
         match update {
             Event::Step(step) => {
                 let place = self.answer.choices[index].place;
-                let token = step.token.clone();
+                let (token, guessed) = (step.token.clone(), step.guessed);
                 let text = self.answer.step(index, step, false);
                 let token = token.as_ref().map(|token| (token, place));
-                let chunk = self.answer.chunk(index, &text, token, None);
+                let mut chunk = self.answer.chunk(index, &text, token, None);
+                if guessed {
+                    chunk["choices"][0]["guessed"] = true.into();
+                }
                 self.queue.push_back(event(&chunk));
             }
             Event::Ended(end, _) => match reason(end) {

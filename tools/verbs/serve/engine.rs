@@ -167,6 +167,9 @@ fn work(mut batch: Batch, jobs: &Receiver<Job>, cut: &AtomicBool, metrics: &Metr
         metrics.waiting.set(batch.waiting() as u64);
         metrics.running.set(batch.running() as u64);
         metrics.memory.set(batch.memory());
+        let counts = batch.speculation_counts();
+        metrics.passes.set(counts.passes);
+        metrics.guessed_tokens.set(counts.guessed);
         let prefixes = batch.prefixes();
         metrics.prefix_hits.set(prefixes.hits);
         metrics.prefix_tokens.set(prefixes.tokens);

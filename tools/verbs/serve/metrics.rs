@@ -64,6 +64,8 @@ pub struct Metrics {
     pub prompt_tokens: Number,
     pub generated_tokens: Number,
     pub advances: Number,
+    pub passes: Number,
+    pub guessed_tokens: Number,
     pub prefix_hits: Number,
     pub prefix_tokens: Number,
     pub prefix_bytes: Number,
@@ -103,6 +105,8 @@ impl Metrics {
             ("prompt_tokens_total", "Tokens of prompts", &self.prompt_tokens),
             ("generated_tokens_total", "Tokens that were generated", &self.generated_tokens),
             ("advances_total", "Rounds of the batch: one block of every sequence", &self.advances),
+            ("passes_total", "Passes that computed logits, for all sequences together", &self.passes),
+            ("guessed_tokens_total", "Tokens that were guessed and computed", &self.guessed_tokens),
             ("prefix_cache_hits_total", "Prompts of which a prefix was not read again", &self.prefix_hits),
             ("prefix_cache_tokens_total", "Tokens of prompts that were not read again", &self.prefix_tokens),
         ] {

@@ -25,7 +25,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use cinderblock::{BatchOptions, Error, ErrorKind, Model, Result, SessionOptions, Tokenizer};
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::arguments::{CacheArguments, ModelArguments, parse_bytes, parse_sequences};
+use crate::arguments::{CacheArguments, ModelArguments, SpeculateArgument, parse_bytes, parse_sequences};
 use crate::constraint::Constraints;
 use crate::{memory, output, signals};
 use connection::Listener;
@@ -116,6 +116,9 @@ pub struct Arguments {
     grace: u32,
 
     #[command(flatten)]
+    speculate: SpeculateArgument,
+
+    #[command(flatten)]
     cache: CacheArguments,
 }
 
@@ -159,7 +162,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let session = arguments.cache.options(SessionOptions::default());
     let memory = arguments.memory.or_else(|| memory::available().map(|bytes| bytes / 4 * 3));
     let prefix_cache = arguments.prefix_cache.unwrap_or(memory.map_or(256 << 20, |bytes| bytes / 4));
-    let options = BatchOptions { session, sequences: arguments.batch, memory, prefix_cache };
+    let speculate = arguments.speculate.mode();
+    let options = BatchOptions { session, sequences: arguments.batch, memory, prefix_cache, speculate };
     let runtime = arguments.model.runtime(&model)?;
     let batch = runtime.batch(tokenizer.clone(), options)?;
 
