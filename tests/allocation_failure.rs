@@ -221,6 +221,10 @@ fn sessions(name: &str, runtime: &Runtime) {
             sum += logits[0];
             Ok(())
         })?;
+        scorer.contexts(&tokens, |context| {
+            sum += context[0];
+            Ok(())
+        })?;
         Ok(sum)
     };
     let scorer = || runtime.scorer(&options).unwrap();
