@@ -80,6 +80,17 @@ def visit(browser, server, size, name):
     wait(page, "document.querySelector('#status').textContent.startsWith('Stopped')")
     server.wait_for("sequences_running", 0)
 
+    # Guesses that came true are marked.
+    page.fill("#prompt", "one two three four, " * 8)
+    page.fill("#temperature", "0")
+    page.fill("#max_tokens", "48")
+    page.click("#write", no_wait_after=True)
+    wait(page, "document.querySelector('#status').textContent.startsWith('48 tokens')")
+    page.locator(".token.guessed").first.hover()
+    assert page.locator("#chosen").text_content().endswith(", guessed")
+    shot(page, f"{name}-guessed")
+    page.fill("#prompt", PROMPT)
+
     # Nothing is wider than the screen.
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
     assert hosts == {server.url.split("/")[2]}, hosts
@@ -92,7 +103,7 @@ def main():
     os.environ["CINDERBLOCK_ISA"] = "scalar"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        with Server("--threads", "1") as server:
+        with Server("--threads", "1", "--speculate", "on") as server:
             visit(browser, server, {"width": 390, "height": 844}, "phone").close()
             page = visit(browser, server, {"width": 1280, "height": 900}, "desktop")
             page.fill("#max_tokens", "4000")

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
-use cinderblock::{Alignment, GenerateOptions, Model, Request, SamplerOptions, Tokenizer};
+use cinderblock::{Alignment, GenerateOptions, Interrupt, Model, Request, SamplerOptions, Tokenizer};
 use serde_json::Value as Json;
 
 use super::echo::{Echo, prompt_scoring};
@@ -96,11 +96,11 @@ pub fn read(
     }
     let logprobs = logprobs(&mut fields, interface)?;
     let echo = interface == Interface::Completion && fields.flag("echo");
-    let request = request(&mut fields, interface, tokenizer, logprobs, limits)?;
+    let mut request = request(&mut fields, interface, tokenizer, logprobs, limits)?;
     let form =
         fields.read("response_format", "an object with a \"type\" and what that needs", form)?.flatten();
     let compiled = form.map(|form| constraints.compile(&form)).transpose();
-    let constraint = compiled.map_err(|error| Problem::from(error).about("response_format"))?;
+    request.constraint = compiled.map_err(|error| Problem::from(error).about("response_format"))?;
     let stream = fields.flag("stream");
     let include_usage = include_usage(&mut fields)?;
 
@@ -115,20 +115,35 @@ pub fn read(
         stream,
         include_usage,
     };
-    let block = model.config().block_length;
     for prompt in prompts {
+        plan.add(&prompt, &request, (count, echo), model, tokenizer)?;
+    }
+    Ok(plan)
+}
+
+impl Plan {
+    /// Adds the answers of a prompt, with seeds from that of `request` on.
+    fn add(
+        &mut self,
+        prompt: &Prompt,
+        request: &Request,
+        (count, echo): (usize, bool),
+        model: &Model,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<(), Problem> {
         let tokens = prompt.tokens(model, tokenizer)?;
-        plan.prompt_tokens += tokens.len();
+        self.prompt_tokens += tokens.len();
         let mut repeated = Echo::default();
         if echo {
-            repeated.text = shown(&prompt, tokenizer)?;
+            repeated.text = shown(prompt, tokenizer)?;
         }
-        if echo && logprobs != Logprobs::None {
+        if echo && self.logprobs != Logprobs::None {
             repeated.list(&tokens, tokenizer)?;
-            let answers = plan.requests.len()..plan.requests.len() + count;
+            let answers = self.requests.len()..self.requests.len() + count;
             let scoring = prompt_scoring(&tokens, model, &request.generate);
-            plan.scoring.extend(scoring.map(|scoring| (scoring, answers)));
+            self.scoring.extend(scoring.map(|scoring| (scoring, answers)));
         }
+        let block = model.config().block_length;
         let place = match model.config().alignment {
             Alignment::Tail if tokens.len() >= block => tokens.len() % block,
             _ => 0,
@@ -136,19 +151,14 @@ pub fn read(
         for index in 0..count as u64 {
             let seed = request.sampler.seed.wrapping_add(index);
             let sampler = SamplerOptions { seed, ..request.sampler.clone() };
-            plan.requests.push(Request {
-                prompt: tokens.clone(),
-                sampler,
-                generate: request.generate.clone(),
-                stops: request.stops.clone(),
-                constraint: constraint.clone(),
-                ..Request::default()
-            });
-            plan.echo.push(repeated.clone());
-            plan.places.push(place);
+            // Each ends on its own.
+            let interrupt = Interrupt::default();
+            self.requests.push(Request { prompt: tokens.clone(), sampler, interrupt, ..request.clone() });
+            self.echo.push(repeated.clone());
+            self.places.push(place);
         }
+        Ok(())
     }
-    Ok(plan)
 }
 
 /// The text of a prompt.

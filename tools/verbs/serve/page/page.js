@@ -100,9 +100,9 @@ class Answer {
     const logprob = logprobs.token_logprobs[0];
     const probability = Math.exp(logprob);
     const level = probability >= 0.5 ? 4 : probability >= 0.15 ? 3 : probability >= 0.03 ? 2 : 1;
-    const token = element("span", `token p${level}`, choice.text);
+    const token = element("span", `token p${level}${choice.guessed ? " guessed" : ""}`, choice.text);
     token.tabIndex = this.count === 0 ? 0 : -1;
-    token.facts = { id: choice.tokens[0], piece: logprobs.tokens[0], logprob, top: logprobs.top_logprobs[0], place: choice.place };
+    token.facts = { id: choice.tokens[0], piece: logprobs.tokens[0], logprob, top: logprobs.top_logprobs[0], place: choice.place, guessed: choice.guessed };
     this.block.append(token);
     this.count += 1;
   }
@@ -114,8 +114,8 @@ const percent = (logprob) => `${(100 * Math.exp(logprob)).toFixed(1)} %`;
 const visible = (text) => text.replaceAll("\n", "\u21b5").replaceAll("\t", "\u21e5");
 
 function show(token) {
-  const { id, piece, logprob, top, place } = token.facts;
-  $("chosen").textContent = `\u201c${visible(piece)}\u201d, ${percent(logprob)}, token ${id}, place ${place + 1} of ${blockLength} in its block`;
+  const { id, piece, logprob, top, place, guessed } = token.facts;
+  $("chosen").textContent = `\u201c${visible(piece)}\u201d, ${percent(logprob)}, token ${id}, place ${place + 1} of ${blockLength} in its block${guessed ? ", guessed" : ""}`;
   const all = Object.entries(top);
   if (!(piece in top)) { all.push([piece, logprob]); }
   all.sort((a, b) => b[1] - a[1]);
