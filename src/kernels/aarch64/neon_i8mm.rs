@@ -1,10 +1,10 @@
 //! NEON with the int8 matrix extension, whose instructions take unsigned weights as they are stored.
 //!
-//! Few columns use `usdot` as `sdot` is used without the extension. From 4 columns, `usmmla` multiplies 2 rows
+//! Few columns use `usdot` as `sdot` is used without the extension. From 4 columns of q8, and with 4 of q4, `usmmla` multiplies 2 rows
 //! by 8 inputs of weights with 8 x 2 activations: `zip1` and `zip2` of two neighbouring lines, taken as 32-bit
 //! quads, are rows {0, 1} and {2, 3} with 8 inputs each, and those of two neighbouring quads of activations
 //! are columns {0, 1} and {2, 3}. A sum holds 2 x 2 results; `uzp1` and `uzp2` of the sums of neighbouring rows
-//! give back one column with 4 rows.
+//! give back one column with 4 rows. More columns of q4 share signed weights, which the walk of `span` zips beforehand.
 
 use std::arch::aarch64::*;
 use std::arch::asm;

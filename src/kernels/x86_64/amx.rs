@@ -233,6 +233,13 @@ unsafe fn agrees<T: Tiles>() -> bool {
             (0..count * columns).map(|i| -128 * sum((i % columns * count + i / columns) * width)).collect()
         };
         let (span_starts, group_starts) = (&starts(SPAN)[..], &starts(GROUP)[..]);
+        // Of two groups that follow each other, each sum negated.
+        let group_pairs: Vec<[i16; 2]> = group_starts
+            .chunks_exact(2 * columns)
+            .flat_map(|pair| {
+                (0..columns).map(|n| [pair[n], pair[columns + n]].map(|start| (start / 128) as i16))
+            })
+            .collect();
         let scales: Vec<f32> = (0..SPANS * columns).map(|i| 0.01 + i as f32 / 512.0).collect();
         let input = ColumnTile {
             columns,
@@ -242,7 +249,7 @@ unsafe fn agrees<T: Tiles>() -> bool {
             scales: &scales,
             span_starts,
             group_starts,
-            group_pairs: &[],
+            group_pairs: &group_pairs,
         };
         let mut q4: Vec<u8> = (0..Q4_SCALES + SPANS * Q4_RECORD).map(|_| random()).collect();
         for (row, scale) in q4[..Q4_SCALES].chunks_exact_mut(4).enumerate() {

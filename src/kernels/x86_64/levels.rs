@@ -178,7 +178,7 @@ macro_rules! level_kernels {
                 let mut sums = [[zero(); R]; N];
                 for n in 0..N {
                     for pair in 0..2 {
-                        let minus = splat_i32(*pairs.add(pair * stride + n));
+                        let minus = splat_i32(pairs.add(pair * stride + n).read_unaligned());
                         for r in 0..R {
                             let zeros = madd_i16(decoded.zeros[pair][part + r], minus);
                             sums[n][r] = add_i32(sums[n][r], zeros);
@@ -215,9 +215,9 @@ macro_rules! level_kernels {
                                 };
                             }
                         }
-                        values = values.add(stride);
+                        values = values.wrapping_add(stride);
                         if line % 2 == 1 {
-                            lines = lines.add(64);
+                            lines = lines.wrapping_add(64);
                         }
                     }
                     for n in 0..N {

@@ -223,7 +223,7 @@ macro_rules! panel_kernels {
                         for n in 0..N {
                             sums[n] = <$simd>::splat_i32(*starts.add(n));
                         }
-                        starts = starts.add(stride);
+                        starts = starts.wrapping_add(stride);
                     }
                     let mut first_zeros = <$simd>::splat_i32(0);
                     for group in 0..4 {
@@ -268,9 +268,9 @@ macro_rules! panel_kernels {
                         } else {
                             let zeros = <$simd>::pair_zeros(first_zeros, zeros);
                             for n in 0..N {
-                                sums[n] = <$simd>::dot_zeros(sums[n], zeros, *pairs.add(n));
+                                sums[n] = <$simd>::dot_zeros(sums[n], zeros, pairs.add(n).read_unaligned());
                             }
-                            pairs = pairs.add(stride);
+                            pairs = pairs.wrapping_add(stride);
                         }
                     }
                     for n in 0..N {
