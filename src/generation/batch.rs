@@ -59,7 +59,9 @@ impl Runtime {
         }
         let blocks = options.session.cache_blocks_for(self.model());
         let buffers = estimate::shared(self.model(), options.sequences, blocks);
-        let fixed = (self.model().file_bytes() as u64).saturating_add(buffers);
+        let fixed = (self.model().file_bytes() as u64)
+            .saturating_add(buffers)
+            .saturating_add(estimate::draft_table(self.model()));
         // Log-probabilities of one token, and as many recent tokens as are usual.
         let scored = GenerateOptions { logprobs: Some(1), ..Default::default() };
         let penalized = SamplerOptions { repetition_penalty: 2.0, ..Default::default() };
@@ -236,6 +238,11 @@ impl Batch {
         self.lend_guessers();
         let result = write(&mut self.engine, &mut self.running, &mut self.speculation, each);
         self.release();
+        if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Resource) {
+            // Perhaps there is room without them.
+            self.stop_guessing();
+            self.speculation.turn_off();
+        }
         result
     }
 
@@ -253,8 +260,8 @@ impl Batch {
                 continue;
             }
             let bytes = self.speculation.next_bytes();
-            // Where texts wait, the memory is for them.
-            let wanted = bytes > 0 && !self.waiting.is_empty();
+            // Where texts wait for memory, it is for them.
+            let wanted = bytes > 0 && !self.waiting.is_empty() && self.running.len() < self.options.sequences;
             if wanted || self.budget.is_exceeded(self.memory().saturating_add(bytes)) {
                 break;
             }
@@ -281,7 +288,7 @@ impl Batch {
             !cancelled
         });
         while let Some(first) = self.waiting.front() {
-            if self.is_about_to_share(&first.request) {
+            if self.running.len() == self.options.sequences || self.is_about_to_share(&first.request) {
                 break;
             }
             let mut used = self.memory().saturating_add(first.bytes);
@@ -298,7 +305,7 @@ impl Batch {
             let full = self.budget.is_exceeded(used);
             // Where nothing runs, it is kept out by beginnings that the caller keeps, and waiting would have no end.
             let never = full && self.running.is_empty();
-            if self.running.len() == self.options.sequences || full && !never {
+            if full && !never {
                 break;
             }
             let Some(Waiting { id, request, options, bytes }) = self.waiting.pop_front() else { break };

@@ -29,6 +29,8 @@ pub(crate) fn of_sequence(model: &Model, options: &SessionOptions) -> (u64, u64)
     let rest = TokenDecoder::bytes(config)
         .saturating_add(tokens)
         .saturating_add(block_log::bytes(blocks, config.block_length))
+        // The contexts after guessed blocks.
+        .saturating_add(4 * config.guesses_ahead() * config.block_decoder.hidden)
         .saturating_add(12 * config.vocabulary);
     (cache as u64, rest as u64)
 }
@@ -38,13 +40,16 @@ pub(crate) fn shared(model: &Model, sequences: usize, blocks: usize) -> u64 {
     BlockDecoder::bytes(model.config(), sequences, blocks) as u64
 }
 
-/// Bytes that the guesses of a text of a batch take: logits after each token, what it comes from, and the contexts
-/// after it.
+/// Bytes that the guesses of a text of a batch take: logits after each token, and what it comes from.
 pub(crate) fn of_guesses(model: &Model) -> u64 {
     let config = model.config();
-    let contexts = 4 * config.guesses_ahead() * config.block_decoder.hidden;
     let logits = 4 * (config.logits_a_pass() - 1) * config.vocabulary;
-    (logits + contexts).saturating_add(drafter::BYTES) as u64
+    logits.saturating_add(drafter::BYTES) as u64
+}
+
+/// Bytes of a model's draft table.
+pub(crate) fn draft_table(model: &Model) -> u64 {
+    model.draft().map_or(0, |table| table.bytes() as u64)
 }
 
 impl MemoryEstimate {
@@ -60,7 +65,6 @@ impl MemoryEstimate {
     pub fn of_batch(model: &Model, options: &SessionOptions, sequences: usize) -> MemoryEstimate {
         let (cache, rest) = of_sequence(model, options);
         let (count, blocks) = (sequences as u64, options.cache_blocks_for(model));
-        let table = model.draft().map_or(0, |table| table.bytes() as u64);
         let guesses = of_guesses(model).saturating_mul(count.min(MAX_TEXTS as u64));
         MemoryEstimate {
             weights: model.file_bytes() as u64,
@@ -69,7 +73,7 @@ impl MemoryEstimate {
                 .saturating_mul(count)
                 .saturating_add(shared(model, sequences, blocks))
                 .saturating_add(guesses)
-                .saturating_add(table),
+                .saturating_add(draft_table(model)),
             cache_blocks: blocks,
         }
     }

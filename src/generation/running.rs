@@ -69,21 +69,20 @@ impl Running {
         self.sequence.left_in_block().min(self.completion.left()).max(1)
     }
 
-    /// Drafts guesses at up to `most` of the tokens after the next `ahead`, which are chosen but not taken.
+    /// Drafts guesses at up to `most` of the tokens after the next `ahead`, which are chosen but not taken. Without a
+    /// guesser there is no memory for them.
     pub(super) fn draft(&mut self, ahead: usize, most: usize) {
         self.drafts.clear();
-        let most = most.min(self.completion.left().saturating_sub(ahead));
+        let Some(guesser) = &self.guesser else { return };
+        // The last token of a text is followed by none.
+        let most = most.min(self.completion.left().saturating_sub(ahead + 1));
         match self.forced.get(self.completion.count() + ahead..) {
             // These are no guesses.
             Some(forced) if !forced.is_empty() => {
                 let sure = |token: &u32| Guess { token: *token, rate: 1.0 };
                 self.drafts.extend(forced.iter().take(most).map(sure));
             }
-            _ => {
-                if let Some(guesser) = &self.guesser {
-                    guesser.guess(most, self.sampler.draws(), &mut self.drafts);
-                }
-            }
+            _ => guesser.guess(most, self.sampler.draws(), &mut self.drafts),
         }
     }
 

@@ -89,6 +89,11 @@ impl SharedSpeculation {
         Some(guesser)
     }
 
+    /// Ends all guessing, for want of memory.
+    pub(super) fn turn_off(&mut self) {
+        self.mode = Speculate::Off;
+    }
+
     /// Takes a guesser back.
     pub(super) fn take_back(&mut self, guesser: Option<Guesser>) {
         self.idle.extend(guesser);

@@ -160,6 +160,24 @@ fn texts_that_repeat_themselves_take_one_pass_a_block() {
     }
 }
 
+/// Texts that wait for their turn, and not for memory, are no reason to guess nothing.
+#[test]
+fn a_full_batch_guesses() {
+    let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 2).unwrap();
+    let mut batch = runtime.batch(None, options(1, Speculate::On)).unwrap();
+    for number in 0..3 {
+        let sampler = SamplerOptions { logit_bias: vec![(300 + number, 1e6)], ..SamplerOptions::plain() };
+        let generate = GenerateOptions { max_tokens: 64, ignore_end: true, ..Default::default() };
+        batch
+            .submit(Request { prompt: vec![300 + number; 8], sampler, generate, ..Default::default() })
+            .unwrap();
+    }
+    while batch.running() + batch.waiting() > 0 {
+        advance(&mut batch, &mut Written::new()).unwrap();
+    }
+    assert_eq!(batch.speculation_counts().passes, 3 * 16);
+}
+
 /// Tokens that are given are known before: no pass is needed for each of them.
 #[test]
 fn given_tokens_are_scored_in_one_pass_a_block() {
