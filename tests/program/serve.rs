@@ -383,6 +383,16 @@ fn a_wrong_request_gets_one_line() {
         assert!(status == *expected && message.contains(text), "{path} {body:.80}: {status} {answer}");
         assert_eq!(message.lines().count(), 1, "{message}");
     }
+    // Before anything is read or kept of it.
+    let ids = vec![7; 2000];
+    for body in [
+        json!({"prompt": ids, "echo": true, "logprobs": 1, "n": 90}),
+        json!({"prompt": vec![&ids[..1000]; 70], "echo": true, "logprobs": 1}),
+    ] {
+        let (status, answer) = server.post("/v1/completions", &body);
+        let message = answer["error"]["message"].as_str().unwrap_or_default();
+        assert!(status == 400 && message.contains("expected"), "{answer}");
+    }
     let post = |headers: &str, body: &[u8]| {
         let head = format!("POST /tokenize HTTP/1.1\r\nConnection: close\r\n{headers}\r\n");
         server.raw(&[head.as_bytes(), body].concat()).0

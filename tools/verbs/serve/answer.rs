@@ -28,7 +28,7 @@ pub struct Head {
 /// One answer as far as it has come.
 struct Choice {
     seed: u64,
-    echo: Echo,
+    echo: Arc<Echo>,
     /// The place in its block of the next token.
     place: usize,
     text: String,
@@ -172,7 +172,7 @@ impl Answer {
     fn whole(&self, index: usize) -> Json {
         let choice = &self.choices[index];
         let ids: Vec<u32> = choice.tokens.iter().map(|token| token.id).collect();
-        let Echo { text: echo, tokens: repeated, offsets } = &choice.echo;
+        let Echo { text: echo, tokens: repeated, offsets } = &*choice.echo;
         let repeated_chars = echo.chars().count();
         let tokens = [repeated.as_slice(), &choice.tokens].concat();
         let own_offsets = choice.offsets.iter().map(|offset| repeated_chars + offset);

@@ -1,6 +1,7 @@
 //! Completions and chats: from the body of a request to texts of the batch.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
@@ -24,6 +25,8 @@ pub struct Limits {
     pub time: Duration,
     /// Texts of one request at most.
     pub texts: usize,
+    /// Blocks of a prompt at most.
+    pub blocks: usize,
 }
 
 /// Which of the two interfaces a request has used.
@@ -46,17 +49,21 @@ pub struct Plan {
     pub interface: Interface,
     pub requests: Vec<Request>,
     /// Of each answer: what it repeats of its prompt.
-    pub echo: Vec<Echo>,
+    pub echo: Vec<Arc<Echo>>,
     /// What scores the prompts that are repeated with log-probabilities, and the answers that repeat each.
     pub scoring: Vec<(Request, Range<usize>)>,
     /// Of each answer: the place of its first token in its block.
     pub places: Vec<usize>,
     pub prompt_tokens: usize,
+    /// Tokens of prompts that are repeated with log-probabilities, in all answers.
+    repeated_tokens: usize,
     pub logprobs: Logprobs,
     pub stream: bool,
     pub include_usage: bool,
 }
 
+/// Tokens of prompts that the answers of one request repeat with log-probabilities.
+const REPEATED: usize = 1 << 16;
 /// Between two turns of a transcript.
 const USER: &str = "\nUser:";
 
@@ -111,12 +118,13 @@ pub fn read(
         scoring: Vec::new(),
         places: Vec::new(),
         prompt_tokens: 0,
+        repeated_tokens: 0,
         logprobs,
         stream,
         include_usage,
     };
     for prompt in prompts {
-        plan.add(&prompt, &request, (count, echo), model, tokenizer)?;
+        plan.add(&prompt, &request, (count, echo), (model, tokenizer), limits)?;
     }
     Ok(plan)
 }
@@ -128,22 +136,35 @@ impl Plan {
         prompt: &Prompt,
         request: &Request,
         (count, echo): (usize, bool),
-        model: &Model,
-        tokenizer: Option<&Tokenizer>,
+        (model, tokenizer): (&Model, Option<&Tokenizer>),
+        limits: &Limits,
     ) -> Result<(), Problem> {
         let tokens = prompt.tokens(model, tokenizer)?;
+        let block = model.config().block_length;
+        if tokens.len().div_ceil(block) > limits.blocks {
+            let most = limits.blocks.saturating_mul(block);
+            let message = format!("\"prompt\": found {} tokens, expected at most {most}", tokens.len());
+            return Err(Problem::bad(message).about("prompt"));
+        }
         self.prompt_tokens += tokens.len();
         let mut repeated = Echo::default();
         if echo {
             repeated.text = shown(prompt, tokenizer)?;
         }
         if echo && self.logprobs != Logprobs::None {
+            self.repeated_tokens += tokens.len().saturating_mul(count);
+            if self.repeated_tokens > REPEATED {
+                let message = format!(
+                    "\"echo\" with \"logprobs\": found more than {REPEATED} tokens in all prompts, expected fewer"
+                );
+                return Err(Problem::bad(message).about("echo"));
+            }
             repeated.list(&tokens, tokenizer)?;
             let answers = self.requests.len()..self.requests.len() + count;
             let scoring = prompt_scoring(&tokens, model, &request.generate);
             self.scoring.extend(scoring.map(|scoring| (scoring, answers)));
         }
-        let block = model.config().block_length;
+        let repeated = Arc::new(repeated);
         let place = match model.config().alignment {
             Alignment::Tail if tokens.len() >= block => tokens.len() % block,
             _ => 0,
@@ -154,7 +175,7 @@ impl Plan {
             // Each ends on its own.
             let interrupt = Interrupt::default();
             self.requests.push(Request { prompt: tokens.clone(), sampler, interrupt, ..request.clone() });
-            self.echo.push(repeated.clone());
+            self.echo.push(Arc::clone(&repeated));
             self.places.push(place);
         }
         Ok(())

@@ -110,7 +110,10 @@ impl Server {
     }
 
     /// The tokens that requests force, with their log-probabilities.
-    async fn scored(&self, requests: Vec<cinderblock::Request>) -> Result<Vec<Vec<Token>>, Problem> {
+    async fn scored(&self, mut requests: Vec<cinderblock::Request>) -> Result<Vec<Vec<Token>>, Problem> {
+        for request in &mut requests {
+            request.generate.time_limit = Some(self.limits.time);
+        }
         let mut tokens = vec![Vec::new(); requests.len()];
         let mut left = requests.len();
         let mut texts = self.start(requests)?;
@@ -121,6 +124,12 @@ impl Server {
             match event {
                 Event::Step(step) => tokens[index].extend(step.token),
                 Event::Ended(End::Caller, _) => return Err(cut()),
+                Event::Ended(End::Time, _) => {
+                    let seconds = self.limits.time.as_secs();
+                    let message =
+                        format!("the text was not scored within {seconds} seconds, expected a shorter one");
+                    return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, message));
+                }
                 Event::Ended(..) => left -= 1,
                 Event::Failed(error) => return Err(error.into()),
             }
@@ -210,7 +219,9 @@ async fn generate(server: Arc<Server>, interface: Interface, request: Request<Bo
     let (scoring, repeating): (Vec<_>, Vec<_>) = std::mem::take(&mut plan.scoring).into_iter().unzip();
     if !scoring.is_empty() {
         for (tokens, answers) in server.scored(scoring).await?.into_iter().zip(repeating) {
-            plan.echo[answers].iter_mut().for_each(|echo| echo.take(tokens.clone()));
+            let mut echo = (*plan.echo[answers.start]).clone();
+            echo.take(tokens);
+            plan.echo[answers].fill(Arc::new(echo));
         }
     }
     let answer = Answer::new(head, &mut plan, server.model.config().block_length);
