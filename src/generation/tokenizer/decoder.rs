@@ -184,6 +184,13 @@ fn end(stages: &mut [Stage], last: bool, text: &mut String) -> Result<()> {
                     feed(rest, end, text)?;
                 }
             }
+            // The end of a word that the context has already; only what another token would add to it is still to come.
+            Stage::Suffix { held: Some((end, followed)), .. } => {
+                if let Some(added) = followed.strip_prefix(&**end) {
+                    *followed = added.to_string();
+                }
+                end.clear();
+            }
             _ => {}
         }
         stages = rest;

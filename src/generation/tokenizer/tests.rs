@@ -123,6 +123,18 @@ proptest! {
     }
 }
 
+#[test]
+fn the_end_of_a_context_is_not_repeated() {
+    let tokenizer = Tokenizer::from_json(&json(r#"{"type":"BPEDecoder","suffix":"</w>"}"#)).unwrap();
+    // A word that ends inside a token, then a token without text.
+    for (context, tokens, expected) in
+        [(13, [SPECIAL].as_slice(), ""), (11, &[SPECIAL], ""), (11, &[0], " a")]
+    {
+        let mut stream = TextStream::after(&tokenizer, &[context]).unwrap();
+        assert_eq!(pieces(&mut stream, tokens).concat(), expected);
+    }
+}
+
 /// Byte-level tokens, a character of the vocabulary for each byte.
 fn byte_level(tokens: &[&str]) -> Tokenizer {
     let tokens: Vec<String> = (0..).zip(tokens).map(|(id, token)| format!("\"{token}\":{id}")).collect();
