@@ -165,6 +165,7 @@ fn texts_that_repeat_themselves_take_one_pass_a_block() {
 fn a_full_batch_guesses() {
     let runtime = Runtime::new(Model::open(demo_model()).unwrap(), 2).unwrap();
     let mut batch = runtime.batch(None, options(1, Speculate::On)).unwrap();
+    let mut written = Written::new();
     for number in 0..3 {
         let sampler = SamplerOptions { logit_bias: vec![(300 + number, 1e6)], ..SamplerOptions::plain() };
         let generate = GenerateOptions { max_tokens: 64, ignore_end: true, ..Default::default() };
@@ -173,7 +174,7 @@ fn a_full_batch_guesses() {
             .unwrap();
     }
     while batch.running() + batch.waiting() > 0 {
-        advance(&mut batch, &mut Written::new()).unwrap();
+        advance(&mut batch, &mut written).unwrap();
     }
     assert_eq!(batch.speculation_counts().passes, 3 * 16);
 }

@@ -86,7 +86,7 @@ def visit(browser, server, size, name):
     page.fill("#max_tokens", "48")
     page.click("#write", no_wait_after=True)
     wait(page, "document.querySelector('#status').textContent.startsWith('48 tokens')")
-    page.locator(".token.guessed").first.hover()
+    page.locator("#answers .token.guessed").first.hover()
     assert page.locator("#chosen").text_content().endswith(", guessed")
     shot(page, f"{name}-guessed")
     page.fill("#prompt", PROMPT)
