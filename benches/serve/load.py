@@ -3,6 +3,7 @@
 
     python3 benches/serve/load.py --seconds 300 --clients 200
     python3 benches/serve/load.py --throughput
+    python3 benches/serve/load.py --constraints
 
 Every finished answer is compared with what `run` gives. Standard library only.
 """
@@ -257,12 +258,62 @@ def throughput(options):
     }))
 
 
+# What takes grammars most time: many states, many alternatives, many readings of one text, and recursion.
+FORMS = {
+    "none": None,
+    "states": {"type": "regex", "regex": "(a|b|c| )*a(a|b|c| ){40}"},
+    "repeats": {"type": "regex", "regex": "(.|\n){0,2000}"},
+    "alternatives": {"type": "regex", "regex": "|".join(f"word{number}.*x{number}" for number in range(800))},
+    "readings": {"type": "grammar", "grammar": "start: a\na: a a | /[a-z ]/ | /[a-z ]+/\n"},
+    "values": {"type": "json_schema", "json_schema": {"schema": {"type": "array", "items": {"enum": [f"value {number}" for number in range(2000)]}}}},
+    "recursion": {
+        "type": "json_schema",
+        "json_schema": {"schema": {"$defs": {"n": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"$ref": "#/$defs/n"}}]}}, "$ref": "#/$defs/n"}},
+    },
+}
+
+
+def longest_gap(server, response_format):
+    """Milliseconds that a stream waits for an event at most, beside a request with a constraint."""
+    gaps = []
+
+    def stream():
+        body = {"prompt": "The old house", "max_tokens": 1500, "stream": True, "ignore_end": True, "seed": 1}
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
+        connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+        times = [time.monotonic() for line in connection.getresponse() if line.startswith(b"data")]
+        gaps.extend(after - before for before, after in zip(times, times[1:]))
+
+    thread = threading.Thread(target=stream)
+    thread.start()
+    time.sleep(0.05)
+    body = {"prompt": "The rain", "max_tokens": 100, "seed": 2, "response_format": response_format}
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
+    connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+    response = connection.getresponse()
+    answer = response.read()
+    thread.join()
+    assert response.status == 200, answer
+    return round(1000 * max(gaps), 1)
+
+
+def constraints(options):
+    """The longest gap of a stream beside each kind of constraint, in turns."""
+    gaps = {}
+    for _ in range(options.rounds):
+        for name, form in FORMS.items():
+            with Server() as server:
+                gaps.setdefault(name, []).append(longest_gap(server, form))
+    print(json.dumps({"longest_gap_ms": gaps}))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--idle", type=int, default=5)
     parser.add_argument("--throughput", action="store_true")
+    parser.add_argument("--constraints", action="store_true", help="the longest gap of a stream beside constrained requests")
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--prompt", type=int, default=2048)
@@ -272,7 +323,8 @@ def main():
     parser.add_argument("--peer-model", help="its model")
     parser.add_argument("server", nargs="*", help="options of the server, after --")
     options = parser.parse_args()
-    throughput(options) if options.throughput else load(options)
+    run_mode = throughput if options.throughput else constraints if options.constraints else load
+    run_mode(options)
 
 
 main()
