@@ -133,7 +133,7 @@ impl Batch {
         if tokens == 0 && request.start.as_ref().is_none_or(|start| start.is_empty()) {
             return Err(Error::argument("prompt: found 0 tokens, expected at least 1"));
         }
-        self.check_length(tokens)?;
+        self.options.session.check_prompt(model, tokens)?;
         model.check_tokens(&request.prompt)?;
         model.check_tokens(&request.forced)?;
         Sampler::new(request.sampler.clone(), config.vocabulary)?;
@@ -160,7 +160,7 @@ impl Batch {
     /// As [`Engine::append`], and if the prompt is longer than the cache or that cannot be allocated, or if there is
     /// no room for it now.
     pub fn begin(&mut self, prompt: &[u32], max_tokens: usize) -> Result<Arc<Sequence>> {
-        self.check_length(prompt.len())?;
+        self.options.session.check_prompt(self.engine.model(), prompt.len())?;
         let options = self.sized(prompt.len(), max_tokens);
         let bytes = self.bytes_of(&options);
         while let Err(error) = self.budget.check_start(self.running_bytes(), bytes) {
@@ -198,16 +198,6 @@ impl Batch {
     fn bytes_of(&self, options: &SessionOptions) -> u64 {
         let (cache, rest) = estimate::of_sequence(self.engine.model(), options);
         cache.saturating_add(rest)
-    }
-
-    fn check_length(&self, tokens: usize) -> Result<()> {
-        let length = self.engine.model().config().block_length;
-        let blocks = self.options.session.cache_blocks_for(self.engine.model());
-        if tokens.div_ceil(length) > blocks {
-            let max = blocks.saturating_mul(length);
-            return Err(Error::argument(format!("prompt: found {tokens} tokens, expected at most {max}")));
-        }
-        Ok(())
     }
 
     /// The cache that a text needs, or else as much as there may be.
@@ -291,8 +281,8 @@ impl Batch {
             if self.running.len() == self.options.sequences || self.is_about_to_share(&first.request) {
                 break;
             }
-            let mut used = self.memory().saturating_add(first.bytes);
             let bytes = first.bytes;
+            let mut used = self.memory().saturating_add(bytes);
             while self.budget.is_exceeded(used) {
                 let guesses = self.speculation.bytes();
                 if guesses > 0 && !self.budget.is_exceeded(used - guesses) {

@@ -25,6 +25,19 @@ impl Default for SessionOptions {
 }
 
 impl SessionOptions {
+    /// Makes sure that a prompt fits into the cache, by its number of tokens.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn check_prompt(&self, model: &Model, tokens: usize) -> Result<()> {
+        let (length, blocks) = (model.config().block_length, self.cache_blocks_for(model));
+        if tokens.div_ceil(length) > blocks {
+            let most = blocks.saturating_mul(length);
+            return Err(Error::argument(format!("prompt: found {tokens} tokens, expected at most {most}")));
+        }
+        Ok(())
+    }
+
     /// Blocks that the cache holds for a model, pinned ones included.
     pub fn cache_blocks_for(&self, model: &Model) -> usize {
         self.cache_blocks

@@ -174,7 +174,7 @@ impl Answer {
         let ids: Vec<u32> = choice.tokens.iter().map(|token| token.id).collect();
         let Echo { text: echo, tokens: repeated, offsets } = &*choice.echo;
         let repeated_chars = echo.chars().count();
-        let tokens = [repeated.as_slice(), &choice.tokens].concat();
+        let tokens: Vec<&Token> = repeated.iter().chain(&choice.tokens).collect();
         let own_offsets = choice.offsets.iter().map(|offset| repeated_chars + offset);
         let offsets: Vec<usize> = offsets.iter().copied().chain(own_offsets).collect();
         let logprobs = self.logprobs_of(&tokens, &offsets);
@@ -200,7 +200,7 @@ impl Answer {
         text.unwrap_or_else(|| id.to_string())
     }
 
-    fn logprobs_of(&self, tokens: &[Token], offsets: &[usize]) -> Json {
+    fn logprobs_of(&self, tokens: &[&Token], offsets: &[usize]) -> Json {
         if self.logprobs == Logprobs::None {
             return Json::Null;
         }
@@ -219,8 +219,8 @@ impl Answer {
                 };
                 json!({
                     "tokens": tokens.iter().map(|token| self.piece(token.id)).collect::<Vec<_>>(),
-                    "token_logprobs": tokens.iter().map(own).collect::<Vec<_>>(),
-                    "top_logprobs": tokens.iter().map(top).collect::<Vec<_>>(),
+                    "token_logprobs": tokens.iter().copied().map(own).collect::<Vec<_>>(),
+                    "top_logprobs": tokens.iter().copied().map(top).collect::<Vec<_>>(),
                     "text_offset": offsets,
                 })
             }
@@ -236,7 +236,7 @@ impl Answer {
                     json["top_logprobs"] = top.collect();
                     json
                 };
-                json!({"content": tokens.iter().map(one).collect::<Vec<_>>(), "refusal": null})
+                json!({"content": tokens.iter().copied().map(one).collect::<Vec<_>>(), "refusal": null})
             }
         }
     }
@@ -248,7 +248,7 @@ impl Answer {
         if let Some((token, place)) = token {
             change["tokens"] = json!([token.id]);
             change["place"] = place.into();
-            change["logprobs"] = self.logprobs_of(std::slice::from_ref(token), &[0]);
+            change["logprobs"] = self.logprobs_of(&[token], &[0]);
         }
         if end.is_some() {
             change["seed"] = choice.seed.into();
@@ -302,7 +302,8 @@ impl Events {
             } else if echo.text.is_empty() && echo.tokens.is_empty() {
                 continue;
             } else if !echo.tokens.is_empty() {
-                chunk["choices"][0]["logprobs"] = self.answer.logprobs_of(&echo.tokens, &echo.offsets);
+                chunk["choices"][0]["logprobs"] =
+                    self.answer.logprobs_of(&echo.tokens.iter().collect::<Vec<_>>(), &echo.offsets);
             }
             self.queue.push_back(event(&chunk));
         }

@@ -1,7 +1,7 @@
 //! A prompt that is repeated before its answer, with the log-probabilities of its tokens if they are asked for.
 
 use cinderblock::unstable::generation::TextStream;
-use cinderblock::{Alignment, GenerateOptions, Model, Request, Result, Token, Tokenizer};
+use cinderblock::{Alignment, Model, Request, Result, Token, Tokenizer};
 
 use crate::verbs::batch::score::scoring;
 
@@ -43,7 +43,7 @@ impl Echo {
 
 /// What scores a prompt as it lies in blocks when it is read: all its tokens but those of the first block. `None` if it
 /// has no more.
-pub fn prompt_scoring(prompt: &[u32], model: &Model, generate: &GenerateOptions) -> Option<Request> {
+pub fn prompt_scoring(prompt: &[u32], model: &Model, logprobs: Option<usize>) -> Option<Request> {
     let length = model.config().block_length;
     let first = match model.config().alignment {
         Alignment::Left => (prompt.len() + length - 1) % length + 1,
@@ -51,6 +51,6 @@ pub fn prompt_scoring(prompt: &[u32], model: &Model, generate: &GenerateOptions)
     };
     let (first, rest) = prompt.split_at_checked(first).filter(|(_, rest)| !rest.is_empty())?;
     let mut request = Request { prompt: first.to_vec(), ..scoring(rest.to_vec()) };
-    request.generate.logprobs = generate.logprobs;
+    request.generate.logprobs = logprobs;
     Some(request)
 }

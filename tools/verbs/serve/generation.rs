@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
-use cinderblock::{Alignment, GenerateOptions, Interrupt, Model, Request, SamplerOptions, Tokenizer};
+use cinderblock::{
+    Alignment, GenerateOptions, Interrupt, Model, Request, SamplerOptions, SessionOptions, Tokenizer,
+};
 use serde_json::Value as Json;
 
 use super::echo::{Echo, prompt_scoring};
@@ -25,8 +27,8 @@ pub struct Limits {
     pub time: Duration,
     /// Texts of one request at most.
     pub texts: usize,
-    /// Blocks of a prompt at most.
-    pub blocks: usize,
+    /// The cache that a prompt must fit into.
+    pub session: SessionOptions,
 }
 
 /// Which of the two interfaces a request has used.
@@ -140,12 +142,8 @@ impl Plan {
         limits: &Limits,
     ) -> Result<(), Problem> {
         let tokens = prompt.tokens(model, tokenizer)?;
-        let block = model.config().block_length;
-        if tokens.len().div_ceil(block) > limits.blocks {
-            let most = limits.blocks.saturating_mul(block);
-            let message = format!("\"prompt\": found {} tokens, expected at most {most}", tokens.len());
-            return Err(Problem::bad(message).about("prompt"));
-        }
+        let fits = limits.session.check_prompt(model, tokens.len());
+        fits.map_err(|error| Problem::from(error).about("prompt"))?;
         self.prompt_tokens += tokens.len();
         let mut repeated = Echo::default();
         if echo {
@@ -161,9 +159,10 @@ impl Plan {
             }
             repeated.list(&tokens, tokenizer)?;
             let answers = self.requests.len()..self.requests.len() + count;
-            let scoring = prompt_scoring(&tokens, model, &request.generate);
+            let scoring = prompt_scoring(&tokens, model, request.generate.logprobs);
             self.scoring.extend(scoring.map(|scoring| (scoring, answers)));
         }
+        let block = model.config().block_length;
         let repeated = Arc::new(repeated);
         let place = match model.config().alignment {
             Alignment::Tail if tokens.len() >= block => tokens.len() % block,

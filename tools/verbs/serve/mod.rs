@@ -163,8 +163,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let memory = arguments.memory.or_else(|| memory::available().map(|bytes| bytes / 4 * 3));
     let prefix_cache = arguments.prefix_cache.unwrap_or(memory.map_or(256 << 20, |bytes| bytes / 4));
     let speculate = arguments.speculate.mode();
+    let cache = session.clone();
     let options = BatchOptions { session, sequences: arguments.batch, memory, prefix_cache, speculate };
-    let blocks = options.session.cache_blocks_for(&model);
     let runtime = arguments.model.runtime(&model)?;
     let batch = runtime.batch(tokenizer.clone(), options)?;
 
@@ -196,7 +196,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             default_tokens: DEFAULT_TOKENS,
             time: Duration::from_secs(arguments.max_seconds.into()),
             texts: limit,
-            blocks,
+            session: cache,
         },
         guard,
         metrics,
