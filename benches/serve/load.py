@@ -181,15 +181,21 @@ def ids(length, number):
     return [(7 * index * index + 131 * number + 5) % 3900 + 100 for index in range(length)]
 
 
+def post(server, body):
+    """The response to a completion, to be read."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
+    connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+    response = connection.getresponse()
+    assert response.status == 200, response.read()
+    return response
+
+
 def ask(server, prompt, tokens, seed):
     """Streams one answer. Returns the time to its first event, and its events."""
     body = {"prompt": prompt, "seed": seed, "max_tokens": tokens, "stream": True}
     body |= {"cache_prompt": False, "ignore_eos": True} if isinstance(server, Peer) else {"ignore_end": True}
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
     started = time.monotonic()
-    connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
-    response = connection.getresponse()
-    assert response.status == 200, response.read()
+    response = post(server, body)
     response.readline()
     first = time.monotonic() - started
     return first, response.read()
@@ -279,21 +285,15 @@ def longest_gap(server, response_format):
 
     def stream():
         body = {"prompt": "The old house", "max_tokens": 1500, "stream": True, "ignore_end": True, "seed": 1}
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
-        connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
-        times = [time.monotonic() for line in connection.getresponse() if line.startswith(b"data")]
+        times = [time.monotonic() for line in post(server, body) if line.startswith(b"data")]
         gaps.extend(after - before for before, after in zip(times, times[1:]))
 
     thread = threading.Thread(target=stream)
     thread.start()
     time.sleep(0.05)
     body = {"prompt": "The rain", "max_tokens": 100, "seed": 2, "response_format": response_format}
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
-    connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
-    response = connection.getresponse()
-    answer = response.read()
+    post(server, body).read()
     thread.join()
-    assert response.status == 200, answer
     return round(1000 * max(gaps), 1)
 
 
