@@ -2,6 +2,7 @@
 //! the model as far as it is rounded, layer by layer. Every matrix is rounded for the inputs that it meets there,
 //! and makes up for what was lost before it.
 
+mod cholesky;
 mod encoder;
 mod forward;
 mod group;
@@ -11,6 +12,7 @@ mod product;
 mod round;
 mod t5;
 mod tensor;
+mod view;
 
 use std::collections::HashMap;
 

@@ -4,7 +4,7 @@
 use cinderblock::unstable::kernels::{Vectorized, vectorize};
 use rayon::prelude::*;
 
-use super::matrix::View;
+use super::view::View;
 
 /// Rows and columns of a tile: 12 registers of AVX2.
 const TILE_ROWS: usize = 6;

@@ -9,8 +9,9 @@ use std::ops::Range;
 use cinderblock::unstable::quant::{GROUP, PANEL_ROWS, Rounded, WeightType};
 use rayon::prelude::*;
 
+use super::cholesky::Cholesky;
 use super::group::{Choice, Coupling, Grid, LANES, Lanes, Rounding};
-use super::matrix::{Cholesky, Matrix};
+use super::matrix::Matrix;
 
 /// Columns whose product with all others is computed at once.
 const BATCH: usize = 8 * GROUP;

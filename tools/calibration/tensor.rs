@@ -175,7 +175,7 @@ pub fn calibrate(kind: WeightType, weights: &Matrix, bias: &[f32], inputs: Input
     // The least-squares answer to what the rounded model feeds in lies off the exact weights by
     // weights gap own^-1.
     let plan = Plan::new(&moments.own, DAMPING);
-    let factor = super::matrix::Cholesky::new(&moments.own, TARGET_DAMPING * moments.own.mean_diagonal());
+    let factor = super::cholesky::Cholesky::new(&moments.own, TARGET_DAMPING * moments.own.mean_diagonal());
 
     let mut all = Calibrated {
         kind,
