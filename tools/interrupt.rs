@@ -6,7 +6,7 @@ use std::sync::{Mutex, Once, PoisonError};
 
 use cinderblock::{Error, ErrorKind, Interrupt, Result};
 
-use crate::signals;
+use crate::{partial, signals};
 
 /// What the program is doing, which decides what a signal does.
 #[derive(Clone, Copy, PartialEq)]
@@ -43,7 +43,7 @@ fn stop(signal: i32) {
         _ => again,
     };
     if ends {
-        crate::output::abandon();
+        partial::abandon();
         signals::die(signal);
     }
     if let Some(session) = &*SESSION.lock().unwrap_or_else(PoisonError::into_inner) {

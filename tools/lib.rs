@@ -26,6 +26,7 @@ mod interrupt;
 mod memory;
 mod npy;
 mod output;
+mod partial;
 mod plot;
 mod positions;
 mod quantize;

@@ -3,13 +3,15 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 pub use cinderblock::unstable::files::AtomicFile;
 use cinderblock::unstable::files::{Identity, Target};
 use cinderblock::{Error, ErrorKind, Result, Snapshot};
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::interrupt;
+pub use crate::partial::create;
 
 const CLOSED: &str = "standard output is closed";
 
@@ -48,26 +50,6 @@ pub fn progress(length: u64, template: &str) -> ProgressBar {
     }
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(length).with_style(style.progress_chars("=> "))
-}
-
-/// Where files are written that are not complete.
-static PARTIAL: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-
-/// Removes what is not complete; called before the process is ended at once.
-pub fn abandon() {
-    for path in PARTIAL.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-        let _ = std::fs::remove_file(path);
-    }
-}
-
-/// Starts a file that appears under its name only when it is complete.
-///
-/// # Errors
-/// As [`AtomicFile::create`].
-pub fn create(path: &Path) -> Result<AtomicFile> {
-    let file = AtomicFile::create(path)?;
-    PARTIAL.lock().unwrap_or_else(PoisonError::into_inner).push(file.partial().to_path_buf());
-    Ok(file)
 }
 
 /// The files that a verb reads: none of them is written to.
@@ -270,7 +252,7 @@ pub fn open_special(path: &Path) -> Result<File> {
                     return Err(Error::new(ErrorKind::Io, detail).in_file(path));
                 }
             }
-            crate::interrupt::check()?;
+            interrupt::check()?;
         }
     }
     if metadata.is_dir() {
