@@ -9,7 +9,7 @@ use cinderblock::unstable::model::{DraftEntry, NO_TOKEN, draft_keys};
 use cinderblock::{Error, Generator, Model, Result, Runtime, SamplerOptions, SessionOptions, Tokenizer};
 
 use crate::arguments::read_text;
-use crate::quantize::Progress;
+use crate::progress::Progress;
 use crate::{input, interrupt};
 
 /// Bytes of an entry in a file: its context, two tokens and a share.

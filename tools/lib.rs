@@ -29,6 +29,7 @@ mod output;
 mod partial;
 mod plot;
 mod positions;
+mod progress;
 mod quantize;
 mod sampling;
 mod signals;

@@ -16,23 +16,12 @@ use sha2::{Digest, Sha256};
 use crate::calibration::{Calibration, Calibrator};
 use crate::checkpoint::{Checkpoint, without_mark};
 use crate::input;
+use crate::progress::Progress;
 use budget::Judge;
 pub use budget::weights;
 pub use recipe::{Rule, recipe};
 pub use summary::{Summary, report};
 pub use write::Source;
-
-/// Follows the work, stage after stage.
-pub trait Progress: Sync {
-    /// A stage begins, which has that many units of work.
-    fn begin(&self, stage: &'static str, total: u64);
-
-    /// Units were done; from any thread.
-    fn add(&self, done: u64);
-
-    /// The stage is done.
-    fn end(&self);
-}
 
 /// A calibration text.
 pub struct Text {

@@ -10,14 +10,13 @@ use cinderblock::unstable::model::{ARCHITECTURE, Alignment, draft_keys, keys};
 use cinderblock::{Error, ErrorKind, Model, Result};
 
 use super::inspect::plain;
-use super::quantize::Bar;
 use crate::checkpoint::{
     EndToken, Lexicon, check_vocabulary, describe_tokenizer, find_end_token, read_tokenizer,
 };
 use crate::draft::Table;
 use crate::interrupt;
 use crate::output::{self, AtomicFile, Inputs};
-use crate::quantize::Progress;
+use crate::progress::{Bar, Progress};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -1,20 +1,19 @@
 //! `quantize`: a checkpoint to one model file.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use cinderblock::unstable::model::{Alignment, tensors};
 use cinderblock::unstable::quant::WeightType;
 use cinderblock::{Error, ErrorKind, Processors, Result};
-use indicatif::ProgressBar;
 
 use crate::arguments::parse_threads;
 use crate::calibration::Calibration;
 use crate::checkpoint::{Checkpoint, CheckpointOptions, EndToken};
 use crate::interrupt;
 use crate::output::{self, AtomicFile, Inputs};
-pub use crate::quantize::Progress;
+use crate::progress::Bar;
+pub use crate::progress::Progress;
 use crate::quantize::{Rule, Source, Summary, Text, calibrate, recipe, report, solve, weights};
 
 const EXAMPLES: &str = "\
@@ -155,34 +154,6 @@ impl Arguments {
         inputs.with("text", &self.draft).check(path)?;
         output::check_space(path, bytes)?;
         Ok(Some((path.clone(), output::create(path)?)))
-    }
-}
-
-/// A bar on standard error.
-#[derive(Default)]
-pub(super) struct Bar(Mutex<Option<ProgressBar>>);
-
-impl Bar {
-    fn with(&self, each: impl FnOnce(&ProgressBar)) {
-        if let Some(bar) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            each(bar);
-        }
-    }
-}
-
-impl Progress for Bar {
-    fn begin(&self, stage: &'static str, total: u64) {
-        let bar = output::progress(total, "{msg} [{bar:30}] {percent}% {elapsed} left {eta}");
-        bar.set_message(stage);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar);
-    }
-
-    fn add(&self, done: u64) {
-        self.with(|bar| bar.inc(done));
-    }
-
-    fn end(&self) {
-        self.with(ProgressBar::finish_and_clear);
     }
 }
 
