@@ -116,9 +116,10 @@ fn expand(tree: &str) -> Vec<Vec<String>> {
     vec![path.split("::").map(|name| name.trim().to_string()).filter(|name| name != "self").collect()]
 }
 
-/// The module of a file of `src/`: `kernels/mod.rs` is `kernels`, `error.rs` is `error`.
-fn module(file: &str) -> Vec<String> {
-    let path = file.strip_prefix("src/").expect("a source").strip_suffix(".rs").expect("a source");
+/// The module of a file of a crate in `folder`: `kernels/mod.rs` is `kernels`, `error.rs` is `error`.
+fn module(folder: &str, file: &str) -> Vec<String> {
+    let path = file.strip_prefix(folder).and_then(|path| path.strip_prefix('/')).expect("a source");
+    let path = path.strip_suffix(".rs").expect("a source");
     let mut names: Vec<String> = path.split('/').map(String::from).collect();
     if names.last().is_some_and(|name| name == "mod" || name == "lib") {
         names.pop();
@@ -126,7 +127,7 @@ fn module(file: &str) -> Vec<String> {
     names
 }
 
-/// The source as modules, their imports, and what they export under another module's name.
+/// The source of a crate as modules, their imports, and what they export under another module's name.
 struct Source {
     /// Module to file.
     files: BTreeMap<Vec<String>, String>,
@@ -135,12 +136,12 @@ struct Source {
 }
 
 impl Source {
-    fn read() -> Source {
+    fn read(folder: &str) -> Source {
         let mut source = Source { files: BTreeMap::new(), paths: BTreeMap::new() };
-        let texts = files("src", ".rs");
-        source.files = texts.keys().map(|file| (module(file), file.clone())).collect();
+        let texts = files(folder, ".rs");
+        source.files = texts.keys().map(|file| (module(folder, file), file.clone())).collect();
         for (file, text) in &texts {
-            let (module, code) = (module(file), code(text));
+            let (module, code) = (module(folder, file), code(text));
             let mut paths = Vec::new();
             let mut rest = String::new();
             for statement in code.split_inclusive(';') {
@@ -221,7 +222,7 @@ fn floor(room: &str) -> usize {
 
 #[test]
 fn no_room_imports_a_higher_one() {
-    let source = Source::read();
+    let source = Source::read("src");
     let mut wrong = Vec::new();
     for (module, imports) in source.imports() {
         let Some(room) = module.first() else { continue };
@@ -253,17 +254,17 @@ fn reached<'a>(edges: &Edges<'a>, from: &Vec<String>) -> BTreeSet<&'a Vec<String
     reached
 }
 
-/// A child may import its ancestors, and they it; any other circle is an error.
-#[test]
-fn no_files_import_each_other_in_a_circle() {
-    let source = Source::read();
+/// The files of a crate that import each other, directly or through others. A child may import its ancestors, and they
+/// it.
+fn circles(folder: &str) -> Vec<String> {
+    let source = Source::read(folder);
     let imports = source.imports();
     let related = |a: &[String], b: &[String]| a.starts_with(b) || b.starts_with(a);
     let edges: Edges = imports
         .iter()
         .map(|(module, found)| (*module, found.iter().filter(|import| !related(module, import)).collect()))
         .collect();
-    let mut wrong = Vec::new();
+    let mut circles = Vec::new();
     for (module, found) in &edges {
         let found: Vec<&str> = found
             .iter()
@@ -271,9 +272,15 @@ fn no_files_import_each_other_in_a_circle() {
             .map(|import| source.files[*import].as_str())
             .collect();
         if !found.is_empty() {
-            wrong.push(format!("{} imports {}", source.files[*module], found.join(", ")));
+            circles.push(format!("{} imports {}", source.files[*module], found.join(", ")));
         }
     }
+    circles
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let wrong = ["src", "tools"].map(circles).concat();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
