@@ -4,7 +4,7 @@ use std::path::Path;
 
 use cinderblock::{Error, Result};
 
-use super::{HARMLESS_KEYS, Ignored, Section, Value, read};
+use super::section::{self, HARMLESS_KEYS, Ignored, Section};
 
 /// What is known of a T5 decoder.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -73,7 +73,7 @@ fn settings(config: &Section<'_>) -> Result<T5Facts> {
 }
 
 /// Reads a T5 token decoder of a trainer configuration.
-pub(super) fn decoder(token: &Section<'_>) -> Result<T5Facts> {
+pub fn decoder(token: &Section<'_>) -> Result<T5Facts> {
     token.only("model_name_or_path", &["t5-small", "google-t5/t5-small"])?;
     let strategy = token.required_text("decoding_strategy")?;
     if !["cross_attention", "summation"].contains(&strategy) {
@@ -95,11 +95,7 @@ impl T5Facts {
     /// # Errors
     /// If it cannot be read, or contradicts the trainer configuration.
     pub fn merge(&mut self, path: &Path, ignored: &Ignored) -> Result<()> {
-        let parse = |bytes: Vec<u8>| {
-            let value = Value::parse(&bytes)?;
-            settings(&Section { path: String::new(), value: &value, ignored })
-        };
-        let other = read(path).and_then(parse).map_err(|error: Error| error.in_file(path))?;
+        let other = section::read(path, ignored, settings)?;
         let name = path.display();
         for (own, other, key) in [
             (&mut self.layers, other.layers, "num_decoder_layers"),
