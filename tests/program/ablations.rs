@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::checkpoints::{Tensors, floats, read_tensors, write_tensors};
+use crate::common::tensors::{Tensors, floats, read_tensors, write_tensors};
 use crate::common::{Golden, case, cinderblock, ids, quantize};
 use cinderblock::unstable::kernels::{Isa, Kernels};
 use cinderblock::{Alignment, Model, Runtime, Sampler, SamplerOptions, Sequence, SessionOptions};

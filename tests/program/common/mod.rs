@@ -2,6 +2,7 @@
 
 pub mod damage;
 pub mod reference;
+pub mod tensors;
 
 use std::ffi::OsString;
 use std::io::{Cursor, Write};
