@@ -30,8 +30,10 @@ mod partial;
 mod plot;
 mod positions;
 mod progress;
+mod prompt;
 mod quantize;
 mod sampling;
+mod scoring;
 mod signals;
 mod statistics;
 #[doc(hidden)]

@@ -10,8 +10,8 @@ use cinderblock::unstable::quant::WeightType;
 pub use crate::checkpoint::unstable::{part_config, safetensors, trainer_config, yaml};
 pub use crate::constraint::{Constraints, Form};
 pub use crate::npy::header as npy_header;
-pub use crate::verbs::batch::lines::Prompt;
-pub use crate::verbs::batch::score::{scoring, tokens_of};
+pub use crate::prompt::Prompt;
+pub use crate::scoring::{Score, Scoring};
 pub use crate::verbs::batch::unstable::{batch, journal};
 
 use crate::checkpoint::{Checkpoint, CheckpointOptions};

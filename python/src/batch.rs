@@ -1,15 +1,14 @@
 //! Many texts together: generated, or scored.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use cinderblock::{
-    BatchOptions, Error, Event, Request, Result, Runtime, SamplerOptions, SessionOptions, Token, Tokenizer,
+    BatchOptions, Error, Event, Request, Result, Runtime, SamplerOptions, SessionOptions, Tokenizer,
 };
-use cinderblock_tools::unstable::{Prompt, scoring, tokens_of};
+use cinderblock_tools::unstable::{Prompt, Score, Scoring};
 
 use crate::options::{Compiler, Options, compile, tokens};
-use crate::results::{Score, Text};
+use crate::results::Text;
 use crate::work::Signals;
 
 /// What a batch runs on.
@@ -24,9 +23,6 @@ pub struct Job<'a> {
     pub prefix_cache: u64,
     pub session: SessionOptions,
 }
-
-/// Continuations of one prompt, each with its place in the answer.
-type Group = (Vec<u32>, Vec<(usize, usize, Vec<u32>)>);
 
 impl<'a> Job<'a> {
     pub fn new(runtime: &'a Runtime, tokenizer: Option<Arc<Tokenizer>>) -> Job<'a> {
@@ -108,65 +104,34 @@ impl<'a> Job<'a> {
         questions: &[(Prompt, Vec<Prompt>)],
         signals: &mut Signals,
     ) -> Result<Vec<Vec<Score>>> {
-        let mut groups = self.groups(questions)?.into_iter().peekable();
+        let (model, tokenizer) = (self.runtime.model(), self.tokenizer.as_deref());
+        let mut scoring = Scoring::default();
+        for (question, (prompt, continuations)) in (0..).zip(questions) {
+            let (_, wrong) = scoring.ask(question, prompt, continuations, model, tokenizer);
+            wrong.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))?;
+        }
         let mut batch = self.runtime.batch(self.tokenizer.clone(), self.options())?;
         let mut scores: Vec<Vec<Option<Score>>> =
-            questions.iter().map(|(_, continuations)| continuations.iter().map(|_| None).collect()).collect();
-        let mut jobs: HashMap<u64, (usize, usize, Vec<Token>)> = HashMap::new();
+            questions.iter().map(|(_, continuations)| vec![None; continuations.len()]).collect();
         loop {
-            while let Some((prompt, forced)) = groups.peek() {
-                let longest = forced.iter().map(|(.., tokens)| tokens.len()).max().unwrap_or(0);
-                let busy = batch.running() + batch.waiting() > 0;
-                if busy && (batch.waiting() >= self.sequences || !batch.has_room(prompt.len(), longest)) {
-                    break;
-                }
-                let Some((prompt, forced)) = groups.next() else { break };
-                let start = batch.begin(&prompt, longest)?;
+            while batch.waiting() < self.sequences
+                && let Some(refused) = scoring.begin(&mut batch)?
+            {
+                refused.into_iter().next().map_or(Ok(()), |refused| Err(refused.error))?;
                 signals.poll()?;
-                for (question, index, forced) in forced {
-                    let start = Some(Arc::clone(&start));
-                    let number = batch.submit(Request { start, ..scoring(forced) })?;
-                    jobs.insert(number, (question, index, Vec::new()));
-                }
             }
             if batch.running() + batch.waiting() == 0 {
                 break;
             }
             let mut failure = None;
-            batch.advance(|id, event| match event {
-                Event::Step(step) => {
-                    if let Some((.., tokens)) = jobs.get_mut(&id) {
-                        tokens.extend(step.token);
-                    }
-                }
-                Event::Ended(..) => {
-                    if let Some((question, index, tokens)) = jobs.remove(&id) {
-                        scores[question][index] = Some(Score::new(&tokens));
-                    }
-                }
-                Event::Failed(error) => failure = failure.take().or(Some(error)),
+            batch.advance(|id, event| match scoring.take(id, event) {
+                Some(((question, index), Ok(score))) => scores[question as usize][index] = Some(score),
+                Some((_, Err(error))) => failure = failure.take().or(Some(error)),
+                None => {}
             })?;
             failure.map_or(Ok(()), Err)?;
             signals.poll()?;
         }
         Ok(scores.into_iter().map(|scores| scores.into_iter().flatten().collect()).collect())
-    }
-
-    /// Continuations that follow the same tokens, question after question.
-    fn groups(&self, questions: &[(Prompt, Vec<Prompt>)]) -> Result<Vec<Group>> {
-        let mut groups: Vec<Group> = Vec::new();
-        for (question, (prompt, continuations)) in questions.iter().enumerate() {
-            let first = groups.len();
-            for (index, continuation) in continuations.iter().enumerate() {
-                let (before, own) =
-                    tokens_of(prompt, continuation, self.runtime.model(), self.tokenizer.as_deref())?;
-                let forced = (question, index, own);
-                match groups[first..].iter_mut().find(|group| group.0 == before) {
-                    Some(group) => group.1.push(forced),
-                    None => groups.push((before, vec![forced])),
-                }
-            }
-        }
-        Ok(groups)
     }
 }

@@ -222,7 +222,7 @@ impl PyModel {
     ) -> PyResult<Vec<Score>> {
         let job = batch::Job::new(&self.runtime, self.tokenizer.clone());
         let scores = work::run(py, |signals| job.score(&[(prompt, continuations)], signals))?;
-        Ok(scores.into_iter().flatten().collect())
+        Ok(scores.into_iter().flatten().map(Score::from).collect())
     }
 
     #[pyo3(signature = (questions, /, *, sequences=32, memory=None, prefix_cache=0, **options))]
@@ -244,7 +244,8 @@ impl PyModel {
             prefix_cache,
             session,
         };
-        work::run(py, |signals| job.score(&questions, signals))
+        let scores = work::run(py, |signals| job.score(&questions, signals))?;
+        Ok(scores.into_iter().map(|scores| scores.into_iter().map(Score::from).collect()).collect())
     }
 
     #[pyo3(signature = (text, /))]

@@ -108,13 +108,9 @@ pub struct Score {
     pub is_greedy: bool,
 }
 
-impl Score {
-    pub fn new(tokens: &[Token]) -> Score {
-        Score {
-            logprob: tokens.iter().filter_map(|token| token.logprob).map(f64::from).sum(),
-            tokens: tokens.len(),
-            is_greedy: tokens.iter().all(|token| token.top.first().is_some_and(|top| top.0 == token.id)),
-        }
+impl From<cinderblock_tools::unstable::Score> for Score {
+    fn from(score: cinderblock_tools::unstable::Score) -> Score {
+        Score { logprob: score.logprob, tokens: score.tokens, is_greedy: score.is_greedy }
     }
 }
 

@@ -3,11 +3,12 @@
 use std::io::{BufRead, BufReader, Read};
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use cinderblock::{Error, Model, Result, Tokenizer};
+use cinderblock::{Error, Result};
 use serde_json::{Map, Value as Json};
 
 use super::journal::{Name, digest};
 use crate::constraint::Form;
+use crate::prompt::{Prompt, ids};
 
 /// Bytes of a line at most.
 const MOST_BYTES: u64 = 16 << 20;
@@ -285,32 +286,6 @@ impl Fields {
     }
 }
 
-/// A text, or tokens, as a line has them.
-pub enum Prompt {
-    /// A text, which the model's tokenizer encodes.
-    Text(String),
-    /// Token ids.
-    Ids(Vec<u32>),
-}
-
-impl Prompt {
-    /// Its tokens, all in the vocabulary.
-    ///
-    /// # Errors
-    /// If there are none, or there is no tokenizer for a text.
-    pub fn tokens(&self, model: &Model, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
-        let tokens = match self {
-            Prompt::Text(text) => encode(text, tokenizer)?,
-            Prompt::Ids(ids) => ids.clone(),
-        };
-        if tokens.is_empty() {
-            return Err(Error::format("prompt: found 0 tokens, expected at least 1"));
-        }
-        model.check_tokens(&tokens)?;
-        Ok(tokens)
-    }
-}
-
 /// Biases of tokens: `{"ID": BIAS}` or `[[ID, BIAS]]`, with `"-inf"` or `false` for tokens that are forbidden.
 pub fn biases(value: &Json) -> Option<Vec<(u32, f32)>> {
     let bias = |value: &Json| match value {
@@ -328,19 +303,6 @@ pub fn biases(value: &Json) -> Option<Vec<(u32, f32)>> {
             value.as_array()?.iter().map(pair).collect()
         }
     }
-}
-
-/// A list of token ids.
-pub fn ids(value: &Json) -> Option<Vec<u32>> {
-    value.as_array()?.iter().map(|id| u32::try_from(id.as_u64()?).ok()).collect()
-}
-
-/// The tokens of a text; none of an empty one.
-pub fn encode(text: &str, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
-    let tokenizer = tokenizer.ok_or_else(|| {
-        Error::unsupported("the model carries no tokenizer: found text, expected token ids")
-    })?;
-    if text.is_empty() { Ok(Vec::new()) } else { tokenizer.encode(text) }
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 
 mod journal;
 pub(crate) mod lines;
-pub(crate) mod score;
+mod score;
 pub(crate) mod unstable;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -26,10 +26,11 @@ use crate::arguments::{
 };
 use crate::constraint::{ConstraintArguments, Constraints, Form};
 use crate::sampling::SamplingArguments;
+use crate::scoring::Scoring;
 use crate::{interrupt, memory, output};
 use journal::{Earlier, Journal, Name, RunKey};
 use lines::{Fields, Line};
-use score::{Group, Scores};
+use score::Scores;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -123,14 +124,11 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A text that is being written.
 struct Job {
-    /// `None` if a continuation is scored.
-    name: Option<Name>,
+    name: Name,
     prompt_tokens: usize,
     tokens: Vec<Token>,
     text: String,
     logprobs: bool,
-    /// The line, and which of its continuations is scored.
-    scored: (u64, usize),
 }
 
 /// What has been done.
@@ -168,11 +166,11 @@ struct Run {
     /// Ids that the input has had.
     seen: HashSet<String>,
     jobs: HashMap<u64, Job>,
-    scoring: bool,
-    /// With `--score`, the lines that are being scored, by number.
+    /// Whether continuations are scored instead of texts generated.
+    scores_only: bool,
+    scoring: Scoring,
+    /// The lines that are being scored, by number.
     scores: HashMap<u64, Scores>,
-    /// With `--score`, what waits for room.
-    groups: VecDeque<Group>,
     counts: Counts,
     bar: ProgressBar,
 }
@@ -227,9 +225,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
         journal,
         seen: HashSet::new(),
         jobs: HashMap::new(),
-        scoring: arguments.score,
+        scores_only: arguments.score,
+        scoring: Scoring::default(),
         scores: HashMap::new(),
-        groups: VecDeque::new(),
         counts: Counts::default(),
         bar,
     };
@@ -344,23 +342,23 @@ impl Run {
     fn work(&mut self, lines: &Receiver<Line>, ahead: usize) -> Result<()> {
         let mut ended = false;
         loop {
-            while !ended && self.batch.waiting() < ahead && self.groups.is_empty() {
+            while !ended && self.batch.waiting() < ahead && !self.scoring.is_waiting() {
                 interrupt::check()?;
                 let idle = self.batch.waiting() + self.batch.running() == 0;
                 match if idle { lines.recv_timeout(PATIENCE) } else { now(lines) } {
                     Ok(line) => {
                         self.line(line)?;
-                        self.begin_groups()?;
+                        self.begin_scoring()?;
                     }
                     Err(RecvTimeoutError::Timeout) if idle => {}
                     Err(RecvTimeoutError::Timeout) => break,
                     Err(RecvTimeoutError::Disconnected) => ended = true,
                 }
             }
-            self.begin_groups()?;
+            self.begin_scoring()?;
             if self.batch.waiting() + self.batch.running() > 0 {
                 self.advance()?;
-            } else if ended && self.groups.is_empty() {
+            } else if ended && !self.scoring.is_waiting() {
                 return Ok(());
             }
         }
@@ -392,7 +390,7 @@ impl Run {
                 return Ok(());
             }
         }
-        let submitted = fields.and_then(|fields| match self.scoring {
+        let submitted = fields.and_then(|fields| match self.scores_only {
             true => self.score(&name, fields),
             false => self.submit(&name, fields),
         });
@@ -404,7 +402,8 @@ impl Run {
         let request = self.defaults.request(&self.model, self.tokenizer.as_deref(), &name.id, fields)?;
         let (prompt_tokens, logprobs) = (request.prompt.len(), request.generate.logprobs.is_some());
         let number = self.batch.submit(request)?;
-        let job = Job { name: Some(name.clone()), logprobs, ..Job::scoring(name.line, 0, prompt_tokens) };
+        let (tokens, text) = (Vec::new(), String::new());
+        let job = Job { name: name.clone(), prompt_tokens, tokens, text, logprobs };
         self.jobs.insert(number, job);
         Ok(())
     }
@@ -417,9 +416,10 @@ impl Run {
 
     /// One block for all.
     fn advance(&mut self) -> Result<()> {
-        let mut ended = Vec::new();
-        let jobs = &mut self.jobs;
+        let (mut ended, mut scored) = (Vec::new(), Vec::new());
+        let (jobs, scoring, scores_only) = (&mut self.jobs, &mut self.scoring, self.scores_only);
         let advanced = self.batch.advance(|number, event| match event {
+            event if scores_only => scored.extend(scoring.take(number, event)),
             Event::Step(step) => {
                 if let Some(job) = jobs.get_mut(&number) {
                     job.tokens.extend(step.token);
@@ -431,22 +431,22 @@ impl Run {
         });
         self.counts.speculation = self.batch.speculation_counts();
         // Those that ended in this advance ran together with those that go on.
-        self.counts.together = self.counts.together.max(self.batch.running() + ended.len());
+        self.counts.together = self.counts.together.max(self.batch.running() + ended.len() + scored.len());
+        for (place, score) in scored {
+            self.scored(place, score)?;
+        }
         for (number, end) in ended {
             let Some(job) = self.jobs.remove(&number) else { continue };
-            let Some(name) = job.name.clone() else {
-                self.scored(job.scored.0, job.scored.1, end.map(|_| job.tokens))?;
-                continue;
-            };
             match end {
                 Ok(end) => {
                     self.counts.answered += 1;
                     self.counts.prompt_tokens += job.prompt_tokens;
                     self.counts.generated_tokens += job.tokens.len();
                     self.bar.inc(1);
-                    self.journal.write(&name, &job.answer(&name, end, self.tokenizer.is_some()))?;
+                    let name = job.name.clone();
+                    self.journal.write(&name, &job.answer(end, self.tokenizer.is_some()))?;
                 }
-                Err(error) => self.fail(&name, &error)?,
+                Err(error) => self.fail(&job.name, &error)?,
             }
         }
         let rate = output::rate(self.counts.generated_tokens, self.bar.elapsed());
@@ -479,14 +479,8 @@ fn mix(seed: u64, id: &Json) -> u64 {
 }
 
 impl Job {
-    /// A continuation that is scored.
-    fn scoring(line: u64, index: usize, prompt_tokens: usize) -> Job {
-        let (tokens, text) = (Vec::new(), String::new());
-        Job { name: None, prompt_tokens, tokens, text, logprobs: false, scored: (line, index) }
-    }
-
-    fn answer(self, name: &Name, end: End, text: bool) -> Json {
-        let mut answer = name.answer();
+    fn answer(self, end: End, text: bool) -> Json {
+        let mut answer = self.name.answer();
         answer["text"] = text.then_some(self.text).into();
         answer["tokens"] = self.tokens.iter().map(|token| token.id).collect();
         answer["end"] = end.name().into();

@@ -3,7 +3,7 @@
 use cinderblock::unstable::generation::TextStream;
 use cinderblock::{Alignment, Model, Request, Result, Token, Tokenizer};
 
-use crate::verbs::batch::score::scoring;
+use crate::scoring::scoring;
 
 /// What an answer repeats of its prompt.
 #[derive(Clone, Default)]

@@ -14,7 +14,8 @@ use super::echo::{Echo, prompt_scoring};
 use super::parameters::{BIASES, CHATS, COMPLETIONS, Fields, STOP_BYTES, STOPS, wrong};
 use super::problem::Problem;
 use crate::constraint::{Constraints, Form};
-use crate::verbs::batch::lines::{biases, encode, ids};
+use crate::prompt::{encode, ids};
+use crate::verbs::batch::lines::biases;
 
 /// What decides what a request may ask for.
 #[derive(Clone)]

@@ -22,8 +22,8 @@ use super::parameters::{DETOKENIZE, SCORE, Shape, TOKENIZE};
 use super::problem::{Problem, json_response};
 use super::{Server, openapi, page};
 use crate::memory;
-use crate::verbs::batch::lines::{Prompt, ids};
-use crate::verbs::batch::score::{continuations, score as score_of, scoring, tokens_of};
+use crate::prompt::{Prompt, continuations, ids};
+use crate::scoring::{Score, scoring, tokens_of};
 
 /// Bytes of a request's body.
 const BODY_BYTES: usize = 8 << 20;
@@ -318,7 +318,8 @@ async fn score(Extension(server): Shared, request: Request<Body>) -> Answered {
     })
     .await?;
     let prompts: usize = requests.iter().map(|request| request.prompt.len()).sum();
-    let scores: Vec<Json> = server.scored(requests).await?.iter().map(|tokens| score_of(tokens)).collect();
+    let scores = server.scored(requests).await?;
+    let scores: Vec<Json> = scores.iter().map(|tokens| Score::new(tokens).json()).collect();
     Ok(json_response(StatusCode::OK, &json!({"prompt_tokens": prompts, "scores": scores})))
 }
 
