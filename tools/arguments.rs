@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cinderblock::{
-    CacheType, Error, Model, OpenOptions, Result, Runtime, SessionOptions, Speculate, Tokenizer,
+    BatchOptions, CacheType, Error, Model, OpenOptions, Result, Runtime, SessionOptions, Speculate, Tokenizer,
 };
 
-use crate::input;
 use crate::output::Inputs;
+use crate::{input, memory};
 
 /// Where a model is and how it is run.
 #[derive(clap::Args)]
@@ -221,6 +221,32 @@ impl CacheArguments {
             sink_blocks: self.sink_blocks.unwrap_or(default.sink_blocks),
             cache_type: self.cache_type.kind().or(default.cache_type),
             ..default
+        }
+    }
+}
+
+/// How many texts advance together, and in which memory.
+#[derive(clap::Args)]
+pub struct BatchArguments {
+    /// Advance at most N sequences together
+    #[arg(long = "batch", value_name = "N", default_value = "32", value_parser = parse_sequences)]
+    pub sequences: usize,
+
+    /// Memory for weights, caches and buffers, for example 800MB or 4GB [default: three quarters of
+    /// what is free]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    memory: Option<u64>,
+}
+
+impl BatchArguments {
+    /// The options of a batch that keeps no prefixes.
+    pub fn options(&self, session: SessionOptions, speculate: &SpeculateArgument) -> BatchOptions {
+        BatchOptions {
+            session,
+            sequences: self.sequences,
+            memory: self.memory.or_else(|| memory::available().map(|bytes| bytes / 4 * 3)),
+            prefix_cache: 0,
+            speculate: speculate.mode(),
         }
     }
 }

@@ -462,7 +462,7 @@ fn a_run_is_resumed_only_as_the_same_run() {
     }
     // How the work is done is not what is done.
     fs::write(path("in"), [&good[..], &large, &right].concat()).unwrap();
-    let last = ask(&["--batch", "2", "--threads", "1", "--memory", "1GB"]);
+    let last = ask(&["--batch", "2", "--threads", "1", "--memory", "1GB", "--prefix-cache", "1MB"]);
     assert!(last.code == Some(0) && last.stderr.contains("skipped 3"), "{last:?}");
     assert_eq!(fs::read(path("out")).unwrap(), whole);
 }
@@ -519,6 +519,64 @@ fn scores_are_split_as_harnesses_split() {
     assert!(one["error"].as_str().unwrap().starts_with("line 5: continuation: found 0 tokens"), "{one}");
     let alone = reference(&tokenizer.encode("The old ").unwrap(), &[300]);
     assert!((scores("mixed")[1]["logprob"].as_f64().unwrap() - alone).abs() < 1e-4);
+}
+
+/// Few-shot questions: the same examples, and an ending of its own for each.
+fn few_shot(examples: u32, questions: u32) -> String {
+    let line = |question: u32| {
+        let own = (0..8).map(|i| 700 + 10 * question + i);
+        let prompt: Vec<u32> = (300..300 + examples).chain(own).collect();
+        json!({"id": question, "tokens": prompt, "continuations": [[11, 290], [262], [5, 6, 7, 8, 9]]})
+    };
+    (0..questions).map(|question| format!("{}\n", line(question))).collect()
+}
+
+#[test]
+fn examples_that_questions_share_are_read_once() {
+    let folder = tempfile::TempDir::new().unwrap();
+    fs::write(folder.path().join("in"), few_shot(64, 20)).unwrap();
+    for align in ["tail", "left"] {
+        let score = |more: &[&str]| {
+            let base = ["-i", "in", "--score", "--json", "--align", align, "--cache-blocks", "64"];
+            let outcome = batch(folder.path(), &[&base[..], &["--batch", "4"], more].concat());
+            let summary: Json = serde_json::from_str(outcome.stderr.trim()).unwrap();
+            assert_eq!((&summary["answered"], &summary["prompt_tokens"]), (&json!(20), &json!(20 * 72)));
+            let prefixes = ["prefix_hits", "prefix_tokens"].map(|key| summary[key].as_u64().unwrap());
+            (answers(&outcome.stdout), prefixes)
+        };
+        let (separate, none) = score(&["--prefix-cache", "0"]);
+        assert_eq!(none, [0, 0]);
+        let (shared, counts) = score(&[]);
+        // All but the first question read their own 8 tokens.
+        assert_eq!(counts, [19, 19 * 64], "{align}");
+        // Numbers are printed to the last bit.
+        assert!(shared == separate, "{align}");
+        for more in [["--memory", "24MB"], ["--prefix-cache", "200kB"]] {
+            let (little, [hits, _]) = score(&more);
+            assert!(little == separate && hits > 0, "{align}, {more:?}: {hits}");
+        }
+    }
+    let told = batch(folder.path(), &["-i", "in", "--score"]);
+    assert!(told.stderr.contains("prompts 1440 tokens, 1216 of them not read again"), "{}", told.stderr);
+}
+
+#[test]
+fn prompts_that_are_continued_share_what_they_begin_with_if_told_to() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let lines = (0..12).map(|id| {
+        let prompt: Vec<u32> = (300..400).chain([700 + id]).collect();
+        format!("{}\n", json!({"id": id, "tokens": prompt, "max_tokens": 8}))
+    });
+    fs::write(folder.path().join("in"), lines.collect::<String>()).unwrap();
+    let generate = |more: &[&str]| {
+        let outcome = batch(folder.path(), &[&["-i", "in", "--json"], more].concat());
+        let summary: Json = serde_json::from_str(outcome.stderr.trim()).unwrap();
+        (answers(&outcome.success()), summary["prefix_hits"].as_u64())
+    };
+    let (separate, none) = generate(&[]);
+    let (shared, hits) = generate(&["--prefix-cache", "64MB"]);
+    assert_eq!((none, hits), (Some(0), Some(11)));
+    assert!(shared == separate);
 }
 
 /// Prompts that are scored count to the memory as those that are continued.

@@ -14,14 +14,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use cinderblock::{
-    Alignment, Batch, BatchOptions, End, Error, ErrorKind, Event, GenerateOptions, Model, Request, Result,
+    Alignment, Batch, End, Error, ErrorKind, Event, GenerateOptions, Model, PrefixCounts, Request, Result,
     SamplerOptions, SessionOptions, SpeculationCounts, Token, Tokenizer,
 };
 use indicatif::ProgressBar;
 use serde_json::{Value as Json, json};
 
 use crate::arguments::{
-    CacheArguments, ModelArguments, SpeculateArgument, parse_bytes, parse_max_tokens, parse_sequences,
+    BatchArguments, CacheArguments, ModelArguments, SpeculateArgument, parse_bytes, parse_max_tokens,
     unescape,
 };
 use crate::constraint::{ConstraintArguments, Constraints, Form};
@@ -53,8 +53,8 @@ Examples:
 /// options is refused. The exit code is 1 as long as there are errors.
 ///
 /// With --score, nothing is generated: a line has "continuations", a list of texts or of lists of ids, beside its
-/// prompt, which is read once, and is answered by their log-likelihoods: {"id", "scores": [{"logprob", "tokens",
-/// "is_greedy"}, ...]}. White space at the end of a prompt counts to the continuation, as in lm-evaluation-harness.
+/// prompt, which is read once, as is the beginning that it shares with others, and is answered by their
+/// log-likelihoods: {"id", "scores": [{"logprob", "tokens", "is_greedy"}, ...]}. White space at the end of a prompt counts to the continuation, as in lm-evaluation-harness.
 #[derive(clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
@@ -73,14 +73,13 @@ pub struct Arguments {
     #[arg(long, requires = "output")]
     retry_failed: bool,
 
-    /// Advance at most N sequences together
-    #[arg(long, value_name = "N", default_value = "32", value_parser = parse_sequences)]
-    batch: usize,
+    #[command(flatten)]
+    batch: BatchArguments,
 
-    /// Memory for weights, caches and buffers, for example 800MB or 4GB [default: three quarters of
-    /// what is free]
+    /// Keep the caches of ended texts in at most SIZE of the memory, so that prompts that begin alike are read
+    /// once; 0 keeps none [default: 256MB, at most a quarter of --memory, with --score; otherwise 0]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
-    memory: Option<u64>,
+    prefix_cache: Option<u64>,
 
     /// Generate at most N tokens for each prompt; -1 sets no limit
     #[arg(short = 'n', long, alias = "n-predict", value_name = "N", default_value = "256", value_parser = parse_max_tokens, allow_negative_numbers = true)]
@@ -119,6 +118,9 @@ pub struct Arguments {
     cache: CacheArguments,
 }
 
+/// Bytes of ended texts that are kept for questions that begin alike, unless told otherwise.
+const KEPT: u64 = 256_000_000;
+
 /// How long a wait for input may last before a request to stop is looked for.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -145,6 +147,8 @@ struct Counts {
     together: usize,
     /// Of passes.
     speculation: SpeculationCounts,
+    /// Of prompts.
+    prefixes: PrefixCounts,
 }
 
 /// What a line may leave out.
@@ -191,14 +195,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     let mut session = arguments.cache.options(SessionOptions::default());
     session.alignment = arguments.align.as_deref().and_then(Alignment::from_name);
-    let memory = arguments.memory.or_else(|| memory::available().map(|bytes| bytes / 4 * 3));
-    let options = BatchOptions {
-        session: session.clone(),
-        sequences: arguments.batch,
-        memory,
-        prefix_cache: 0,
-        speculate: arguments.speculate.mode(),
-    };
+    let mut options = arguments.batch.options(session.clone(), &arguments.speculate);
+    let most = options.memory.map_or(KEPT, |bytes| KEPT.min(bytes / 4));
+    options.prefix_cache = arguments.prefix_cache.unwrap_or(if arguments.score { most } else { 0 });
     let batch = arguments.model.runtime(&model)?.batch(tokenizer.clone(), options)?;
     let defaults = Defaults {
         sampler: arguments.sampling.over(&SamplingArguments::defaults(0)),
@@ -232,7 +231,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         bar,
     };
     let started = Instant::now();
-    let result = run.work(&lines::read(input), 2 * arguments.batch);
+    let result = run.work(&lines::read(input), 2 * arguments.batch.sequences);
     let result = result.map_err(|error| match error.path() {
         // An error of the input itself.
         None if error.kind() == ErrorKind::Io => error.in_file(&arguments.input),
@@ -430,6 +429,7 @@ impl Run {
             Event::Failed(error) => ended.push((number, Err(error))),
         });
         self.counts.speculation = self.batch.speculation_counts();
+        self.counts.prefixes = self.batch.prefixes();
         // Those that ended in this advance ran together with those that go on.
         self.counts.together = self.counts.together.max(self.batch.running() + ended.len() + scored.len());
         for (place, score) in scored {
@@ -503,6 +503,8 @@ impl Counts {
                 "failed": self.failed + self.skipped_errors,
                 "skipped": self.skipped,
                 "prompt_tokens": self.prompt_tokens,
+                "prefix_hits": self.prefixes.hits,
+                "prefix_tokens": self.prefixes.tokens,
                 "generated_tokens": self.generated_tokens,
                 "seconds": time.as_secs_f64(),
                 "tok_s": rate,
@@ -519,8 +521,12 @@ impl Counts {
             0 => String::new(),
             count => format!(", up to {count} at a time"),
         };
+        let shared = match self.prefixes.tokens {
+            0 => String::new(),
+            tokens => format!(", {tokens} of them not read again"),
+        };
         format!(
-            "answered {}, failed {}, skipped {} | prompts {} tokens | generated {} tokens, {rate:.1} tok/s{together}{memory}",
+            "answered {}, failed {}, skipped {} | prompts {} tokens{shared} | generated {} tokens, {rate:.1} tok/s{together}{memory}",
             self.answered,
             self.failed + self.skipped_errors,
             self.skipped,

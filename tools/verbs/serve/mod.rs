@@ -22,12 +22,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cinderblock::{BatchOptions, Error, ErrorKind, Model, Result, SessionOptions, Tokenizer};
+use cinderblock::{Error, ErrorKind, Model, Result, SessionOptions, Tokenizer};
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::arguments::{CacheArguments, ModelArguments, SpeculateArgument, parse_bytes, parse_sequences};
+use crate::arguments::{
+    BatchArguments, CacheArguments, ModelArguments, SpeculateArgument, parse_bytes, parse_sequences,
+};
 use crate::constraint::Constraints;
-use crate::{memory, output, signals};
+use crate::{output, signals};
 use connection::Listener;
 use engine::Engine;
 use generation::Limits;
@@ -81,18 +83,12 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME")]
     allow_host: Vec<String>,
 
-    /// Advance at most N sequences together
-    #[arg(long, value_name = "N", default_value = "32", value_parser = parse_sequences)]
-    batch: usize,
+    #[command(flatten)]
+    batch: BatchArguments,
 
     /// Let at most N more sequences wait; requests beyond are answered by 429
     #[arg(long, value_name = "N", default_value = "64", value_parser = parse_sequences)]
     queue: usize,
-
-    /// Memory for weights, caches and buffers, for example 800MB or 4GB [default: three quarters of
-    /// what is free]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
-    memory: Option<u64>,
 
     /// Keep the caches of ended texts in at most SIZE of the memory, so that prompts that begin alike are read
     /// once; 0 keeps none [default: a quarter of --memory]
@@ -160,11 +156,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let model = arguments.model.open()?;
     let tokenizer = model.tokenizer_json().map(Tokenizer::from_json).transpose()?.map(Arc::new);
     let session = arguments.cache.options(SessionOptions::default());
-    let memory = arguments.memory.or_else(|| memory::available().map(|bytes| bytes / 4 * 3));
-    let prefix_cache = arguments.prefix_cache.unwrap_or(memory.map_or(256 << 20, |bytes| bytes / 4));
-    let speculate = arguments.speculate.mode();
     let cache = session.clone();
-    let options = BatchOptions { session, sequences: arguments.batch, memory, prefix_cache, speculate };
+    let mut options = arguments.batch.options(session, &arguments.speculate);
+    let quarter = || options.memory.map_or(256 << 20, |bytes| bytes / 4);
+    options.prefix_cache = arguments.prefix_cache.unwrap_or_else(quarter);
     let runtime = arguments.model.runtime(&model)?;
     let batch = runtime.batch(tokenizer.clone(), options)?;
 
@@ -172,7 +167,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     metrics.memory.set(batch.memory());
     let (stop, mut stopped) = mpsc::unbounded_channel();
     let ended = stop.clone();
-    let limit = arguments.batch.saturating_add(arguments.queue);
+    let limit = arguments.batch.sequences.saturating_add(arguments.queue);
     let engine = Engine::start(batch, limit, Arc::clone(&metrics), move || {
         let _ = ended.send(None);
     })?;
