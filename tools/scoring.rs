@@ -1,4 +1,6 @@
-//! Log-likelihoods of given continuations: how texts are split into tokens, and the requests of a batch that score them.
+//! Log-likelihoods of given continuations: how texts are split into tokens, and the requests of a batch that score
+//! them.
+//!
 //! What continuations of a prompt share is read once; what prompts share is too, if the batch keeps prefixes.
 
 use std::collections::{HashMap, VecDeque};
@@ -150,8 +152,8 @@ impl Scoring {
         !self.waiting.is_empty()
     }
 
-    /// Reads the next prompt, if there is room for it or nothing else runs, and submits its continuations. Gives what is
-    /// refused of them; `None` if nothing was read.
+    /// Reads the next prompt, if there is room for it or nothing else runs, and submits its continuations. Gives what
+    /// is refused of them; `None` if nothing was read.
     ///
     /// # Errors
     /// `Interrupted` on request; the prompt is the next one again.
