@@ -166,8 +166,9 @@ fn extreme_bytes_do_not_saturate() {
     for kernels in Kernels::all() {
         for (kind, panel) in [0x00, 0xff, 0x80, 0x7f, 0x0f, 0xf0].into_iter().flat_map(panels) {
             // Enough columns for the widest tile and for what is left of it.
-            for (count, sign) in
-                [1, 2, 3, 4, 5, 7, 12, 15, 17, 18, 23, 37].into_iter().flat_map(|n| [(n, 1.0), (n, -1.0)])
+            for (count, sign) in [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 17, 18, 23, 37]
+                .into_iter()
+                .flat_map(|n| [(n, 1.0), (n, -1.0)])
             {
                 let input = vec![127.0 * sign; count * width];
                 let view = Weights::new(kind, 16, width, &panel).unwrap();

@@ -10,7 +10,7 @@ use crate::quant::{GROUP, PANEL_ROWS, SPAN, WeightType, panel_scale, panel_weigh
 
 pub(super) static KERNELS: Kernels = Kernels { isa: Isa::Scalar, panels: PANELS, float: FLOAT };
 
-const PANELS: PanelKernels = PanelKernels { q4, q8, q4_tiles: None };
+const PANELS: PanelKernels = PanelKernels { q4, q8, q4_tiles: None, q8_tiles: None };
 
 struct Scalar;
 

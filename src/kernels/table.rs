@@ -25,6 +25,8 @@ pub(super) struct PanelKernels {
     pub(super) q8: PanelKernel,
     /// For more columns than a number, which share the work of unpacking the weights.
     pub(super) q4_tiles: Option<(usize, TilesKernel)>,
+    /// The same for q8.
+    pub(super) q8_tiles: Option<(usize, TilesKernel)>,
 }
 
 /// Compiles `multiply::<Q4>` of an instruction set for both types, as `q4` and `q8`.
@@ -154,11 +156,12 @@ impl Kernels {
         output: &mut [[f32; PANEL_ROWS]],
     ) {
         assert_eq!(tiles.iter().map(|tile| tile.columns).sum::<usize>(), output.len(), "quantized columns");
-        match self.panels.q4_tiles {
+        let shared = if kind == WeightType::Q4 { self.panels.q4_tiles } else { self.panels.q8_tiles };
+        match shared {
             // SAFETY: the instruction set is available (`for_isa`). The panel has the records of the input's width, as
             // the caller checked; the tiles' slices have the lengths of their columns and spans
             // (`Activations::column_tile`), all but the last have 16 columns, and together they fill the output.
-            Some((columns, kernel)) if kind == WeightType::Q4 && output.len() > columns => unsafe {
+            Some((columns, kernel)) if output.len() > columns => unsafe {
                 kernel(panel, tiles, output);
             },
             _ => {

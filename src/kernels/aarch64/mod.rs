@@ -89,7 +89,7 @@ macro_rules! panel_kernels {
         use crate::kernels::table::{PanelKernels, quantized_kernels};
         use crate::quant::{PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD};
 
-        pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8, q4_tiles: TILES };
+        pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8, q4_tiles: TILES, q8_tiles: None };
 
         quantized_kernels!($features);
 

@@ -22,7 +22,7 @@ use crate::kernels::table::PanelKernels;
 use crate::quant::{GROUP, PANEL_ROWS, Q4_RECORD, Q4_SCALES, Q8_RECORD, SPAN};
 use crate::threads::at_rest;
 
-pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8, q4_tiles: None };
+pub(super) const PANELS: PanelKernels = PanelKernels { q4, q8, q4_tiles: None, q8_tiles: None };
 
 /// Most columns that are left to AVX-512.
 const FEW: usize = 4;

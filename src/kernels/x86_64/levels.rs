@@ -48,7 +48,7 @@ macro_rules! level_kernels {
             /// Products of multiplier and zero level: of one group in the even int16 lanes, of the next in the odd ones.
             zeros: [[Ints; PARTS]; 2],
             /// Lines of levels, if they are unpacked.
-            levels: [[Ints; PARTS]; SPAN_LINES],
+            levels: MaybeUninit<[[Ints; PARTS]; SPAN_LINES]>,
         }
 
         /// Products of more than two columns.
@@ -56,11 +56,15 @@ macro_rules! level_kernels {
         unsafe fn q4_tiles(panel: &[u8], tiles: &[ColumnTile<'_>], output: &mut [[f32; PANEL_ROWS]]) {
             output.as_flattened_mut().fill(0.0);
             let packed = PARTS == 1 || output.len() <= $packed;
-            let mut decoded = MaybeUninit::<Record>::uninit();
+            let mut decoded = Record {
+                multipliers: [[zero(); PARTS]; 4],
+                zeros: [[zero(); PARTS]; 2],
+                levels: MaybeUninit::uninit(),
+            };
             // SAFETY: every address lies inside the panel's records or inside the tiles' slices, by the caller's
-            // promise; loads are unaligned. Levels are read only if they were unpacked, the rest was decoded.
+            // promise; loads are unaligned. Levels are read only if they were unpacked.
             unsafe {
-                let decoded = &mut *decoded.as_mut_ptr();
+                let decoded = &mut decoded;
                 for (span, record) in panel.get_unchecked(Q4_SCALES..).chunks_exact(Q4_RECORD).enumerate() {
                     let record = record.as_ptr();
                     decode(record, decoded);
@@ -143,14 +147,16 @@ macro_rules! level_kernels {
         /// A record can be read.
         #[target_feature(enable = $features)]
         unsafe fn unpack(record: *const u8, decoded: &mut Record) {
-            let nibble = splat_i32(0x0f0f_0f0f);
-            for (at, levels) in decoded.levels.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                prefetch(record.wrapping_add(64 + 64 * at));
+            let (nibble, levels) = (splat_i32(0x0f0f_0f0f), decoded.levels.as_mut_ptr());
+            for line in 0..SPAN_LINES / 2 {
+                prefetch(record.wrapping_add(64 + 64 * line));
                 for part in 0..PARTS {
-                    // SAFETY: the caller's promise.
-                    let packed = unsafe { load(record.add(64 + 64 * at + PART_BYTES * part).cast()) };
-                    levels[0][part] = and(packed, nibble);
-                    levels[1][part] = and(shift_right::<4>(packed), nibble);
+                    // SAFETY: the caller's promise; two lines of levels come from each line of the record.
+                    unsafe {
+                        let packed = load(record.add(64 + 64 * line + PART_BYTES * part).cast());
+                        (*levels)[2 * line][part] = and(packed, nibble);
+                        (*levels)[2 * line + 1][part] = and(shift_right::<4>(packed), nibble);
+                    }
                 }
             }
         }
@@ -201,7 +207,7 @@ macro_rules! level_kernels {
                                 let packed = if line % 2 == 0 { packed } else { shift_right::<4>(packed) };
                                 and(packed, nibble)
                             } else {
-                                decoded.levels.get_unchecked(8 * group + line)[part + r]
+                                (*decoded.levels.as_ptr()).get_unchecked(8 * group + line)[part + r]
                             };
                         }
                         for n in 0..N {

@@ -1,8 +1,8 @@
 //! The kernels for x86-64.
 //!
 //! `panel` has the walk over a panel that all share, written for a trait; `ymm` and `zmm` implement it for registers of
-//! 256 and 512 bits. `levels` has the one for more columns of q4 without VNNI. A file for each instruction set
-//! compiles the walks with its features. `amx` has a walk of its own.
+//! 256 and 512 bits. Without VNNI, `levels` has the one for more columns of q4, `magnitudes` that of q8. A file for each
+//! instruction set compiles the walks with its features. `amx` has a walk of its own.
 
 mod amx;
 mod avx2;
@@ -12,6 +12,7 @@ mod avx512vnni_256;
 mod avxvnni;
 mod f16c;
 mod levels;
+mod magnitudes;
 mod panel;
 mod tiles;
 mod ymm;

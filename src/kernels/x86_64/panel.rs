@@ -4,9 +4,9 @@
 //! that are exact, and how sums become floats. In q4 the multiplier of a group is taken up in one of two ways. With
 //! more columns the levels become weights before they are multiplied, which costs as much as with one. Staged, the
 //! levels are multiplied and the multiplier comes last, once for each column: so it is with one or two. Where products
-//! are added in int16 first, which only levels fit into, `levels` has a walk for more. Zero points are part of the
-//! weights or, with few columns, subtracted from the sums, two groups at a time. Weights that more columns share than
-//! registers hold are unpacked into memory, a span at a time.
+//! are added in int16 first, which only levels fit into, `levels` has a walk for more, and `magnitudes` one for more
+//! columns of q8. Zero points are part of the weights or, with few columns, subtracted from the sums, two groups at a
+//! time. Weights that more columns share than registers hold are unpacked into memory, a span at a time.
 
 use std::arch::asm;
 
@@ -69,14 +69,10 @@ pub(super) trait PanelSimd {
 /// Most columns with which the q4 levels of a group are summed before they are multiplied.
 pub(super) const STAGED_COLUMNS: usize = 2;
 
-/// The columns of the next tile: 16, or else no more than 8 and all tiles alike, unless it should be the widest.
+/// The columns of the next tile: 16, or else no more than 8 and all tiles alike.
 #[inline(always)]
-pub(super) fn tile_width(left: usize, most: usize, widest: bool) -> usize {
-    if widest || left >= 16 && most >= 16 {
-        left.min(most)
-    } else {
-        left.div_ceil(left.div_ceil(most.min(8)))
-    }
+pub(super) fn tile_width(left: usize, most: usize) -> usize {
+    if left >= 16 && most >= 16 { 16 } else { left.div_ceil(left.div_ceil(most.min(8))) }
 }
 
 /// The same address: without it, each of the 32 quads of a span would get a pointer of its own, most of them on the
@@ -120,6 +116,7 @@ macro_rules! panel_kernels {
             q4,
             q8,
             q4_tiles: if <$simd>::INT16 { None } else { Some((<$simd>::COLUMNS, q4_tiles)) },
+            q8_tiles: None,
         };
 
         quantized_kernels!($features);
@@ -133,14 +130,13 @@ macro_rules! panel_kernels {
             input: ColumnTile<'_>,
             output: &mut [[f32; PANEL_ROWS]],
         ) {
-            // Without VNNI the kernel of 512 bits for 4 or 5 columns of q8 is slower than that for 8.
             let most = if Q4 && <$simd>::INT16 { STAGED_COLUMNS } else { <$simd>::COLUMNS };
             let mut column = 0;
             while column < input.columns {
                 // SAFETY: the columns asked for exist.
                 column += unsafe {
                     for_columns!(
-                        tile_width(input.columns - column, most, <$simd>::INT16);
+                        tile_width(input.columns - column, most);
                         N => columns::<Q4, N>(panel, input, column, output)
                     )
                 };
@@ -312,7 +308,7 @@ macro_rules! panel_kernels {
                         let mut column = 0;
                         while column < tile.columns {
                             column += for_columns!(
-                                tile_width(tile.columns - column, <$simd>::COLUMNS, false);
+                                tile_width(tile.columns - column, <$simd>::COLUMNS);
                                 N => span_columns::<N>(&weights, tile, span, column, output)
                             );
                         }

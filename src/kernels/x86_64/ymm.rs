@@ -4,15 +4,16 @@ use std::arch::x86_64::*;
 
 use super::panel::PanelSimd;
 
-/// The instructions that `levels` is made of.
+/// The instructions that `levels` and `magnitudes` are made of.
 pub(super) mod instructions {
     pub(in crate::kernels::x86_64) use std::arch::x86_64::{
-        __m256i as Ints, _mm256_add_epi16 as add_i16, _mm256_add_epi32 as add_i32, _mm256_and_si256 as and,
-        _mm256_broadcastsi128_si256 as broadcast_128, _mm256_cvtepi32_ps as to_f32, _mm256_fmadd_ps as fmadd,
-        _mm256_loadu_ps as load_f32, _mm256_loadu_si256 as load, _mm256_madd_epi16 as madd_i16,
-        _mm256_maddubs_epi16 as madd_u8, _mm256_mullo_epi16 as multiply_i16, _mm256_set1_epi32 as splat_i32,
-        _mm256_set1_ps as splat_f32, _mm256_setzero_si256 as zero, _mm256_shuffle_epi8 as shuffle,
-        _mm256_srli_epi16 as shift_right, _mm256_storeu_ps as store_f32,
+        __m256i as Ints, _mm256_abs_epi8 as abs_i8, _mm256_add_epi16 as add_i16, _mm256_add_epi32 as add_i32,
+        _mm256_and_si256 as and, _mm256_broadcastsi128_si256 as broadcast_128, _mm256_cvtepi32_ps as to_f32,
+        _mm256_fmadd_ps as fmadd, _mm256_loadu_ps as load_f32, _mm256_loadu_si256 as load,
+        _mm256_madd_epi16 as madd_i16, _mm256_maddubs_epi16 as madd_u8, _mm256_mul_ps as multiply_f32,
+        _mm256_mullo_epi16 as multiply_i16, _mm256_set1_epi32 as splat_i32, _mm256_set1_ps as splat_f32,
+        _mm256_setzero_si256 as zero, _mm256_shuffle_epi8 as shuffle, _mm256_srli_epi16 as shift_right,
+        _mm256_storeu_ps as store_f32, _mm256_xor_si256 as xor,
     };
 
     /// Rows of an int32 each that a register holds.

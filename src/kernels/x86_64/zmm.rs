@@ -4,15 +4,16 @@ use std::arch::x86_64::*;
 
 use super::panel::PanelSimd;
 
-/// The instructions that `levels` is made of.
+/// The instructions that `levels` and `magnitudes` are made of.
 pub(super) mod instructions {
     pub(in crate::kernels::x86_64) use std::arch::x86_64::{
-        __m512i as Ints, _mm512_add_epi16 as add_i16, _mm512_add_epi32 as add_i32, _mm512_and_si512 as and,
-        _mm512_broadcast_i32x4 as broadcast_128, _mm512_cvtepi32_ps as to_f32, _mm512_fmadd_ps as fmadd,
-        _mm512_loadu_ps as load_f32, _mm512_loadu_si512 as load, _mm512_madd_epi16 as madd_i16,
-        _mm512_maddubs_epi16 as madd_u8, _mm512_mullo_epi16 as multiply_i16, _mm512_set1_epi32 as splat_i32,
-        _mm512_set1_ps as splat_f32, _mm512_setzero_si512 as zero, _mm512_shuffle_epi8 as shuffle,
-        _mm512_srli_epi16 as shift_right, _mm512_storeu_ps as store_f32,
+        __m512i as Ints, _mm512_abs_epi8 as abs_i8, _mm512_add_epi16 as add_i16, _mm512_add_epi32 as add_i32,
+        _mm512_and_si512 as and, _mm512_broadcast_i32x4 as broadcast_128, _mm512_cvtepi32_ps as to_f32,
+        _mm512_fmadd_ps as fmadd, _mm512_loadu_ps as load_f32, _mm512_loadu_si512 as load,
+        _mm512_madd_epi16 as madd_i16, _mm512_maddubs_epi16 as madd_u8, _mm512_mul_ps as multiply_f32,
+        _mm512_mullo_epi16 as multiply_i16, _mm512_set1_epi32 as splat_i32, _mm512_set1_ps as splat_f32,
+        _mm512_setzero_si512 as zero, _mm512_shuffle_epi8 as shuffle, _mm512_srli_epi16 as shift_right,
+        _mm512_storeu_ps as store_f32, _mm512_xor_si512 as xor,
     };
 
     /// Rows of an int32 each that a register holds.
