@@ -289,27 +289,27 @@ impl Target<'_> {
         }
         let first = column - column % TILE_COLUMNS;
         let stride = TILE_COLUMNS.min(self.columns - first);
-        let lane = column - first;
+        let slot = column - first;
         // The first span, pair of groups and group of this column.
         let [span, pair, group] =
-            [1, SPAN_GROUPS / 2, SPAN_GROUPS].map(|n| n * (first * self.spans + spans.start * stride) + lane);
-        // SAFETY: `target` grew the buffers to `columns` columns. A tile begins where plain rows
-        // would; this column's quads, groups and spans begin at its lane, and no other column has that lane.
+            [1, SPAN_GROUPS / 2, SPAN_GROUPS].map(|n| n * (first * self.spans + spans.start * stride) + slot);
+        // SAFETY: `target` grew the buffers to `columns` columns, and plain rows are as long or null. A tile begins where
+        // plain rows would; this column's quads, groups and spans begin at its slot, and no other column has that slot.
         let mut writer = unsafe {
-            ColumnWriter {
-                values: self.values.add(span * SPAN - lane * (SPAN - QUAD)),
-                row: if self.rows.is_null() {
-                    self.rows
-                } else {
-                    self.rows.add((column * self.spans + spans.start) * SPAN)
-                },
-                scales: self.scales.add(span),
-                span_starts: self.span_starts.add(span),
-                group_starts: self.group_starts.add(group),
-                group_pairs: self.group_pairs.add(pair),
-                spans: spans.len(),
+            let row = if self.rows.is_null() {
+                self.rows
+            } else {
+                self.rows.add((column * self.spans + spans.start) * SPAN)
+            };
+            ColumnWriter::new(
+                self.values.add(span * SPAN - slot * (SPAN - QUAD)),
+                row,
+                self.scales.add(span),
+                [self.span_starts.add(span), self.group_starts.add(group)],
+                self.group_pairs.add(pair),
+                spans.len(),
                 stride,
-            }
+            )
         };
         kernels.quantize(floats, &mut writer);
     }

@@ -79,22 +79,39 @@ impl<'a> PanelInput<'a> {
     }
 }
 
-/// Where the quantizer puts one column of a tile. Whoever makes one owns this column of the tile's buffers, which have
-/// room for `spans` spans at this stride.
+/// Where the quantizer puts one column of a tile.
 pub(super) struct ColumnWriter {
-    pub(super) values: *mut i8,
+    values: *mut i8,
     /// Null if there are no plain rows.
-    pub(super) row: *mut i8,
-    pub(super) scales: *mut f32,
-    pub(super) span_starts: *mut i32,
-    pub(super) group_starts: *mut i32,
-    pub(super) group_pairs: *mut [i16; 2],
-    pub(super) spans: usize,
+    row: *mut i8,
+    scales: *mut f32,
+    span_starts: *mut i32,
+    group_starts: *mut i32,
+    group_pairs: *mut [i16; 2],
+    spans: usize,
     /// Columns of the tile: the distance between quads, between groups, and between spans.
-    pub(super) stride: usize,
+    stride: usize,
 }
 
 impl ColumnWriter {
+    /// A writer of `spans` spans from the addresses of a column's first items on, in a tile of `stride` columns; `starts`
+    /// are those of spans and of groups, and `row` may be null.
+    ///
+    /// # Safety
+    /// Every buffer has room for as many spans at this stride, and nobody else uses this column of it meanwhile.
+    pub(super) unsafe fn new(
+        values: *mut i8,
+        row: *mut i8,
+        scales: *mut f32,
+        starts: [*mut i32; 2],
+        group_pairs: *mut [i16; 2],
+        spans: usize,
+        stride: usize,
+    ) -> Self {
+        let [span_starts, group_starts] = starts;
+        ColumnWriter { values, row, scales, span_starts, group_starts, group_pairs, spans, stride }
+    }
+
     /// Spans that are still to be written.
     pub(super) fn spans(&self) -> usize {
         self.spans
@@ -105,8 +122,8 @@ impl ColumnWriter {
     pub(super) fn put(&mut self, values: &[i8; SPAN], scale: f32, sums: [i32; SPAN_GROUPS]) {
         assert!(self.spans > 0);
         self.spans -= 1;
-        // SAFETY: the span exists, and the writer was made for one column of a tile that has room for it at this
-        // stride. After the last one the pointers are not used.
+        // SAFETY: the span exists, so there is room for it by the promise of `new`. After the last one the pointers are
+        // not used.
         unsafe {
             for bytes in values.as_chunks::<QUAD>().0 {
                 self.values.cast::<[i8; QUAD]>().write_unaligned(*bytes);
