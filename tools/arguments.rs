@@ -1,5 +1,6 @@
 //! Arguments that several verbs share.
 
+use std::borrow::Cow;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -283,25 +284,62 @@ pub struct InputArguments {
     #[arg(long, value_name = "IDS", allow_hyphen_values = true)]
     pub tokens: Option<String>,
 
-    /// A file of token ids, little-endian u16 or a list as text; - is standard input
+    /// A file of token ids, little-endian u16 or a list as text, which commas, brackets or a line break tell from
+    /// numbers; - is standard input
     #[arg(long, value_name = "FILE")]
     pub tokens_file: Option<PathBuf>,
 }
 
-/// The text of a file of ids, if it is a list in digits: read as numbers of two bytes, it would be other tokens.
-fn list_of_ids(bytes: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim();
-    let (mut digits, mut others) = (false, false);
-    for byte in text.bytes() {
-        match byte {
-            b'0'..=b'9' => digits = true,
-            b',' | b'[' | b']' => others = true,
-            byte if byte.is_ascii_whitespace() => others = true,
-            _ => return None,
+/// A file of ids, by its content.
+#[derive(Debug, PartialEq)]
+enum IdsFile<'b> {
+    /// A list as text.
+    List(Cow<'b, str>),
+    /// Numbers of two bytes.
+    Binary(&'b [u8]),
+    /// Digits that may be either.
+    Either,
+    /// Text that is no list, which as numbers of two bytes would be tokens that nobody has written.
+    Text,
+}
+
+/// Bytes of a file that are text by chance alone at most: ids below 8192 have a byte that is no text.
+const CHANCE: usize = 16;
+
+impl IdsFile<'_> {
+    fn of(bytes: &[u8]) -> IdsFile<'_> {
+        let text = match bytes {
+            [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes).map(Cow::Owned),
+            [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes).map(Cow::Owned),
+            bytes => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
+        };
+        let Some(text) = text else { return IdsFile::Binary(bytes) };
+        let content = text.trim_start_matches(BYTE_ORDER_MARK).trim();
+        let is_list =
+            |byte: u8| byte.is_ascii_digit() || b",[]".contains(&byte) || byte.is_ascii_whitespace();
+        let object = content.starts_with('{') && content.ends_with('}');
+        if object || content.bytes().all(is_list) && content.bytes().any(|byte| byte.is_ascii_digit()) {
+            let alone = content.len() == bytes.len() && content.bytes().all(|byte| byte.is_ascii_digit());
+            return if alone && bytes.len().is_multiple_of(2) {
+                IdsFile::Either
+            } else {
+                IdsFile::List(text)
+            };
         }
+        let is_text = |byte: u8| (b' '..=b'~').contains(&byte) || byte.is_ascii_whitespace();
+        if bytes.len() >= CHANCE && content.bytes().all(is_text) {
+            return IdsFile::Text;
+        }
+        IdsFile::Binary(bytes)
     }
-    (digits && others).then_some(text)
+}
+
+/// A text in UTF-16.
+fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Option<String> {
+    let (units, rest) = bytes.as_chunks();
+    let text = String::from_utf16(&units.iter().map(|bytes| unit(*bytes)).collect::<Vec<u16>>()).ok()?;
+    // Other ids than those of a list's characters are just ids after a mark.
+    (rest.is_empty() && text.is_ascii()).then_some(text)
 }
 
 impl InputArguments {
@@ -361,9 +399,20 @@ impl InputArguments {
 
     fn file_ids(&self, model: &Model, file: &Path) -> Result<Vec<u32>> {
         let bytes = input::read(file, input::TEXT)?;
-        if let Some(list) = list_of_ids(&bytes) {
-            return parse_tokens(list).map_err(|error| error.in_file(file));
-        }
+        let file = input::name(file);
+        let wrong =
+            |found: &str, expected: &str| Err(Error::mismatch("token ids", found, expected).in_file(file));
+        let bytes = match IdsFile::of(&bytes) {
+            IdsFile::List(list) => return parse_tokens(&list).map_err(|error| error.in_file(file)),
+            IdsFile::Either => {
+                return wrong(
+                    "digits alone, which may be numbers of two bytes",
+                    "a line break after a list as text",
+                );
+            }
+            IdsFile::Text => return wrong("a text", "a list of numbers, or little-endian u16"),
+            IdsFile::Binary(bytes) => bytes,
+        };
         let (ids, rest) = bytes.as_chunks::<2>();
         if !rest.is_empty() {
             let found = format!("{} bytes", bytes.len());
@@ -396,7 +445,7 @@ impl InputArguments {
 /// If it cannot be read, has more than `most` bytes or is not UTF-8.
 pub fn read_text(path: &Path, most: u64) -> Result<String> {
     let bytes = input::read(path, most)?;
-    let name = if path == Path::new("-") { Path::new("standard input") } else { path };
+    let name = input::name(path);
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err(Error::mismatch("text", "UTF-16", "UTF-8").in_file(name));
     }
@@ -473,16 +522,18 @@ mod tests {
 
     #[test]
     fn a_file_of_ids_may_be_a_list() {
-        for list in ["1,2,3", "\u{feff}[1, 2]\n", "[7]"] {
-            assert_eq!(parse_tokens(list_of_ids(list.as_bytes()).unwrap()).unwrap()[..1], [list_id(list)]);
+        let utf16 = |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
+        let lists = ["1,2,3", "\u{feff}[1, 2]\n", "[1]", "123\n", "12\n", "1", "123", "{\"tokens\": [1]}"];
+        for list in lists.map(|list| list.as_bytes().to_vec()).into_iter().chain([utf16("\u{feff}1,2\r\n")]) {
+            let IdsFile::List(text) = IdsFile::of(&list) else { panic!("{list:?}") };
+            assert!(text.contains('1') && parse_tokens(&text).is_ok_and(|ids| !ids.is_empty()), "{text}");
         }
-        for binary in [&b"12"[..], b"", b"\x01\0\x02\0", b"1,x2"] {
-            assert_eq!(list_of_ids(binary), None);
+        for binary in [&b""[..], b"\x01\0\x02\0", b"1,x2", b"\xff\xfe\x01\x20\x02\x10", b"  "] {
+            assert_eq!(IdsFile::of(binary), IdsFile::Binary(binary));
         }
-    }
-
-    fn list_id(list: &str) -> u32 {
-        list.chars().find_map(|character| character.to_digit(10)).unwrap()
+        // Numbers of two bytes, or one of two digits.
+        assert_eq!([&b"12"[..], b"123456"].map(IdsFile::of), [IdsFile::Either, IdsFile::Either]);
+        assert_eq!(IdsFile::of(b"[1, 2, three, 4, 5]\n"), IdsFile::Text);
     }
 
     #[test]

@@ -58,8 +58,8 @@ impl ConstraintArguments {
     pub fn form(&self) -> Result<Option<Form>> {
         if let Some(path) = &self.json_schema {
             let schema = serde_json::from_str(&read_text(path, input::SMALL)?);
-            let schema =
-                schema.map_err(|error| Error::format(format!("JSON schema: {error}")).in_file(path))?;
+            let schema = schema
+                .map_err(|error| Error::format(format!("JSON schema: {error}")).in_file(input::name(path)))?;
             return Ok(Some(Form::Json(schema)));
         }
         if let Some(path) = &self.grammar {

@@ -5,11 +5,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cinderblock::{
-    End, Error, ErrorKind, GenerateOptions, Generator, Model, Result, Runtime, Snapshot, Step, Token,
-    Tokenizer,
+    Constraint, End, Error, ErrorKind, GenerateOptions, Generator, Model, Result, Runtime, Snapshot,
+    Speculate, Step, Token, Tokenizer,
 };
 
+use crate::interrupt;
 use crate::output::{self, Inputs};
+use crate::sampling::SamplingArguments;
 
 /// A session, and how it generates.
 pub struct Conversation {
@@ -18,6 +20,11 @@ pub struct Conversation {
     pub generator: Generator,
     pub options: GenerateOptions,
     pub stops: Vec<String>,
+    /// What restricts each answer.
+    pub constraint: Option<Box<dyn Constraint>>,
+    /// Options that replace those of a saved sampler.
+    pub sampling: SamplingArguments,
+    pub speculate: Speculate,
     /// The files that are read.
     pub inputs: Inputs,
 }
@@ -57,12 +64,31 @@ pub fn end_name(end: Option<End>) -> &'static str {
 }
 
 impl Conversation {
+    /// Gives the generator what no saved session has, and lets signals stop it.
+    pub fn prepare(&mut self) {
+        self.generator.set_stops(self.stops.clone());
+        self.generator.set_speculation(self.speculate);
+        interrupt::listen_for(self.generator.interrupt());
+    }
+
+    /// Continues a saved session in place of the present one.
+    ///
+    /// # Errors
+    /// As [`load`]; then nothing has changed.
+    pub fn replace(&mut self, path: &Path) -> Result<()> {
+        self.generator = load(path, &self.runtime, &self.sampling)?;
+        self.prepare();
+        Ok(())
+    }
+
     /// Generates. Text that is shown ends with a line break; a model without a tokenizer shows ids.
     pub fn generate(&mut self, destination: Destination) -> Result<Answer> {
         let (mut count, mut tokens, mut text) = (0, Vec::new(), String::new());
         let mut shown = Ok(());
         let ids = self.tokenizer.is_none();
         let started = Instant::now();
+        // A constraint holds for one text.
+        self.generator.set_constraint(self.constraint.clone());
         let each = |step: Step| {
             if destination == Destination::Shown {
                 let separator = if count == 0 { "" } else { "," };
@@ -107,11 +133,20 @@ pub fn read_snapshot(model: &Model, path: &Path) -> Result<Snapshot<'static>> {
     })
 }
 
-/// Loads a session file.
+/// Loads a session file. Its sampler continues, unless options replace it.
 ///
 /// # Errors
-/// As [`read_snapshot`], and if its cache cannot be allocated.
-pub fn load(path: &Path, runtime: &Runtime) -> Result<Generator> {
+/// As [`read_snapshot`], and if its cache cannot be allocated or an option is out of range.
+pub fn load(path: &Path, runtime: &Runtime, sampling: &SamplingArguments) -> Result<Generator> {
     let snapshot = read_snapshot(runtime.model(), path)?;
-    runtime.load(&snapshot).map_err(|error| error.in_file(path))
+    let damaged = |error: Error| match error.kind() {
+        // A value in the file, not one of the command line.
+        ErrorKind::Argument => Error::format(error.detail()).in_file(path),
+        _ => error.in_file(path),
+    };
+    let mut generator = runtime.load(&snapshot).map_err(damaged)?;
+    if sampling.is_given() {
+        generator.set_sampler(sampling.over(generator.sampler_options()))?;
+    }
+    Ok(generator)
 }

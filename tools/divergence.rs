@@ -1,7 +1,7 @@
 //! How far a model's predictions are from those of a reference: its file, or logits that it saved.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub enum Reference {
     /// A model, which reads the same windows.
     Model(Box<Scorer>),
     /// A NumPy file of all scored rows, in order.
-    Saved { path: PathBuf, file: BufReader<File>, columns: usize, left: usize },
+    Saved { path: PathBuf, file: BufReader<File>, columns: usize, rows: usize, left: usize },
 }
 
 impl Reference {
@@ -36,7 +36,12 @@ impl Reference {
         drop(waiting);
         if let Some((rows, columns)) = npy::read_header(&mut file).map_err(|error| error.in_file(path))? {
             same_vocabulary(path, columns, vocabulary)?;
-            return Ok(Reference::Saved { path: path.to_path_buf(), file, columns, left: rows });
+            return Ok(Reference::Saved { path: path.to_path_buf(), file, columns, rows, left: rows });
+        }
+        if path.extension().is_some_and(|extension| extension == "npy") {
+            return Err(
+                Error::mismatch("reference", "no NumPy header", "one, as the name says").in_file(path)
+            );
         }
         let reference = how.open_file(path)?;
         same_vocabulary(path, reference.config().vocabulary, vocabulary)?;
@@ -56,27 +61,49 @@ impl Reference {
                 output.extend_from_slice(logits);
                 crate::interrupt::check()
             }),
-            Reference::Saved { path, file, columns, left } => {
+            Reference::Saved { path, file, columns, rows: total, left } => {
                 if *left < rows {
                     let expected = format!("{} more", rows - *left);
                     return Err(Error::mismatch("rows of saved logits", "the end", expected).in_file(path));
                 }
+                let first = *total - *left;
                 *left -= rows;
                 output.resize(rows * *columns, 0.0);
                 let bytes = bytemuck::cast_slice_mut(output);
-                file.read_exact(bytes).map_err(|error| Error::io(path, &error))
+                file.read_exact(bytes).map_err(|error| match error.kind() {
+                    std::io::ErrorKind::UnexpectedEof => {
+                        let expected = format!("{total} rows of {columns} numbers, as its header says");
+                        Error::mismatch("saved logits", "the end of the file", expected).in_file(path)
+                    }
+                    _ => Error::io(path, &error),
+                })?;
+                match output.iter().position(|logit| !logit.is_finite()) {
+                    None => Ok(()),
+                    Some(at) => {
+                        let subject =
+                            format!("saved logits: row {}, column {}", first + at / *columns, at % *columns);
+                        Err(Error::mismatch(subject, output[at], "a finite number").in_file(path))
+                    }
+                }
             }
         }
     }
 
     /// Checks that nothing is left over.
-    pub fn finish(&self) -> Result<()> {
+    pub fn finish(&mut self) -> Result<()> {
         match self {
             Reference::Saved { path, left, .. } if *left > 0 => {
                 let found = format!("{left} more than the text has");
                 Err(Error::mismatch("rows of saved logits", found, "as many").in_file(path))
             }
-            _ => Ok(()),
+            Reference::Saved { path, file, rows, columns, .. } => {
+                if file.fill_buf().map_err(|error| Error::io(path, &error))?.is_empty() {
+                    return Ok(());
+                }
+                let expected = format!("{rows} rows of {columns} numbers, as its header says");
+                Err(Error::mismatch("saved logits", "bytes after the last row", expected).in_file(path))
+            }
+            Reference::Model(_) => Ok(()),
         }
     }
 }
@@ -173,8 +200,9 @@ pub fn kullback_leibler(reference: &[f32], logits: &[f32]) -> f64 {
         q_sum += q.exp();
         difference += weight * (p - q);
     }
-    // Rounding may leave a hair below 0.
-    (difference / p_sum + q_sum.ln() - p_sum.ln()).max(0.0)
+    let divergence = difference / p_sum + q_sum.ln() - p_sum.ln();
+    // Rounding may leave a hair below 0; what is not a number stays so.
+    if divergence < 0.0 { 0.0 } else { divergence }
 }
 
 #[cfg(test)]
@@ -188,6 +216,10 @@ mod tests {
         let expected = 0.5 * 2f64.ln() - 0.25 * 2f64.ln();
         assert!((kullback_leibler(&reference, &logits) - expected).abs() < 1e-6);
         assert!(kullback_leibler(&reference, &reference) < 1e-12);
+        for odd in [f32::NAN, f32::INFINITY] {
+            assert!(kullback_leibler(&[odd; 3], &logits).is_nan());
+            assert!(kullback_leibler(&reference, &[odd; 3]).is_nan());
+        }
     }
 
     #[test]

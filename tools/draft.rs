@@ -60,7 +60,7 @@ impl Table {
         model.check_tokens(&text)?;
         if text.len() < PROMPT {
             let (found, least) = (format!("{} tokens", text.len()), format!("at least {PROMPT}"));
-            return Err(Error::mismatch("text", found, least).in_file(path));
+            return Err(Error::mismatch("text", found, least).in_file(input::name(path)));
         }
         let large = model.file_bytes() > LARGE;
         let written = written.unwrap_or(if large { WRITTEN_BY_LARGE } else { WRITTEN });

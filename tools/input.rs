@@ -19,9 +19,9 @@ pub const SMALL: u64 = 1 << 20;
 /// # Errors
 /// If it cannot be read, or is larger.
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
-    if path == Path::new("-") {
+    if is_standard(path) {
         let _waiting = interrupt::wait_for_input();
-        return take(std::io::stdin().lock(), Path::new("standard input"), most);
+        return take(std::io::stdin().lock(), name(path), most);
     }
     let io = |error: std::io::Error| Error::io(path, &error);
     let metadata = std::fs::metadata(path).map_err(io)?;
@@ -33,6 +33,31 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
         return Err(too_large(path, output::bytes(metadata.len()), most));
     }
     take(File::open(path).map_err(io)?, path, most)
+}
+
+/// Whether a file is standard input.
+pub fn is_standard(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// The name of a file in messages.
+pub fn name(path: &Path) -> &Path {
+    if is_standard(path) { Path::new("standard input") } else { path }
+}
+
+/// Makes sure that at most one of some files is standard input: a second reader would find its end.
+///
+/// # Errors
+/// If several are.
+pub fn one_reader<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Result<()> {
+    match files.into_iter().filter(|file| is_standard(file.as_ref())).count() {
+        0 | 1 => Ok(()),
+        found => {
+            let detail =
+                format!("standard input: found {found} arguments that read it, expected at most one");
+            Err(Error::argument(detail))
+        }
+    }
 }
 
 /// Reads a regular file; others are refused before they are opened, because a pipe may let that wait.

@@ -30,11 +30,19 @@ pub fn read_header(file: &mut impl BufRead) -> Result<Option<(usize, usize)>> {
         ErrorKind::UnexpectedEof => Error::mismatch("NumPy header", "the end of the file", "a header"),
         _ => Error::io(Path::new("NumPy file"), &error),
     };
-    if !file.fill_buf().map_err(io)?.starts_with(MAGIC) {
+    // No other file that is read begins with this byte.
+    if file.fill_buf().map_err(io)?.first() != MAGIC.first() {
         return Ok(None);
     }
     let mut start = [0; 10];
     file.read_exact(&mut start).map_err(io)?;
+    if start[..6] != MAGIC[..6] {
+        return Err(Error::mismatch("NumPy header", "another magic", "\\x93NUMPY"));
+    }
+    if start[6..8] != MAGIC[6..] {
+        let found = format!("version {}.{}", start[6], start[7]);
+        return Err(Error::mismatch("NumPy file", found, "version 1.0"));
+    }
     let mut text = vec![0; usize::from(LE::read_u16(&start[8..]))];
     file.read_exact(&mut text).map_err(io)?;
     let text = String::from_utf8_lossy(&text);
@@ -63,6 +71,10 @@ mod tests {
             assert_eq!(read_header(&mut &header[..]).unwrap(), Some((rows, 50304)));
         }
         assert_eq!(read_header(&mut &b"GGUF"[..]).unwrap(), None);
-        assert!(read_header(&mut &header(1, 2)[..30]).is_err());
+        for bytes in [&b"\x93NUM"[..], &header(1, 2)[..30], b"\x93NUMBER\x01\x00ab"] {
+            assert!(read_header(&mut &*bytes).is_err());
+        }
+        let error = read_header(&mut &b"\x93NUMPY\x02\x00abcd"[..]).unwrap_err().to_string();
+        assert_eq!(error, "NumPy file: found version 2.0, expected version 1.0");
     }
 }

@@ -7,7 +7,7 @@ use cinderblock::SamplerOptions;
 use crate::arguments::parse_count;
 
 /// How tokens are chosen. An option that is not given has its default, or the value of a loaded session.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct SamplingArguments {
     /// Temperature; 0 takes the most likely token [default: 0.8]
     #[arg(long, visible_alias = "temperature", value_name = "T", allow_negative_numbers = true)]

@@ -628,3 +628,32 @@ fn lines_are_taken_as_people_have_them() {
     assert!(answers["null"]["error"].as_str().unwrap().starts_with("line 3: column 8: EOF"), "{answers:?}");
     assert!(answers["4"]["error"].as_str().unwrap().contains("without --score"));
 }
+
+/// Where threads are short, there is an answer or an error; a limit of the user holds for all but root.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_thread_that_cannot_be_started_is_an_error() {
+    use crate::common::{binary, run, skip};
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::TempDir::new().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(folder.path().join("in"), "{\"id\": 1, \"prompt\": \"x\", \"max_tokens\": 2}\n").unwrap();
+    let limited = |threads: usize, arguments: &[&str]| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid=61301", "--clear-groups", "prlimit", &format!("--nproc={threads}")]);
+        run(command.arg(binary()).args(arguments).current_dir(folder.path()))
+    };
+    if std::process::Command::new("setpriv").arg("--version").output().is_err()
+        || limited(99, &["--version"]).code != Some(0)
+    {
+        return skip("setpriv cannot run the program as another user");
+    }
+    let mut codes = Vec::new();
+    for threads in 1..6 {
+        let outcome = limited(threads, &["batch", "-i", "in", "--threads", "1"]);
+        assert!(!outcome.stderr.contains("defect"), "{threads}: {outcome:?}");
+        assert_eq!(outcome.code == Some(1), outcome.stderr.contains("error: "), "{threads}: {outcome:?}");
+        codes.push(outcome.code);
+    }
+    assert!(codes.contains(&Some(0)) && codes[0] == Some(1), "{codes:?}");
+}

@@ -493,3 +493,75 @@ fn the_gguf_package_reads_our_files() {
         assert_eq!(outcome.success().trim(), "47 blocktransformer");
     }
 }
+
+/// A list is told from numbers of two bytes by what it has, or refused.
+#[test]
+fn a_file_of_ids_is_read_as_what_it_is() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("ids");
+    let read = |bytes: &[u8]| {
+        std::fs::write(&file, bytes).unwrap();
+        cinderblock(&["tokenize", "--tokens-file", file.to_str().unwrap()])
+    };
+    let utf16: Vec<u8> = "\u{feff}123,12\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (bytes, ids) in [
+        (&b"123\n"[..], "123\n"),
+        (b"12\n", "12\n"),
+        (b"1", "1\n"),
+        (b"[123]", "123\n"),
+        (b"{\"text\": \"x\", \"tokens\": [1, 12]}", "1,12\n"),
+        (&utf16, "123,12\n"),
+        (b"\x2c\x01\x2d\x01", "300,301\n"),
+    ] {
+        assert_eq!(read(bytes).success(), ids, "{bytes:?}");
+    }
+    for (bytes, found) in
+        [(&b"12"[..], "digits alone"), (b"1234", "digits alone"), (b"12, 13, x, 14, 15", "a text")]
+    {
+        let outcome = read(bytes);
+        assert!(outcome.code == Some(1) && outcome.stderr.contains(found), "{outcome:?}");
+    }
+}
+
+/// The second reader would find its end, and blame what it reads.
+#[test]
+fn standard_input_has_one_reader() {
+    for arguments in [
+        &["batch", "--json-schema", "-"][..],
+        &["batch", "-i", "-", "--grammar", "-"],
+        &["run", "-f", "-", "--json-schema", "-"],
+        &["run", "--tokens-file", "-", "--grammar", "-"],
+        &["run", "--json-schema", "-"],
+        &["run", "-i", "-f", "-"],
+        &["run", "-i", "--grammar", "-"],
+    ] {
+        let (_, stderr, code) = piped(arguments, b"{\"type\":\"object\"}");
+        assert!(
+            code == Some(2) && stderr.contains("standard input: found 2 arguments"),
+            "{arguments:?}: {stderr}"
+        );
+    }
+    let (_, stderr, code) = piped(&["run", "-p", "x", "--json-schema", "-"], b"{");
+    assert!(code == Some(1) && stderr.contains("standard input: JSON schema: EOF"), "{stderr}");
+}
+
+#[test]
+fn bench_has_no_rate_for_a_prompt_that_only_waits() {
+    let arguments = ["bench", "--prefill", "3,4", "--context=", "--speculate", "0", "--repeats", "1"];
+    let json = cinderblock(&[&arguments[..], &["--json"]].concat()).json();
+    assert!(["tok_s", "gb_s", "memory_share"].iter().all(|rate| json[0][rate].is_null()), "{json}");
+    assert!(["tok_s", "gb_s", "memory_share"].iter().all(|rate| json[1][rate].is_f64()), "{json}");
+    let text = cinderblock(&arguments).success();
+    let line = text.lines().find(|line| line.starts_with("prefill")).unwrap();
+    assert_eq!(line.split_whitespace().skip(4).collect::<Vec<_>>(), ["3", "-", "-", "-", "-"], "{text}");
+}
+
+#[test]
+fn tokens_of_a_draft_table_belong_to_one() {
+    for more in [&[][..], &["--no-draft"]] {
+        let arguments = [&["edit", "m", "-o", "n", "--draft-tokens", "5"], more].concat();
+        let outcome = cinderblock(&arguments);
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        assert!(!outcome.stderr.contains("no such file"), "{outcome:?}");
+    }
+}

@@ -50,7 +50,8 @@ fn slash_commands_work() {
                  /load a.session\n/stats\n/nonsense\n/undo\n/load none\n/quit\nnever\n";
     // With this seed, neither of the answers has a line break.
     let (code, text, messages) = piped(home.path(), &["run", "-i", "-n", "9", "--seed", "4"], input);
-    assert_eq!(code, Some(0), "{messages}");
+    assert_eq!(code, Some(1), "{messages}");
+    assert!(messages.ends_with("error: 3 of the lines failed\n"), "{messages}");
     assert_eq!(text.lines().count(), 2, "{text}");
     let stats: Vec<&str> = messages.lines().filter(|line| line.starts_with("text ")).collect();
     assert!(
@@ -59,11 +60,31 @@ fn slash_commands_work() {
     );
     assert_eq!(stats[0].split(" | read").next(), stats[2].split(" | read").next(), "{messages}");
     let errors: Vec<&str> = messages.lines().filter(|line| line.starts_with("error")).collect();
-    assert_eq!(errors.len(), 3, "{messages}");
+    assert_eq!(errors.len(), 4, "{messages}");
     assert!(errors[0].contains("/nonsense") && errors[1].contains("undo") && errors[2].contains("none"));
     // Without the sampler, whose random numbers go on, what was undone left no trace.
     let [first, second] = ["a.session", "b.session"].map(|name| fs::read(home.path().join(name)).unwrap());
     assert!(first.len() == second.len() && first[..first.len() - 400] == second[..first.len() - 400]);
+}
+
+/// Each answer is of the constraint, and sampled as the options say, also after the text was replaced.
+#[test]
+fn options_hold_for_every_answer_and_every_session() {
+    let home = TempDir::new().unwrap();
+    let saved = ["run", "-p", "x", "-n", "9", "--temp", "1", "--seed", "1", "--save", "i"];
+    assert!(at_home(home.path(), &saved).output().unwrap().status.success());
+    let input = "The old\n\n/load i\nmore\n/reset\nThe old\n/undo\nagain\n";
+    let arguments = ["run", "-i", "-n", "9", "--temp", "0", "--regex", "[0-9]{3}"];
+    let (code, text, messages) = piped(home.path(), &arguments, input);
+    assert_eq!(code, Some(0), "{messages}");
+    let digits = |line: &str| line.len() == 3 && line.bytes().all(|byte| byte.is_ascii_digit());
+    assert!(text.lines().count() == 5 && text.lines().all(digits), "{text}");
+    // The most likely tokens, as if the session were continued by an option.
+    let continued = |more: &[&str], input: &str| {
+        let arguments = ["run", "-n", "9", "--temp", "0", "--stop", "\n"];
+        piped(home.path(), &[&arguments[..], more].concat(), input).1
+    };
+    assert_eq!(continued(&["-i"], "/load i\n\n"), continued(&["--load", "i"], ""));
 }
 
 /// A terminal and the program in it.
@@ -224,8 +245,9 @@ fn a_line_that_is_not_text_does_not_end_a_pipe() {
     child.stdin.take().unwrap().write_all(input).unwrap();
     let output = child.wait_with_output().unwrap();
     let messages = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.status.code(), Some(1));
     assert!(messages.contains("text 0 tokens") && messages.contains("read 2 tokens"), "{messages}");
     let errors: Vec<&str> = messages.lines().filter(|line| line.starts_with("error")).collect();
-    assert_eq!(errors, ["error: line: found a byte at 4 that is not UTF-8, expected UTF-8"]);
+    let line = "error: line: found a byte at 4 that is not UTF-8, expected UTF-8";
+    assert_eq!(errors, [line, "error: 1 of the lines failed"]);
 }

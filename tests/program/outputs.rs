@@ -100,7 +100,49 @@ fn no_verb_writes_over_what_it_reads() {
 #[test]
 fn a_session_is_saved_over_the_one_that_was_loaded() {
     let folder = inputs();
-    shell(folder.path(), "\"$0\" run -m m -p The -n 4 --save s && \"$0\" run -m m --load s --save s -n 4")
+    let save = "\"$0\" run -m m -p The -n 4 --ignore-end --save s";
+    shell(folder.path(), save).success();
+    let first = fs::read(folder.path().join("s")).unwrap();
+    shell(folder.path(), "\"$0\" run -m m --load s --save s -n 4 --ignore-end").success();
+    assert!(fs::read(folder.path().join("s")).unwrap() != first);
+}
+
+/// What was read and generated is saved, whatever becomes of standard output.
+#[test]
+#[cfg(target_os = "linux")]
+fn files_are_written_also_where_standard_output_fails() {
+    let folder = inputs();
+    fs::write(folder.path().join("j"), "{\"id\":1,\"prompt\":\"The\"}\n").unwrap();
+    let run = "run -m m -p 'The old house stood upon the hill.' -n 400 --ignore-end --seed 1";
+    for (command, file) in [
+        (format!("{run} --save s"), "s"),
+        (format!("{run} --echo --save s"), "s"),
+        (format!("{run} --echo --prompt-cache c"), "c"),
+        (format!("{run} --json --save s"), "s"),
+        (format!("{run} -i --save s < <(yes '')"), "s"),
+        ("perplexity -m m -f t --save-logits l".into(), "l"),
+        ("perplexity -m m -f t --plot p".into(), "p"),
+        ("bench -m m --prefill 16 --context= --speculate 0 --repeats 1 --plot p".into(), "p"),
+        ("logits -m m -f t -o l --json".into(), "l"),
+        ("quantize ck -o q".into(), "q"),
+        ("edit m -o e --name x".into(), "e"),
+        ("batch -m m -n 9 -i j -o a".into(), "a"),
+    ] {
+        let file = folder.path().join(file);
+        // Nobody reads; a device is full.
+        for (output, code) in [("| true; exit ${PIPESTATUS[0]}", 0), ("> /dev/full", 1)] {
+            if code == 1 && (command.contains("-i ") || command.starts_with("batch")) {
+                // Each answer fails alone, or there is none.
+                continue;
+            }
+            let outcome = shell(folder.path(), &format!("\"$0\" {command} {output}"));
+            assert_eq!(outcome.code, Some(code), "{command} {output}: {outcome:?}");
+            assert!(fs::metadata(&file).is_ok_and(|file| file.len() > 0), "{command} {output}: {outcome:?}");
+            fs::remove_file(&file).unwrap();
+        }
+    }
+    // The saved text continues.
+    shell(folder.path(), &format!("\"$0\" {run} --save s | head -c 1; \"$0\" run -m m --load s -n 1"))
         .success();
 }
 

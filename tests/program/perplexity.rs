@@ -61,3 +61,43 @@ fn losses_by_position_are_printed_and_drawn() {
     let drawing = fs::read_to_string(file).unwrap();
     assert!(drawing.starts_with("<svg") && drawing.contains("position in the block"), "{drawing}");
 }
+
+/// A comparison with numbers that are none says nothing, and must not look like a perfect match.
+#[test]
+fn saved_logits_that_are_not_finite_or_not_whole_are_refused() {
+    let (folder, model) = quantize(&case("main"), "f32");
+    let saved = folder.path().join("saved.npy");
+    let (model, file) = (model.to_str().unwrap(), saved.to_str().unwrap());
+    let text = ["perplexity", "-m", model, "--tokens", "5,6,7,8,9,10,11,12,13,14,15,16"];
+    cinderblock(&[&text[..], &["--save-logits", file]].concat()).success();
+    let good = fs::read(&saved).unwrap();
+    let start = good.len() - good.len() % 4 - read_npy(&saved).1.len() * 4;
+    let columns = read_npy(&saved).1.len() / 8;
+    let patched = |at: usize, value: f32| {
+        let mut bytes = good.clone();
+        bytes[start + 4 * at..][..4].copy_from_slice(&value.to_le_bytes());
+        bytes
+    };
+    let mut version = good.clone();
+    version[6] = 2;
+    let cases = [
+        (patched(0, f32::NAN), "row 0, column 0: found NaN"),
+        (patched(5 * columns + 3, f32::INFINITY), "row 5, column 3: found inf"),
+        (patched(7 * columns, f32::NEG_INFINITY), "row 7, column 0: found -inf"),
+        (good[..good.len() - 4].to_vec(), "found the end of the file, expected 8 rows"),
+        ([&good[..], &[0]].concat(), "found bytes after the last row"),
+        (version, "found version 2.0, expected version 1.0"),
+        (Vec::new(), "found no NumPy header"),
+        (good[..5].to_vec(), "found the end of the file, expected a header"),
+    ];
+    for (bytes, expected) in cases {
+        fs::write(&saved, bytes).unwrap();
+        let outcome = cinderblock(&[&text[..], &["--reference", file]].concat());
+        let stderr = &outcome.stderr;
+        assert!(outcome.code == Some(1) && stderr.contains(expected), "{expected}: {outcome:?}");
+        assert!(stderr.contains("saved.npy: ") && stderr.lines().count() == 1, "{stderr}");
+    }
+    fs::write(&saved, good).unwrap();
+    let text = cinderblock(&[&text[..], &["--reference", file]].concat()).success();
+    assert!(text.contains("KL mean 0.000000"), "{text}");
+}

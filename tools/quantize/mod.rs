@@ -33,6 +33,7 @@ pub struct Text {
 impl Text {
     pub fn read(path: &Path, checkpoint: &Checkpoint) -> Result<Text> {
         let bytes = input::read(path, input::TEXT)?;
+        let path = input::name(path);
         let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         let text = String::from_utf8(without_mark(&bytes).to_vec()).map_err(|error| {
             let at = error.utf8_error().valid_up_to();

@@ -41,6 +41,10 @@ pub struct Arguments {
 
     #[command(flatten)]
     changes: Changes,
+
+    /// Let the model write N tokens for the draft table [default: 131072; 16384 in a file above 200 MB]
+    #[arg(long, value_name = "N", requires = "draft", conflicts_with = "no_draft")]
+    draft_tokens: Option<usize>,
 }
 
 /// What is to be different.
@@ -70,10 +74,6 @@ struct Changes {
     /// Leave the draft table out
     #[arg(long, conflicts_with = "draft")]
     no_draft: bool,
-
-    /// Let the model write N tokens for the draft table [default: 131072; 16384 in a file above 200 MB]
-    #[arg(long, value_name = "N", requires = "draft")]
-    draft_tokens: Option<usize>,
 }
 
 /// Keys with new values; `None` is to be left out.
@@ -122,7 +122,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     verify(&model)?;
     let learn =
-        |text: &PathBuf| Table::learn(Model::open(input)?, text, changes.draft_tokens, &Bar::default());
+        |text: &PathBuf| Table::learn(Model::open(input)?, text, arguments.draft_tokens, &Bar::default());
     let table = changes.draft.as_ref().map(learn).transpose()?;
     if let Some(table) = &table {
         lines.push(format!("draft table of {} contexts", table.len()));

@@ -140,7 +140,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         bar.set_message(format!("perplexity {:.3}", mean.mean().exp()));
     }
     bar.finish_and_clear();
-    if let Some(reference) = &reference {
+    if let Some(reference) = &mut reference {
         reference.finish()?;
     }
     if let Some(file) = saved {

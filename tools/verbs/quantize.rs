@@ -10,11 +10,11 @@ use cinderblock::{Error, ErrorKind, Processors, Result};
 use crate::arguments::parse_threads;
 use crate::calibration::Calibration;
 use crate::checkpoint::{Checkpoint, CheckpointOptions, EndToken};
-use crate::interrupt;
 use crate::output::{self, AtomicFile, Inputs};
 use crate::progress::Bar;
 pub use crate::progress::Progress;
 use crate::quantize::{Rule, Source, Summary, Text, calibrate, recipe, report, solve, weights};
+use crate::{input, interrupt};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -139,6 +139,8 @@ impl Arguments {
     }
 
     fn rules(&self) -> Result<Vec<Rule>> {
+        let texts = self.recipe.iter().chain(&self.calibrate).chain(&self.draft);
+        input::one_reader(texts)?;
         let mut rules = self.recipe.as_deref().map(Rule::read).transpose()?.unwrap_or_default();
         rules.extend(self.tensor_type.iter().cloned());
         Ok(rules)

@@ -82,7 +82,7 @@ pub(super) fn takes_nothing(decoder: Option<&DecoderWrapper>) -> bool {
     kinds.into_iter().take_while(|kind| !joins(kind)).all(|kind| !matches!(kind, DecoderWrapper::BPE(_)))
 }
 
-fn flatten<'d>(decoder: &'d DecoderWrapper, kinds: &mut Vec<&'d DecoderWrapper>) {
+pub(super) fn flatten<'d>(decoder: &'d DecoderWrapper, kinds: &mut Vec<&'d DecoderWrapper>) {
     match decoder {
         DecoderWrapper::Sequence(sequence) => {
             sequence.get_decoders().iter().for_each(|decoder| flatten(decoder, kinds));

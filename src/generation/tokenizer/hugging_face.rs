@@ -3,14 +3,22 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use tokenizers::{Model, OffsetType, PreTokenizer};
+use tokenizers::decoders::DecoderWrapper;
+use tokenizers::models::ModelWrapper;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::processors::PostProcessorWrapper;
+use tokenizers::{Model, OffsetType, PreTokenizer, TokenizerImpl};
 
+use super::bounded::{self, Bounded, within};
 use super::decoder::{self, Stage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interrupt::Interrupt;
 
+/// The crate's tokenizer, whose normalizer is bounded.
+type Inner = TokenizerImpl<ModelWrapper, Bounded, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+
 pub struct Backend {
-    tokenizer: tokenizers::Tokenizer,
+    tokenizer: Inner,
     /// Stages before the first token; `None` if the decoder needs all tokens at once.
     stages: Option<Vec<Stage>>,
     show_special: bool,
@@ -23,11 +31,16 @@ pub enum Decoding {
     Whole(Vec<u32>, usize),
 }
 
-/// Calls the tokenizers crate, which panics on some files that contradict themselves.
-fn guard<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => result.map_err(|error| Error::format(format!("tokenizer: {error}"))),
-        Err(_) => Err(Error::format("tokenizer: the file contradicts itself")),
+/// Calls the tokenizers crate, which panics on some files that contradict themselves, and on some texts of which too much
+/// would be made. `bytes` is the length of what it may normalize.
+fn guard<T>(bytes: usize, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    let wrong = |error: tokenizers::Error| Error::format(format!("tokenizer: {error}"));
+    match catch_unwind(AssertUnwindSafe(|| within(bytes, call))) {
+        Ok(result) => result.map_err(wrong),
+        Err(_) => {
+            bounded::check_left().map_err(wrong)?;
+            Err(Error::format("tokenizer: the file contradicts itself"))
+        }
     }
 }
 
@@ -35,21 +48,24 @@ impl Backend {
     pub const AVAILABLE: bool = true;
 
     pub fn from_json(json: &str) -> Result<Backend> {
-        let mut tokenizer = guard(|| tokenizers::Tokenizer::from_bytes(json))?;
+        let mut tokenizer = guard(json.len(), || Inner::from_bytes(json))?;
+        guard(0, || bounded::check(tokenizer.get_pre_tokenizer(), tokenizer.get_decoder()))?;
         // Settings for training batches, which some files carry, would shorten or lengthen the text.
         let _ = tokenizer.with_truncation(None);
         tokenizer.with_padding(None);
+        // It adds special tokens, and may repeat the text; offsets are not looked at.
+        tokenizer.with_post_processor(None::<PostProcessorWrapper>);
         let stages = decoder::stages(tokenizer.get_decoder());
         Ok(Backend { tokenizer, stages, show_special: false })
     }
 
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(guard(|| self.tokenizer.encode_fast(text, false))?.get_ids().to_vec())
+        Ok(guard(text.len(), || self.tokenizer.encode_fast(text, false))?.get_ids().to_vec())
     }
 
     /// As `encode`, step by step, so that it can stop between two words.
     pub fn encode_until(&self, text: &str, interrupt: &Interrupt) -> Result<Vec<u32>> {
-        let mut words = guard(|| {
+        let mut words = guard(text.len(), || {
             let added = self.tokenizer.get_added_vocabulary();
             let mut words = added.extract_and_normalize(self.tokenizer.get_normalizer(), text);
             if let Some(pre_tokenizer) = self.tokenizer.get_pre_tokenizer() {
@@ -58,7 +74,7 @@ impl Backend {
             Ok(words)
         })?;
         let stopped = Cell::new(false);
-        let ids = guard(|| {
+        let ids = guard(0, || {
             words.tokenize(|word| {
                 if interrupt.check().is_err() {
                     stopped.set(true);
@@ -107,7 +123,7 @@ impl Backend {
             Decoding::Whole(tokens, _) => tokens.push(token),
             Decoding::Stages(stages) => {
                 if let Some(element) = self.element(token) {
-                    guard(|| decoder::feed(stages, element, &mut text))?;
+                    guard(0, || decoder::feed(stages, element, &mut text))?;
                 }
             }
         }
@@ -116,7 +132,7 @@ impl Backend {
 
     pub fn cut(&self, decoding: &mut Decoding) -> Result<()> {
         match decoding {
-            Decoding::Stages(stages) => guard(|| decoder::cut(stages)),
+            Decoding::Stages(stages) => guard(0, || decoder::cut(stages)),
             Decoding::Whole(tokens, context) => {
                 *context = tokens.len();
                 Ok(())
@@ -128,7 +144,7 @@ impl Backend {
         match decoding {
             Decoding::Stages(stages) => {
                 let mut text = String::new();
-                guard(|| decoder::finish(stages, &mut text))?;
+                guard(0, || decoder::finish(stages, &mut text))?;
                 Ok(text)
             }
             Decoding::Whole(tokens, 0) => self.whole(tokens),
@@ -157,6 +173,6 @@ impl Backend {
         if nothing && !decoder::takes_nothing(self.tokenizer.get_decoder()) {
             return Ok(String::new());
         }
-        guard(|| self.tokenizer.decode(tokens, !self.show_special))
+        guard(0, || self.tokenizer.decode(tokens, !self.show_special))
     }
 }

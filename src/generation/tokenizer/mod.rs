@@ -3,6 +3,8 @@
 #[cfg(not(feature = "tokenizer"))]
 mod absent;
 #[cfg(feature = "tokenizer")]
+mod bounded;
+#[cfg(feature = "tokenizer")]
 mod decoder;
 #[cfg(feature = "tokenizer")]
 mod hugging_face;

@@ -241,3 +241,70 @@ fn nothing_is_kept_of_an_endless_text() {
     let [decoder::Stage::Bytes(held)] = &**stages else { panic!("one stage") };
     assert!(held.len() < 4 && held.capacity() < 64, "{held:?}");
 }
+
+/// The tokenizer of these tests with another part, and the error of reading it and of a text.
+fn with_part(part: &str, value: &str, text: &str) -> Option<String> {
+    let json = json("null").replace(&format!("\"{part}\":null"), &format!("\"{part}\":{value}"));
+    let encoded = Tokenizer::from_json(&json).and_then(|tokenizer| {
+        let interrupt = Interrupt::default();
+        let whole = tokenizer.encode(text).map(drop).map_err(|error| error.to_string());
+        let stepwise = tokenizer.encode_until(text, &interrupt).map(drop).map_err(|error| error.to_string());
+        assert_eq!(whole, stepwise);
+        tokenizer.encode(text)
+    });
+    encoded.err().map(|error| error.to_string())
+}
+
+#[test]
+fn a_file_chooses_no_length() {
+    let sequence = |name: &str, step: &str, count: usize| {
+        let steps = vec![step.to_string(); count].join(",");
+        format!(r#"{{"type":"Sequence","{name}":[{steps}]}}"#)
+    };
+    let hundred = "a".repeat(100);
+    let replace =
+        |pattern: &str| format!(r#"{{"type":"Replace","pattern":{{{pattern}}},"content":"{hundred}"}}"#);
+    let string = replace(r#""String":"a""#);
+    for normalizer in [
+        sequence("normalizers", &string, 8),
+        sequence("normalizers", &replace(r#""Regex":"x*""#), 8),
+        sequence("normalizers", &sequence("normalizers", &string, 3), 3),
+        format!(r#"{{"type":"Prepend","prepend":"{}"}}"#, "z".repeat(2 << 20)),
+        // 4 GB of a trie in 4 bytes, and one that is a byte short.
+        r#"{"type":"Precompiled","precompiled_charsmap":"AAAA/w=="}"#.to_string(),
+        r#"{"precompiled_charsmap":"BAAAAAAAAA=="}"#.to_string(),
+    ] {
+        let error = with_part("normalizer", &normalizer, "a b").unwrap_or_default();
+        assert!(error.contains("too long") || error.contains("precompiled"), "{error}: {normalizer:.200}");
+    }
+    // Each text is short, and their prefixes together are not.
+    let prefix = format!(r#"{{"type":"Prepend","prepend":"{}"}}"#, "z".repeat(1000));
+    let error = with_part("normalizer", &prefix, &"<end>a".repeat(2000)).unwrap_or_default();
+    assert!(error.contains("too long"), "{error}");
+    let level = r#"{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}"#;
+    let error =
+        with_part("pre_tokenizer", &sequence("pretokenizers", level, 40), "\u{e9}").unwrap_or_default();
+    assert!(error.contains("too long"), "{error}");
+    let error = with_part("decoder", &sequence("decoders", &string, 8), "a").unwrap_or_default();
+    assert!(error.contains("too long"), "{error}");
+}
+
+#[test]
+fn what_real_files_lengthen_is_not_refused() {
+    let llama = r#"{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"\u2581"},
+        {"type":"Replace","pattern":{"String":" "},"content":"\u2581"},{"type":"NFKC"},
+        {"type":"Replace","pattern":{"Regex":" {2,}"},"content":"\u2581"}]}"#;
+    for text in ["", "a", &"a b  \u{fdfa}".repeat(300_000)] {
+        assert_eq!(with_part("normalizer", llama, text), None);
+    }
+    assert_eq!(with_part("pre_tokenizer", BYTE_LEVEL, &"\u{e9}".repeat(2_000_000)), None);
+}
+
+#[test]
+fn a_text_is_not_repeated_by_a_file() {
+    let twice = r#"{"type":"TemplateProcessing","single":[{"Sequence":{"id":"A","type_id":0}},
+        {"Sequence":{"id":"A","type_id":0}}],"pair":[],"special_tokens":{}}"#;
+    let json = json("null").replace("\"post_processor\":null", &format!("\"post_processor\":{twice}"));
+    let tokenizer = Tokenizer::from_json(&json).unwrap();
+    assert_eq!(tokenizer.encode("a").unwrap().len(), 1);
+}

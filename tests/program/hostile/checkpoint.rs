@@ -232,11 +232,15 @@ fn a_hostile_tokenizer_is_refused() {
     // What parses, or looks as if it did, but stops the crate that reads it with a panic.
     let part =
         |key: &str, value: &str| TOKENIZER.replace(&format!("\"{key}\":null"), &format!("\"{key}\":{value}"));
+    let replace =
+        format!(r#"{{"type":"Replace","pattern":{{"String":"a"}},"content":"{}"}}"#, "a".repeat(100));
     let strip = r#"{"type":"Strip","content":"a","start":0,"stop":9}"#;
     let cases = [
         part("continuing_subword_prefix", "\"#####\""),
         part("normalizer", r#"{"type":"Precompiled","precompiled_charsmap":"AAAA"}"#),
         part("normalizer", r#"{"type":"Precompiled","precompiled_charsmap":"CAAAAP////8AAAAAAAA="}"#),
+        part("normalizer", r#"{"type":"Precompiled","precompiled_charsmap":"AAAA/w=="}"#),
+        part("normalizer", &format!(r#"{{"type":"Sequence","normalizers":[{}]}}"#, [&*replace; 8].join(","))),
         part("pre_tokenizer", r#"{"type":"FixedLength","length":0}"#),
         part("decoder", strip),
         part("decoder", r#"{"type":"BPEDecoder","suffix":""}"#),

@@ -161,13 +161,17 @@ impl Journal {
         };
         let (mut file, existed) = open_locked(path)?;
         let Answers { entries, lines, length } = read(&file, path, &run)?;
+        let repeated = entries.len() < lines;
+        // Errors that are asked again are taken out at the end, which takes a second file beside this one.
+        if repeated || entries.values().any(|entry| entry.failed && (entry.retry || retry_failed)) {
+            output::AtomicFile::create(path)?;
+        }
         let failed = |error: std::io::Error| Error::io(path, &error);
         file.set_len(length).map_err(failed)?;
         file.seek(SeekFrom::End(0)).map_err(failed)?;
         if !existed {
             sync_folder(&target);
         }
-        let repeated = entries.len() < lines;
         let output = Output::File(file, path.to_path_buf(), length);
         Ok(Journal { output, run, entries, retry_failed, repeated })
     }

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use cinderblock::{Error, Result};
+use cinderblock::{Error, ErrorKind, Result};
 use serde_json::{Map, Value as Json};
 
 use super::journal::{Name, digest};
@@ -28,9 +28,13 @@ pub struct Line {
 }
 
 /// Reads lines in a thread of its own, because a pipe may let it wait. Lines of white space are left out.
-pub fn read(input: impl Read + Send + 'static) -> Receiver<Line> {
+///
+/// # Errors
+/// `Resource` if the thread cannot be started.
+pub fn read(input: impl Read + Send + 'static) -> Result<Receiver<Line>> {
     let (sender, receiver) = sync_channel(AHEAD);
-    std::thread::spawn(move || {
+    let thread = std::thread::Builder::new().name("lines".into());
+    let started = thread.spawn(move || {
         let mut input = BufReader::new(input);
         for number in 1.. {
             let bytes = match next(&mut input) {
@@ -57,7 +61,13 @@ pub fn read(input: impl Read + Send + 'static) -> Receiver<Line> {
             }
         }
     });
-    receiver
+    match started {
+        Ok(_) => Ok(receiver),
+        Err(error) => Err(Error::new(
+            ErrorKind::Resource,
+            format!("thread of the input: {}", Error::io_text(&error).detail()),
+        )),
+    }
 }
 
 /// How many lines there are, those of white space included.
@@ -115,10 +125,18 @@ fn field(name: &str) -> Option<&'static str> {
     Some(if known == "temp" { "temperature" } else { known })
 }
 
-/// The field that a name is a misspelling of. Short names are as likely others.
+/// The field that a name is a misspelling of: one letter away. Of a short one, where another letter makes other words,
+/// one with a letter more or fewer, or with two of them exchanged.
 fn meant(name: &str) -> Option<&'static str> {
     let name = name.to_lowercase().replace(['-', ' '], "_");
-    let near = |field: &&str| field.len() > 4 && strsim::damerau_levenshtein(field, &name) <= 1;
+    let near = |field: &&str| match field.len() {
+        0..3 => *field == name,
+        3..5 => {
+            let substituted = field.len() == name.len() && strsim::hamming(field, &name) == Ok(1);
+            !substituted && strsim::damerau_levenshtein(field, &name) <= 1
+        }
+        _ => strsim::damerau_levenshtein(field, &name) <= 1,
+    };
     FIELDS.into_iter().find(near)
 }
 
@@ -314,7 +332,7 @@ mod tests {
         let mut text = b"a\n\n  \r\nb\r\n".to_vec();
         text.extend(vec![b'x'; MOST_BYTES as usize + 5]);
         text.extend(b"\nlast");
-        let lines: Vec<Line> = read(std::io::Cursor::new(text)).iter().collect();
+        let lines: Vec<Line> = read(std::io::Cursor::new(text)).unwrap().iter().collect();
         let numbers: Vec<u64> = lines.iter().map(|line| line.number).collect();
         assert_eq!(numbers, [1, 4, 5, 6]);
         assert!(lines[2].bytes.as_ref().is_err_and(|error| error.detail().contains("more than")));
@@ -324,7 +342,7 @@ mod tests {
     #[test]
     fn a_byte_order_mark_is_no_content() {
         let text = b"\xef\xbb\xbf{}\n\xef\xbb\xbf{}\n{\"a\":\"\xef\xbb\xbf\"}\n\xef\xbb\xbf";
-        let lines: Vec<Line> = read(std::io::Cursor::new(text)).iter().collect();
+        let lines: Vec<Line> = read(std::io::Cursor::new(text)).unwrap().iter().collect();
         let lines: Vec<Vec<u8>> = lines.into_iter().map(|line| line.bytes.unwrap()).collect();
         assert_eq!(lines, [&b"{}"[..], b"{}", b"{\"a\":\"\xef\xbb\xbf\"}"]);
     }
@@ -361,6 +379,12 @@ mod tests {
             (r#"{"id": 1.5}"#, "found 1.5"),
             (r#"{"id": 1, "max_tokens": -3}"#, "\"max_tokens\": found -3, expected a whole number"),
             (r#"{"id": 1, "max_token": 2}"#, "found a field \"max_token\", expected \"max_tokens\""),
+            (r#"{"id": 1, "stops": "x"}"#, "found a field \"stops\", expected \"stop\" or another name"),
+            (r#"{"id": 1, "seeds": 2}"#, "expected \"seed\""),
+            (r#"{"id": 1, "Seed": 2}"#, "expected \"seed\""),
+            (r#"{"id": 1, "Temp": 2}"#, "expected \"temp\""),
+            (r#"{"id": 1, "tmep": 2}"#, "expected \"temp\""),
+            (r#"{"ID": 1}"#, "expected \"id\""),
             (r#"{"id": 1, "temp": 2, "temperature": 1}"#, "\"temperature\" by two names"),
             (r#"{"id": 1, "logit_bias": [[1]]}"#, "found [[1]]"),
         ] {

@@ -27,7 +27,7 @@ use crate::arguments::{
 use crate::constraint::{ConstraintArguments, Constraints, Form};
 use crate::sampling::SamplingArguments;
 use crate::scoring::Scoring;
-use crate::{interrupt, memory, output};
+use crate::{input, interrupt, memory, output};
 use journal::{Earlier, Journal, Name, RunKey};
 use lines::{Fields, Line};
 use score::Scores;
@@ -184,7 +184,8 @@ struct Run {
 /// # Errors
 /// If the model or an option is refused, a file cannot be read or written, or a line fails; `Interrupted` by a signal.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let files = Some(&arguments.input).filter(|path| !is_standard_input(path));
+    input::one_reader(arguments.constraint.files().chain([&arguments.input]))?;
+    let files = Some(&arguments.input).filter(|path| !input::is_standard(path));
     let inputs =
         arguments.model.inputs().with("input", files).with("constraint", arguments.constraint.files());
     inputs.check(arguments.output.as_deref().unwrap_or(Path::new("-")))?;
@@ -213,6 +214,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     // Lines that can never be right are not worth an answer each.
     cinderblock::Sampler::new(defaults.sampler.clone(), model.config().vocabulary)?;
     let (input, bar) = open(&arguments.input)?;
+    let lines = lines::read(input)?;
     let key = defaults.key(&model, &session, arguments.score);
     let journal = Journal::open(arguments.output.as_deref(), key, arguments.retry_failed)?;
     interrupt::listen_for(batch.interrupt());
@@ -231,10 +233,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
         bar,
     };
     let started = Instant::now();
-    let result = run.work(&lines::read(input), 2 * arguments.batch.sequences);
+    let result = run.work(&lines, 2 * arguments.batch.sequences);
     let result = result.map_err(|error| match error.path() {
         // An error of the input itself.
-        None if error.kind() == ErrorKind::Io => error.in_file(&arguments.input),
+        None if error.kind() == ErrorKind::Io => error.in_file(input::name(&arguments.input)),
         _ => error,
     });
     run.bar.finish_and_clear();
@@ -249,10 +251,6 @@ pub fn run(arguments: Arguments) -> Result<()> {
             counts.failed + counts.answered + counts.skipped
         ))),
     }
-}
-
-fn is_standard_input(path: &Path) -> bool {
-    path == Path::new("-")
 }
 
 impl Defaults {
@@ -323,7 +321,7 @@ impl Defaults {
 /// Opens the input, and a progress bar that knows how many lines a file has.
 fn open(path: &Path) -> Result<(Box<dyn Read + Send>, ProgressBar)> {
     const COUNT: &str = "{pos} of {len} lines [{bar:30}] {elapsed}, {eta} left {msg}";
-    if is_standard_input(path) {
+    if input::is_standard(path) {
         return Ok((Box::new(std::io::stdin()), output::progress(0, "{pos} lines {elapsed} {msg}")));
     }
     let open = || File::open(path).map_err(|error| Error::io(path, &error));

@@ -113,7 +113,9 @@ fn list(name: &str, text: &str, least: usize, most: usize) -> Result<Vec<usize>>
 /// Median and relative spread, (largest - smallest) / median.
 fn median(mut values: Vec<f64>) -> (f64, f64) {
     values.sort_by(f64::total_cmp);
-    let middle = values[values.len() / 2];
+    let half = values.len() / 2;
+    let middle =
+        if values.len().is_multiple_of(2) { (values[half - 1] + values[half]) / 2.0 } else { values[half] };
     (middle, (values[values.len() - 1] - values[0]) / middle)
 }
 
@@ -136,12 +138,15 @@ struct Measurement {
 }
 
 impl Measurement {
-    fn tok_s(&self) -> f64 {
-        (self.batch * self.tokens) as f64 / self.seconds
+    /// Tokens a second; `None` of a prompt shorter than a block, which only waits and takes no time.
+    fn tok_s(&self) -> Option<f64> {
+        let passed = self.work.multiply_adds > 0.0;
+        passed.then(|| (self.batch * self.tokens) as f64 / self.seconds)
     }
 
-    fn gb_s(&self) -> f64 {
-        (self.work.weight_bytes + self.work.cache_bytes) / self.seconds / 1e9
+    fn gb_s(&self) -> Option<f64> {
+        let passed = self.work.multiply_adds > 0.0;
+        passed.then(|| (self.work.weight_bytes + self.work.cache_bytes) / self.seconds / 1e9)
     }
 
     fn json(&self) -> Json {
@@ -157,7 +162,7 @@ impl Measurement {
             "bytes_per_token": (self.work.weight_bytes + self.work.cache_bytes) / tokens,
             "gb_s": self.gb_s(),
             "memory_gb_s": self.memory_gb_s,
-            "memory_share": self.gb_s() / self.memory_gb_s,
+            "memory_share": self.gb_s().map(|rate| rate / self.memory_gb_s),
             "isa": self.isa,
             "peak_memory_bytes": memory::peak(),
         });
@@ -219,6 +224,9 @@ impl PassWeights {
     /// The work of a prompt of `blocks` blocks. The last layer computes only keys and values, a quarter of its weights,
     /// and half of the positions of a causal square are seen.
     fn prefill(&self, config: &Config, blocks: f64) -> Work {
+        if blocks < 1.0 {
+            return Work { weight_bytes: 0.0, cache_bytes: 0.0, multiply_adds: 0.0 };
+        }
         let stack = &config.block_decoder;
         let layers = stack.layers as f64;
         let weights = self.block_decoder.weights * (1.0 - 0.75 / layers);
@@ -485,18 +493,15 @@ fn table(
         "of memory"
     );
     for m in measurements {
-        text += &format!(
-            "{:8} {:>7} {:>5} {:>7} {:>6} {:>10.1} {:>6.1}% {:>7.1} {:>8.0}%\n",
-            m.phase,
-            m.threads,
-            m.batch,
-            m.context,
-            m.tokens,
-            m.tok_s(),
-            100.0 * m.spread,
-            m.gb_s(),
-            100.0 * m.gb_s() / m.memory_gb_s
-        );
+        text += &format!("{:8} {:>7} {:>5} {:>7} {:>6} ", m.phase, m.threads, m.batch, m.context, m.tokens);
+        text += &match (m.tok_s(), m.gb_s()) {
+            (Some(tok_s), Some(gb_s)) => format!(
+                "{tok_s:>10.1} {:>6.1}% {gb_s:>7.1} {:>8.0}%\n",
+                100.0 * m.spread,
+                100.0 * gb_s / m.memory_gb_s
+            ),
+            _ => format!("{:>10} {:>7} {:>7} {:>9}\n", "-", "-", "-", "-"),
+        };
     }
     for m in measurements {
         if let Some(profile) = &m.profile {
@@ -533,7 +538,7 @@ fn drawing(measurements: &[Measurement]) -> String {
         let points = |key: usize| decode.iter().filter(move |m| of(m) == key);
         let line = |key: usize| Line {
             name: format!("{name} {key}"),
-            points: points(key).map(|m| (x(m) as f64, m.tok_s())).collect(),
+            points: points(key).filter_map(|m| Some((x(m) as f64, m.tok_s()?))).collect(),
         };
         keys.into_iter().map(line).collect()
     };
@@ -553,6 +558,7 @@ mod tests {
     #[test]
     fn medians_and_lists() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), (2.0, 1.0));
+        assert_eq!(median(vec![3.0, 1.0]), (2.0, 1.0));
         assert_eq!(list("x", " 1, 2,", 0, 9).unwrap(), [1, 2]);
         assert!(list("x", "1,a", 0, 9).is_err() && list("x", "", 0, 9).unwrap().is_empty());
         let error = list("x", "10", 1, 9).unwrap_err();

@@ -14,7 +14,7 @@ use rustyline::validate::Validator;
 use rustyline::{Behavior, CompletionType, Config, Context, Editor, Helper};
 
 use crate::arguments::BYTE_ORDER_MARK;
-use crate::conversation::{self, Conversation, Destination};
+use crate::conversation::{Conversation, Destination};
 use crate::interrupt::{self, Activity};
 use crate::{memory, output, signals};
 
@@ -168,6 +168,14 @@ impl Lines {
         }
     }
 
+    /// The end, where a script learns that lines have failed; a person has seen it.
+    fn end(&self, failed: usize) -> Result<()> {
+        match self {
+            Lines::Pipe(_) if failed > 0 => Err(Error::format(format!("{failed} of the lines failed"))),
+            _ => Ok(()),
+        }
+    }
+
     /// The next line; `None` at the end.
     ///
     /// # Errors
@@ -217,21 +225,22 @@ impl Lines {
 /// Reads lines until there are no more.
 ///
 /// # Errors
-/// If lines cannot be read, or nobody reads the text any more; `Interrupted` if a signal ends the program. An error of
-/// one line is reported, and the next line is read.
+/// If lines cannot be read, or nobody reads the text any more. An error of one line is reported, and the next line is
+/// read; after the lines of a pipe, such errors are one of the program.
 pub fn run(conversation: &mut Conversation) -> Result<()> {
     let mut lines = Lines::open()?;
     output::message("a line is continued, an empty line begins a story; /help explains, Ctrl-D ends");
-    let (mut marks, mut last) = (Vec::new(), Last::default());
+    let (mut marks, mut last, mut failed) = (Vec::new(), Last::default(), 0);
     loop {
         let line = match lines.next() {
             Ok(Some(line)) => line,
             Ok(None) => {
                 interrupt::forget();
-                return Ok(());
+                return lines.end(failed);
             }
             Err(error) if error.kind() == ErrorKind::Format => {
                 output::message(&format!("error: {error}"));
+                failed += 1;
                 continue;
             }
             Err(error) => return Err(error),
@@ -239,7 +248,7 @@ pub fn run(conversation: &mut Conversation) -> Result<()> {
         interrupt::forget();
         interrupt::begin(lines.activity());
         let done = match Request::of(&line) {
-            Request::Quit => return Ok(()),
+            Request::Quit => return lines.end(failed),
             Request::Text(text) => answer(conversation, text, &mut marks, &mut last),
             Request::Help => {
                 let file = match &lines {
@@ -256,7 +265,10 @@ pub fn run(conversation: &mut Conversation) -> Result<()> {
         match done {
             // Nobody reads any more.
             Err(error) if output::is_closed_pipe(&error) => return Err(error),
-            Err(error) => output::message(&format!("error: {error}")),
+            Err(error) => {
+                output::message(&format!("error: {error}"));
+                failed += 1;
+            }
             Ok(()) => {}
         }
         // A person's Ctrl-C has stopped the answer; other signals, and all of them for a pipe, end the program.
@@ -317,12 +329,7 @@ fn obey(
             output::message(&format!("saved {}", output::bytes(snapshot.bytes().len() as u64)));
         }
         Request::Load(path) => {
-            let generator = conversation::load(path, &conversation.runtime)?;
-            let speculate = conversation.generator.speculation();
-            conversation.generator = generator;
-            conversation.generator.set_stops(conversation.stops.clone());
-            conversation.generator.set_speculation(speculate);
-            interrupt::listen_for(conversation.generator.interrupt());
+            conversation.replace(path)?;
             marks.clear();
             output::message(&format!("{} tokens", conversation.generator.length()));
         }

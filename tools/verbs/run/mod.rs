@@ -20,7 +20,7 @@ use crate::constraint::{ConstraintArguments, Constraints};
 use crate::conversation::{self, Answer, Conversation, Destination};
 use crate::output::Inputs;
 use crate::sampling::SamplingArguments;
-use crate::{interrupt, memory, output};
+use crate::{input, interrupt, memory, output};
 use samples::Samples;
 
 const EXAMPLES: &str = "\
@@ -147,7 +147,13 @@ impl Source {
     fn find(arguments: &Arguments, input: InputArguments, text: bool) -> Result<(Source, InputArguments)> {
         let terminal = std::io::stdin().is_terminal();
         let loaded = arguments.session.load.is_some();
+        let files = || arguments.constraint.files().chain(input.files()).map(PathBuf::as_path);
+        input::one_reader(files())?;
+        let with_pipe = || input::one_reader(files().chain([Path::new("-")]));
         if arguments.interactive {
+            if !terminal {
+                with_pipe()?;
+            }
             return Ok((Source::Lines, input));
         }
         if input.is_given() {
@@ -159,6 +165,7 @@ impl Source {
         if loaded && (terminal || !text) {
             return Ok((Source::Session, input));
         }
+        with_pipe()?;
         let input = input.or_pipe()?;
         let empty = input.prompt.as_ref().is_some_and(String::is_empty);
         if loaded && empty {
@@ -235,8 +242,8 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         options = options.pin_prompt(&model, prompt.len());
     }
     let generate = arguments.generate();
-    let constraints = Constraints::new(&model);
-    let constraint = arguments.constraint.form()?.map(|form| constraints.compile(&form)).transpose()?;
+    let form = arguments.constraint.form()?;
+    let constraint = form.map(|form| Constraints::new(&model).compile(&form)).transpose()?;
     let stops: Vec<String> = arguments.stop.iter().map(|stop| unescape(stop)).collect();
     if arguments.samples > 1 {
         if let Some(text) = shown {
@@ -253,15 +260,23 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         let samples = Samples { count, prompt, request, speculate: arguments.session.speculate.mode(), json };
         return samples.run(&runtime, tokenizer, options);
     }
-    let (mut generator, reused) = open_session(&arguments, &runtime, &options, &prompt)?;
-    generator.set_stops(stops.clone());
-    generator.set_constraint(constraint);
-    generator.set_speculation(arguments.session.speculate.mode());
+    let (generator, reused) = open_session(&arguments, &runtime, &options, &prompt)?;
+    let mut conversation = Conversation {
+        runtime,
+        tokenizer,
+        generator,
+        options: generate,
+        stops,
+        constraint,
+        sampling: arguments.sampling.clone(),
+        speculate: arguments.session.speculate.mode(),
+        inputs,
+    };
     // While standard input was read, Ctrl-C kept its usual meaning.
-    interrupt::listen_for(generator.interrupt());
-    if let Some(text) = shown {
-        output::print(&text)?;
-    }
+    conversation.prepare();
+    let generator = &mut conversation.generator;
+    // What cannot be shown is no reason to lose what is asked for as files.
+    let shown = shown.map_or(Ok(()), |text| output::print(&text));
 
     let (started, before) = (Instant::now(), generator.blocks());
     generator.append(&prompt[reused..])?;
@@ -272,21 +287,33 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         output::save(&generator.save()?, path)?;
     }
     let reading = Reading { tokens: prompt.len(), reused, time, passed: blocks > 0 };
-    let mut conversation = Conversation { runtime, tokenizer, generator, options: generate, stops, inputs };
-    if source == Source::Lines {
-        interactive::run(&mut conversation)?;
-        if let Some(path) = &arguments.session.save {
-            output::save(&conversation.generator.save()?, path)?;
-        }
-        return if interrupt::asked() { Err(interrupt::reported()) } else { Ok(()) };
-    }
+    finish(&arguments, conversation, source, &reading, shown)
+}
+
+/// Generates if the prompt could be shown, and saves the session, also where standard output has failed.
+fn finish(
+    arguments: &Arguments,
+    mut conversation: Conversation,
+    source: Source,
+    reading: &Reading,
+    shown: Result<()>,
+) -> Result<()> {
     let destination = if arguments.json { Destination::Kept } else { Destination::Shown };
-    let answer = conversation.generate(destination)?;
+    let answer = shown.and_then(|()| match source {
+        Source::Lines => interactive::run(&mut conversation).map(|()| None),
+        _ => conversation.generate(destination).map(Some),
+    });
     if let Some(path) = &arguments.session.save {
         output::save(&conversation.generator.save()?, path)?;
     }
-    report(&arguments, &conversation, &reading, &answer)?;
-    if answer.end.is_none() { Err(interrupt::reported()) } else { Ok(()) }
+    let interrupted = match answer? {
+        None => interrupt::asked(),
+        Some(answer) => {
+            report(arguments, &conversation, reading, &answer)?;
+            answer.end.is_none()
+        }
+    };
+    if interrupted { Err(interrupt::reported()) } else { Ok(()) }
 }
 
 /// A session for the prompt, and the number of tokens of the prompt that it holds already.
@@ -297,12 +324,7 @@ fn open_session(
     prompt: &[u32],
 ) -> Result<(Generator, usize)> {
     if let Some(path) = &arguments.session.load {
-        let mut generator = conversation::load(path, runtime)?;
-        // A saved sampler continues, unless options replace it.
-        if arguments.sampling.is_given() {
-            generator.set_sampler(arguments.sampling.over(generator.sampler_options()))?;
-        }
-        return Ok((generator, 0));
+        return Ok((conversation::load(path, runtime, &arguments.sampling)?, 0));
     }
     let cache = arguments.session.prompt_cache.as_deref();
     let found = cache.map(|path| cached(path, runtime, options, prompt)).transpose()?.flatten();
