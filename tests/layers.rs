@@ -31,7 +31,7 @@ const TABULAR: [&str; 0] = [];
 const MAX_FUNCTION: usize = 80;
 
 /// Another language's grammar, and what to write instead.
-const WORDS: [(&str, &str); 7] = [
+const WORDS: [(&str, &str); 10] = [
     ("behind", "after"),
     ("so many", "N, or the number"),
     ("not to be had", "not available, or out of"),
@@ -39,6 +39,9 @@ const WORDS: [(&str, &str); 7] = [
     ("has come to be", "is reached, exists"),
     ("once and for all", "once"),
     ("tells about", "describes"),
+    ("goes on where", "resumes"),
+    ("none that the", "an errors section that lists the errors"),
+    ("what its cache", "a noun"),
 ];
 /// Where a word of the list means itself.
 const ALLOWED: [&str; 6] = [

@@ -23,7 +23,7 @@ pub struct ModelArguments {
     #[arg(long)]
     pub no_mmap: bool,
 
-    /// Threads; 0 is as many as the machine, affinity and quota allow
+    /// Threads; 0 is one for each performance core that affinity and quota leave
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_threads)]
     pub threads: usize,
 }
@@ -255,7 +255,8 @@ impl BatchArguments {
 /// Whether tokens are guessed.
 #[derive(clap::Args)]
 pub struct SpeculateArgument {
-    /// Guess tokens from the text so far and compute several in one pass: auto where that saves time, on wherever
+    /// Guess tokens from the text so far, and from the file's draft table, and compute several in one pass: auto
+    /// where that saves time, on wherever
     /// there is a guess, off never; the text is the same
     #[arg(long, value_name = "WHEN", default_value = Speculate::Auto.name(), value_parser = Speculate::ALL.map(Speculate::name))]
     speculate: String,

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::budget::Budget;
-use super::completion::{CONTEXT, Completion, End, GenerateOptions};
+use super::completion::{Completion, End, GenerateOptions, LEAD_IN};
 use super::drafter::REMEMBERED;
 use super::estimate;
 use super::prefixes::{LEAST, PrefixCounts, Prefixes};
@@ -152,13 +152,13 @@ impl Batch {
         Ok(id)
     }
 
-    /// Reads the beginning that several requests share ([`Request::start`]), with room for N tokens after it. Its memory
+    /// Reads the beginning that several requests share ([`Request::start`]), with room for `max_tokens` tokens after
+    /// it. Its memory
     /// counts until the last of them has joined. With [`BatchOptions::prefix_cache`], what it has in common with another
     /// beginning or text is not read again.
     ///
     /// # Errors
-    /// As [`Engine::append`], and if the prompt is longer than the cache or that cannot be allocated, or if there is
-    /// no room for it now.
+    /// As [`Engine::append`], and if the prompt exceeds the cache, or memory for it is not available now.
     pub fn begin(&mut self, prompt: &[u32], max_tokens: usize) -> Result<Arc<Sequence>> {
         self.options.session.check_prompt(self.engine.model(), prompt.len())?;
         let options = self.sized(prompt.len(), max_tokens);
@@ -210,11 +210,12 @@ impl Batch {
         SessionOptions { cache_blocks: Some(cache_blocks), ..session.clone() }
     }
 
-    /// Goes on by one block and tells what came of it; nothing happens without texts.
+    /// Advances every text by one block and reports the events.
     ///
     /// # Errors
-    /// `Interrupted` on request; the next advance goes on where this one was. What is wrong with one text is told as
-    /// [`Event::Failed`] and ends that one alone.
+    /// `Interrupted` on request, and `Resource` if there is no memory for a pass; the next call resumes. A failure of
+    /// one
+    /// text is reported as [`Event::Failed`].
     pub fn advance(&mut self, mut each: impl FnMut(u64, Event)) -> Result<()> {
         let each = &mut each;
         self.admit(each);
@@ -348,8 +349,8 @@ impl Batch {
             }
         };
         request.prompt.iter().for_each(|token| sampler.accept(*token));
-        let mut context = request.start.as_ref().map_or_else(Vec::new, |start| start.recent(CONTEXT));
-        context.extend(&request.prompt[request.prompt.len().saturating_sub(CONTEXT)..]);
+        let mut context = request.start.as_ref().map_or_else(Vec::new, |start| start.recent(LEAD_IN));
+        context.extend(&request.prompt[request.prompt.len().saturating_sub(LEAD_IN)..]);
         let end_token = model.end_token();
         let completion =
             Completion::new(self.tokenizer.clone(), &context, &request.stops, &request.generate, end_token)?;

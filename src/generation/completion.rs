@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::session::negative_log_likelihood;
 
 /// Tokens before a text that may decide how its first ones read.
-pub(crate) const CONTEXT: usize = 32;
+pub(crate) const LEAD_IN: usize = 32;
 
 /// The reason why a generated text ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,14 +4,14 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::completion::{CONTEXT, Completion, End, GenerateOptions, Step};
+use super::completion::{Completion, End, GenerateOptions, LEAD_IN, Step};
 use super::constraint::Constraint;
 use super::drafter::REMEMBERED;
 use super::sampler::Sampler;
 use super::sampler_options::SamplerOptions;
 use super::snapshot::Snapshot;
 use super::speculation::{Speculate, Speculation, SpeculationCounts};
-use super::step::{Member, step};
+use super::step::{Member, decode_one_each};
 use super::tokenizer::{Passed, Tokenizer};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
@@ -95,7 +95,7 @@ impl Generator {
     /// Forgets the text; the sampler starts again from its seed.
     ///
     /// # Errors
-    /// None that the options, which were checked before, could cause.
+    /// `Resource` if there is no memory for the sampler. Options already validated cause none.
     pub fn clear(&mut self) -> Result<()> {
         self.session.clear();
         self.reread();
@@ -140,11 +140,11 @@ impl Generator {
     }
 
     /// As [`Session::recent`].
-    pub fn recent(&self, most: usize) -> Vec<u32> {
-        self.session.recent(most)
+    pub fn recent(&self, max: usize) -> Vec<u32> {
+        self.session.recent(max)
     }
 
-    /// What its cache is.
+    /// The options it was created with; every field is set.
     pub fn options(&self) -> SessionOptions {
         self.session.options()
     }
@@ -309,7 +309,7 @@ impl Generator {
         };
         let mut members: Vec<Member<'_>> =
             std::iter::once(first).chain(parts.map(|(_, member)| member)).collect();
-        step(engine, &mut members)?;
+        decode_one_each(engine, &mut members)?;
         tokens.clear();
         tokens.extend(members.iter().filter_map(|member| member.choice.map(|(token, _)| token)));
         for (generator, token) in generators.iter_mut().zip(&*tokens) {
@@ -339,7 +339,7 @@ impl Generator {
         options: &GenerateOptions,
         mut each: impl FnMut(Step) -> ControlFlow<()>,
     ) -> Result<(End, usize)> {
-        let context = self.session.recent(CONTEXT);
+        let context = self.session.recent(LEAD_IN);
         let end_token = self.model().end_token();
         let mut completion = Completion::new(tokenizer, &context, &self.stops, options, end_token)?;
         let end = loop {

@@ -19,8 +19,8 @@ pub struct BatchOptions {
     pub sequences: usize,
     /// Bytes of weights, caches and buffers, all together, that are not exceeded; `None` is no limit.
     pub memory: Option<u64>,
-    /// Bytes of texts that have ended and are kept, so that a prompt that begins as one of them, or as one that runs or is
-    /// a beginning ([`crate::Batch::begin`]), is not read again. Part of `memory`, and given up where texts need it; 0 keeps none.
+    /// Bytes of ended texts that are kept. A prompt that shares whole leading blocks with a kept or running text skips
+    /// them; so does [`crate::Batch::begin`]. Part of `memory`, and given up where texts need it; 0 keeps none.
     pub prefix_cache: u64,
     /// Whether tokens are guessed while few texts are written. This changes how fast they are, and nothing else.
     pub speculate: Speculate,

@@ -2,7 +2,8 @@
 
 use super::constraint::{Constraint, nothing_allowed};
 use super::sampler_options::SamplerOptions;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
+use crate::memory::reserve;
 
 /// A sampler and its state: the random numbers and the recent tokens. All its memory is allocated at its creation.
 pub struct Sampler {
@@ -39,13 +40,8 @@ impl Sampler {
     pub fn new(options: SamplerOptions, vocabulary: usize) -> Result<Sampler> {
         options.check(vocabulary)?;
         let (mut recent, mut candidates) = (Vec::new(), Vec::new());
-        recent
-            .try_reserve_exact(options.window())
-            .and_then(|()| candidates.try_reserve_exact(vocabulary))
-            .map_err(|_| {
-                let bytes = Self::bytes(&options, vocabulary);
-                Error::new(ErrorKind::Resource, format!("sampler: {bytes} bytes cannot be allocated"))
-            })?;
+        reserve(&mut recent, options.window(), "sampler")?;
+        reserve(&mut candidates, vocabulary, "sampler")?;
         Ok(Sampler { random: options.seed, recent, next_recent: 0, candidates, options })
     }
 
@@ -359,7 +355,7 @@ mod tests {
     #[test]
     fn a_vocabulary_without_end_is_an_error() {
         let error = Sampler::new(SamplerOptions::default(), usize::MAX).err().unwrap();
-        assert_eq!(error.kind(), ErrorKind::Resource);
+        assert_eq!(error.kind(), crate::ErrorKind::Resource);
         assert!(
             Sampler::new(SamplerOptions { repetition_window: usize::MAX, ..Default::default() }, 4).is_ok()
         );

@@ -65,7 +65,7 @@ struct Parts {
     context: usize,
     open: usize,
     cache: usize,
-    history: usize,
+    log: usize,
     sampler: usize,
 }
 
@@ -222,8 +222,8 @@ impl Header {
             bytes.and_then(|bytes| usize::try_from(bytes).ok())
         };
         let cache = bytes(Cache::position_bytes(&shape, self.cache_type));
-        let history = bytes(block_log::bytes(1, model.config().block_length));
-        let (Some(cache), Some(history)) = (cache, history) else {
+        let log = bytes(block_log::bytes(1, model.config().block_length));
+        let (Some(cache), Some(log)) = (cache, log) else {
             return Err(Error::format("session file: its cache overflows"));
         };
         let context = 8 + 4 * model.config().block_decoder.hidden;
@@ -232,15 +232,15 @@ impl Header {
             context: if self.length == 0 { 0 } else { context },
             open: 4 * self.open,
             cache,
-            history,
+            log,
             sampler: self.recent.map_or(0, sampler),
         })
     }
 
     /// Bytes of the whole file, the header and the checksum included.
     fn total(&self, model: &Model) -> Result<u64> {
-        let Parts { context, open, cache, history, sampler } = self.parts(model)?;
-        Ok([HEADER_BYTES, context, open, cache, history, sampler, 4].iter().map(|&bytes| bytes as u64).sum())
+        let Parts { context, open, cache, log, sampler } = self.parts(model)?;
+        Ok([HEADER_BYTES, context, open, cache, log, sampler, 4].iter().map(|&bytes| bytes as u64).sum())
     }
 }
 
@@ -364,16 +364,16 @@ impl<'b> Snapshot<'b> {
         let open: Vec<u32> = numbers(cursor.take(parts.open)).collect();
         let cache = cursor.take(parts.cache);
         let block = model.config().block_length;
-        let history = cursor.take(parts.history).chunks_exact(block_log::bytes(1, block));
+        let log = cursor.take(parts.log).chunks_exact(block_log::bytes(1, block));
         let mut tokens = Vec::new();
-        reserve(&mut tokens, history.len() * block, "tokens of a session")?;
-        history.clone().for_each(|entry| tokens.extend(numbers(&entry[..4 * block])));
+        reserve(&mut tokens, log.len() * block, "tokens of a session")?;
+        log.clone().for_each(|entry| tokens.extend(numbers(&entry[..4 * block])));
         model.check_tokens(&open)?;
         model.check_tokens(&tokens)?;
         let Header { recent, biased, .. } = self.header;
         let sampler = recent.map(|recent| read_sampler(&mut cursor, (recent, biased), model)).transpose()?;
         let mut session = runtime.session(&self.options())?;
-        let digests = history.map(|entry| Cursor(&entry[4 * block..]).u64());
+        let digests = log.map(|entry| Cursor(&entry[4 * block..]).u64());
         let remembered = tokens.chunks_exact(block).zip(digests);
         session.sequence_mut().restore((&open, digest), remembered, |blocks, stream| {
             bytemuck::cast_slice_mut::<f32, u8>(stream)[..context.0.len()].copy_from_slice(context.0);

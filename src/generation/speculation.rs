@@ -77,7 +77,7 @@ pub(crate) struct Speculation {
     /// Of passes that open a block, and of others.
     times: [Times; 2],
     /// Tokens that can be guessed when one is added: none, unless blocks are single tokens.
-    most_ahead: usize,
+    max_ahead: usize,
     /// Guesses and seconds of the pass that added the last token, if it is the first half of one.
     added: Option<(usize, f64)>,
     drafts: Vec<Guess>,
@@ -97,7 +97,7 @@ impl Speculation {
             mode: Speculate::default(),
             guesser: Guesser::new(model)?,
             times: [Times::new(rows), Times::new(rows)],
-            most_ahead: config.guesses_ahead(),
+            max_ahead: config.guesses_ahead(),
             added: None,
             drafts: Vec::with_capacity(rows),
             guess: Vec::with_capacity(rows),
@@ -154,7 +154,7 @@ impl Speculation {
         match self.added.take() {
             Some((guesses, before)) => self.note(inside, guesses, before + seconds),
             // The block decoder had its pass with other tokens.
-            None if self.most_ahead > 0 => self.counts.passes += 1,
+            None if self.max_ahead > 0 => self.counts.passes += 1,
             None => self.note(inside, guesses, seconds),
         }
         session.logits()
@@ -166,7 +166,7 @@ impl Speculation {
     /// # Errors
     /// As [`Session::append`]; then nothing was added.
     pub(crate) fn append(&mut self, session: &mut Session, token: u32, draws: Option<Draws>) -> Result<()> {
-        if self.most_ahead == 0 || session.takes_ahead(token) {
+        if self.max_ahead == 0 || session.takes_ahead(token) {
             session.append(&[token])?;
             self.accept(token);
             return Ok(());
@@ -174,7 +174,7 @@ impl Speculation {
         self.accept(token);
         // A caller that samples by itself does not use the sampler's numbers.
         let draws = draws.filter(|_| self.guesser.draws.is_some());
-        self.draft(0, self.most_ahead, draws);
+        self.draft(0, self.max_ahead, draws);
         let started = Instant::now();
         let result = session.append_with_guess(token, &self.guess);
         self.added = Some((self.guess.len(), started.elapsed().as_secs_f64()));
@@ -211,6 +211,6 @@ impl Speculation {
 
     /// Times of the pass that a guess which comes true saves.
     fn step(&self) -> &Times {
-        &self.times[usize::from(self.most_ahead == 0)]
+        &self.times[usize::from(self.max_ahead == 0)]
     }
 }

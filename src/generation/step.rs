@@ -43,7 +43,7 @@ impl Member<'_> {
 /// # Errors
 /// As [`Engine::logits`] and [`Engine::append_each`], and if logits are not finite. Then nothing was added to any
 /// generator, and the step can be taken again.
-pub(super) fn step(engine: &mut Engine, members: &mut [Member<'_>]) -> Result<()> {
+pub(super) fn decode_one_each(engine: &mut Engine, members: &mut [Member<'_>]) -> Result<()> {
     let result = advance(engine, members);
     if result.is_err() {
         members.iter_mut().for_each(Member::undo);

@@ -174,11 +174,17 @@ impl<'a> Index<'a> {
     }
 
     /// A key that must hold text.
+    ///
+    /// # Errors
+    /// If the key is missing or holds anything else.
     pub fn text(&self, key: &str) -> Result<&'a str> {
         self.require(key, "text", Value::as_str)
     }
 
     /// A key that must hold an integer in `range`.
+    ///
+    /// # Errors
+    /// If the key is missing or holds anything else.
     pub fn integer(&self, key: &str, range: std::ops::RangeInclusive<u64>) -> Result<usize> {
         let expected = format!("an integer from {} to {}", range.start(), range.end());
         let read = |v: &Value| v.as_u64().filter(|v| range.contains(v)).and_then(|v| v.try_into().ok());
@@ -186,11 +192,17 @@ impl<'a> Index<'a> {
     }
 
     /// A key that must hold a finite float.
+    ///
+    /// # Errors
+    /// If the key is missing or holds anything else.
     pub fn float(&self, key: &str) -> Result<f64> {
         self.require(key, "a finite float", |v| v.as_f64().filter(|v| v.is_finite()))
     }
 
     /// A key that must hold a list of `count` values.
+    ///
+    /// # Errors
+    /// If the key is missing or holds anything else.
     pub fn list(&self, key: &str, count: usize) -> Result<Array<'a>> {
         let expected = format!("a list of {count}");
         self.require(key, &expected, |v| v.as_array().filter(|a| a.len() == count))

@@ -138,6 +138,9 @@ impl<W: Write + Seek> Writer<W> {
     }
 
     /// Writes the header. `general.alignment` is added here.
+    ///
+    /// # Errors
+    /// If the output cannot be written.
     pub fn begin(&mut self) -> io::Result<()> {
         self.u32("general.alignment", ALIGNMENT as u32);
         let mut start = Vec::with_capacity(24);
@@ -175,12 +178,18 @@ impl<W: Write + Seek> Writer<W> {
     }
 
     /// Starts the next tensor.
+    ///
+    /// # Errors
+    /// If the output cannot be written.
     pub fn begin_tensor(&mut self) -> io::Result<()> {
         self.hasher = crc32fast::Hasher::new();
         self.pad()
     }
 
     /// Appends bytes to the current tensor.
+    ///
+    /// # Errors
+    /// If the output cannot be written.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.hasher.update(bytes);
         self.output.write_all(bytes)?;
@@ -194,6 +203,9 @@ impl<W: Write + Seek> Writer<W> {
     }
 
     /// Fills in the checksums and returns the stream and the number of bytes written.
+    ///
+    /// # Errors
+    /// If the output cannot be written.
     pub fn finish(mut self) -> io::Result<(W, u64)> {
         if let Some(at) = self.checksums_at {
             self.output.seek(SeekFrom::Start(at))?;

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-/// The instruction sets that have kernels, slowest first within an architecture.
+/// The instruction sets that have kernels, in order of preference within an architecture, the best last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Isa {
@@ -65,7 +65,7 @@ macro_rules! features {
 }
 
 impl Isa {
-    /// Every instruction set, slowest first.
+    /// Every instruction set, in order of preference, the best last.
     pub const ALL: [Isa; 10] = [
         Isa::Scalar,
         Isa::Avx2,

@@ -98,7 +98,7 @@ impl Kernels {
         if isa == Isa::Scalar { Some(&scalar::KERNELS) } else { platform::table(isa) }
     }
 
-    /// The kernels of every instruction set that this machine can run, slowest first.
+    /// The kernels of every instruction set that this machine can run, in order of preference, the best last.
     pub fn all() -> impl Iterator<Item = &'static Kernels> {
         Isa::ALL.into_iter().filter_map(Self::for_isa)
     }

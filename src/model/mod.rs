@@ -68,7 +68,8 @@ impl Model {
     /// Maps a model file and checks its header. Weights are not read before they are used.
     ///
     /// # Errors
-    /// If the file cannot be read, is not a valid model, or the kernels asked for do not exist.
+    /// If the file cannot be read, is not a valid model, or `CINDERBLOCK_ISA` names an instruction set that does not
+    /// exist or that this machine lacks.
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
         Self::open_with(path, OpenOptions::default())
     }
@@ -114,12 +115,13 @@ impl Model {
     /// copied.
     ///
     /// # Errors
-    /// If the bytes are not a valid model or not aligned, or the kernels asked for do not exist.
+    /// If the bytes are not a valid model or not aligned, or `CINDERBLOCK_ISA` as in [`Model::open`].
     pub fn from_static(bytes: &'static [u8]) -> Result<Model> {
         Self::from_storage(Storage::from_static(bytes)?, Kernels::choose()?)
     }
 
     /// The same model with the kernels of another instruction set.
+    #[doc(hidden)]
     #[must_use]
     pub fn with_kernels(self, kernels: &'static Kernels) -> Model {
         Model { kernels, ..self }
@@ -148,11 +150,13 @@ impl Model {
     }
 
     /// The weights.
+    #[doc(hidden)]
     pub fn weights(&self) -> &ModelWeights {
         &self.weights
     }
 
     /// The kernels that were chosen when the model was opened.
+    #[doc(hidden)]
     pub fn kernels(&self) -> &'static Kernels {
         self.kernels
     }
@@ -177,6 +181,7 @@ impl Model {
     ///
     /// # Panics
     /// If the header of a mapped file has been written over.
+    #[doc(hidden)]
     pub fn index(&self) -> Index<'_> {
         Index::parse(&self.storage, ARCHITECTURE).expect("parsed before")
     }
@@ -191,6 +196,7 @@ impl Model {
     ///
     /// # Panics
     /// As [`Model::index`].
+    #[doc(hidden)]
     pub fn types(&self) -> Vec<WeightType> {
         format::types(&self.index()).expect("read before")
     }

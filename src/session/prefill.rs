@@ -49,8 +49,10 @@ impl Engine {
     /// Adds tokens to one sequence, in time proportional to their number.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary; then nothing was added. `Interrupted` on request, within a layer; then the
-    /// blocks of the passes before have been added.
+    /// If a token is not in the vocabulary; then nothing was added. `Interrupted` on
+    /// request, between two layers, and `Resource` if there is no memory for a pass; then the blocks of the passes
+    /// before
+    /// have been added.
     pub fn append(&mut self, sequence: &mut Sequence, tokens: &[u32]) -> Result<()> {
         self.model().check_tokens(tokens)?;
         let appends = &mut [Append { sequence, tokens }];
@@ -66,7 +68,8 @@ impl Engine {
     /// of each become those that are left; less than a block needs no pass.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary, or `Interrupted` on request; then nothing was added.
+    /// If a token is not in the vocabulary; `Interrupted` on request; `Resource` if there
+    /// is no memory for the pass. Then nothing was added.
     pub fn append_pass(&mut self, appends: &mut [Append<'_>], blocks: usize) -> Result<()> {
         for append in appends.iter() {
             self.model().check_tokens(append.tokens)?;

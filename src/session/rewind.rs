@@ -10,8 +10,10 @@ impl Engine {
     /// Rewinds a sequence to its first `blocks` whole blocks, as if nothing had been added since.
     ///
     /// # Errors
-    /// If [`Sequence::can_rewind`] is false; then nothing has changed. A full cache can be rewound by at least 32
-    /// blocks, however small it is.
+    /// If [`Sequence::can_rewind`] is false; then nothing has changed. A full cache
+    /// can be rewound by at least 32 blocks, however small it is. `Resource` if there is no memory for the pass; then
+    /// the
+    /// sequence has one whole block less than asked for.
     pub fn rewind(&mut self, sequence: &mut Sequence, blocks: u64) -> Result<()> {
         if !sequence.can_rewind(blocks) {
             let last = sequence.blocks();

@@ -15,7 +15,8 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Opens a model file, and starts as many threads as the machine, affinity and quota allow.
+    /// Opens a model file, and starts one thread for each performance core that affinity and quota leave
+    /// ([`crate::Processors::threads`]).
     ///
     /// # Errors
     /// As [`Model::open`] and [`Team::new`].
@@ -23,7 +24,8 @@ impl Runtime {
         Self::new(Model::open(path)?, 0)
     }
 
-    /// Runs a model on a number of threads; 0 is as many as the machine, affinity and quota allow.
+    /// Runs a model on a number of threads; 0 is one for each performance core that affinity and quota
+    /// leave.
     ///
     /// # Errors
     /// As [`Team::new`].

@@ -192,8 +192,9 @@ impl Session {
     /// that does not fill whole blocks.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary; then nothing was added. `Interrupted` on request; then the blocks of the
-    /// passes before have been added.
+    /// If a token is not in the vocabulary; then nothing was added. `Interrupted` on request, and `Resource` if there
+    /// is no
+    /// memory for a pass; then the blocks of the passes before have been added.
     pub fn append(&mut self, tokens: &[u32]) -> Result<()> {
         if let [token] = tokens
             && self.sequence.take_ahead(*token)
@@ -240,7 +241,8 @@ impl Session {
     /// The logits of the next token, `[vocabulary]`.
     ///
     /// # Errors
-    /// If the sequence is empty, or the logits are not finite, as damaged weights make them; `Interrupted` on request.
+    /// If the sequence is empty, or the logits are not finite, as damaged weights make them; `Interrupted` on request;
+    /// `Resource` if there is no memory for the pass. No token was added, and the call can be repeated.
     pub fn logits(&mut self) -> Result<&[f32]> {
         self.logits_with_guess(&[])
     }

@@ -2,7 +2,7 @@
 //!
 //! All tiers share one walk over a panel, here; a tier says how a group of 32 inputs is multiplied, and for
 //! which tiles. A tile is `N` columns by `R` registers of 4 rows, and has 32 registers: 4 `R` rows of a panel
-//! need `N R` sums, their weights and activations. Wide tiles take a panel in two f16s. What outlives a group
+//! need `N R` sums, their weights and activations. Wide tiles take a panel in two halves. What outlives a group
 //! is touched once a group (in q4 the sums of a span, in q8 the float sums) or once a span (the float sums of
 //! q4), so the part of it that finds no register costs little.
 //!
