@@ -15,6 +15,7 @@
  * - The library never prints, exits, aborts or handles signals, and has no global state except the little that
  *   docs/embedding.md lists. A defect in the library is CINDER_INTERNAL and poisons the session in use and nothing else.
  *   Only if the system has no memory left for a small allocation, the process aborts.
+ * - "Call from" in the description of a result names the threads that may call the function.
  * - Callbacks run on the thread of the call. They must return: neither longjmp nor an exception may leave them.
  * - Text is UTF-8. Options begin with their size; initialize them with their _init function.
  *
@@ -75,7 +76,7 @@
 #define CINDER_ALIGN_TAIL 2
 
 /**
- * Type of the cache: suitable for the model.
+ * Type of the cache: f32 for a model of f32 weights, f16 for any other.
  */
 #define CINDER_CACHE_AUTO 0
 
@@ -187,8 +188,9 @@ typedef struct cinder_model_options {
      */
     size_t size;
     /**
-     * Threads for the sessions of the model, including the calling thread; 0 for as many as the processors, the
-     * affinity mask and the CPU quota allow. With 1, no thread is ever started, and sessions on different threads do
+     * Threads for the sessions of the model, including the calling thread; 0 for one for each performance core that
+     * the
+     * affinity mask and the CPU quota leave. With 1, no thread is ever started, and sessions on different threads do
      * not wait for each other.
      */
     uint32_t threads;
@@ -232,8 +234,8 @@ typedef struct cinder_session_options {
      */
     size_t size;
     /**
-     * Capacity of the cache in blocks of tokens, including pinned blocks; 0 for one that suits the model. When it is
-     * full, the oldest block that is not pinned leaves.
+     * Capacity of the cache in blocks of tokens, including pinned blocks; 0 for the context of the training. When it
+     * is full, the oldest block that is not pinned leaves.
      */
     uint64_t cache_blocks;
     /**
@@ -516,21 +518,21 @@ extern "C" {
 /**
  * The version of the library at run time, as text: "major.minor.patch".
  *
- * @return A static string. Any thread. Never fails.
+ * @return A static string. Call from: any thread. Never fails.
  */
 const char *cinder_version(void);
 
 /**
  * The version of the library at run time, for comparison with CINDER_VERSION_NUMBER.
  *
- * @return 1000000 x major + 1000 x minor + patch. Any thread. Never fails.
+ * @return 1000000 x major + 1000 x minor + patch. Call from: any thread. Never fails.
  */
 uint32_t cinder_version_number(void);
 
 /**
  * The name of a status, for logs: "CINDER_OK", or "unknown status".
  *
- * @return A static string. Any thread. Never fails.
+ * @return A static string. Call from: any thread. Never fails.
  */
 const char *cinder_status_name(cinder_status status);
 
@@ -614,7 +616,7 @@ void cinder_generate_options_init(struct cinder_generate_options *options, size_
  * @param model Receives the model on success; free it with cinder_model_free.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
  * @return CINDER_OK; CINDER_IO, CINDER_FORMAT or CINDER_UNSUPPORTED for the file; CINDER_INTERRUPTED by progress;
- * CINDER_RESOURCE if memory cannot be allocated; CINDER_ARGUMENT. Any thread.
+ * CINDER_RESOURCE if memory cannot be allocated; CINDER_ARGUMENT. Call from: any thread.
  */
 cinder_status cinder_model_open(const char *path,
                                 const struct cinder_model_options *options,
@@ -631,7 +633,7 @@ cinder_status cinder_model_open(const char *path,
  * @param options Null for the defaults.
  * @param model Receives the model on success; free it with cinder_model_free.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
- * @return As cinder_model_open; CINDER_UNSUPPORTED on other systems. Any thread.
+ * @return As cinder_model_open; CINDER_UNSUPPORTED on other systems. Call from: any thread.
  */
 cinder_status cinder_model_open_fd(int32_t descriptor,
                                    uint64_t offset,
@@ -648,7 +650,7 @@ cinder_status cinder_model_open_fd(int32_t descriptor,
  * @param options Null for the defaults.
  * @param model Receives the model on success; free it with cinder_model_free.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
- * @return As cinder_model_open. Any thread.
+ * @return As cinder_model_open. Call from: any thread.
  */
 cinder_status cinder_model_open_memory(const void *data,
                                        size_t size,
@@ -668,7 +670,7 @@ void cinder_model_free(struct cinder_model *model);
  *
  * @param info Receives the properties; set its size before the call.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
- * @return CINDER_OK or CINDER_ARGUMENT. Any thread.
+ * @return CINDER_OK or CINDER_ARGUMENT. Call from: any thread.
  */
 cinder_status cinder_model_get_info(const struct cinder_model *model,
                                     struct cinder_model_info *info,
@@ -678,7 +680,7 @@ cinder_status cinder_model_get_info(const struct cinder_model *model,
  * The name of the model in its file, UTF-8.
  *
  * @param model May be null.
- * @return Valid until the handle is freed; "" for null. Any thread.
+ * @return Valid until the handle is freed; "" for null. Call from: any thread.
  */
 const char *cinder_model_name(const struct cinder_model *model);
 
@@ -686,7 +688,7 @@ const char *cinder_model_name(const struct cinder_model *model);
  * The instruction set of the kernels that run the model, such as "avx2".
  *
  * @param model May be null.
- * @return Valid until the handle is freed; "" for null. Any thread.
+ * @return Valid until the handle is freed; "" for null. Call from: any thread.
  */
 const char *cinder_model_isa(const struct cinder_model *model);
 
@@ -696,7 +698,7 @@ const char *cinder_model_isa(const struct cinder_model *model);
  * @param options Null for the defaults.
  * @param estimate Receives the estimate; set its size before the call.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
- * @return CINDER_OK; CINDER_RESOURCE if it is more than an address space; CINDER_ARGUMENT. Any thread.
+ * @return CINDER_OK; CINDER_RESOURCE if it is more than an address space; CINDER_ARGUMENT. Call from: any thread.
  */
 cinder_status cinder_model_estimate(const struct cinder_model *model,
                                     const struct cinder_session_options *options,
@@ -714,7 +716,7 @@ cinder_status cinder_model_estimate(const struct cinder_model *model,
  * @param count Receives the number of tokens, also with CINDER_BUFFER.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
  * @return CINDER_OK; CINDER_BUFFER if the buffer is too small; CINDER_UNSUPPORTED if the model or this build has no
- * tokenizer; CINDER_FORMAT if the tokenizer is damaged; CINDER_ARGUMENT. Any thread.
+ * tokenizer; CINDER_FORMAT if the tokenizer is damaged; CINDER_ARGUMENT. Call from: any thread.
  */
 cinder_status cinder_tokenize(const struct cinder_model *model,
                               const char *text,
@@ -734,7 +736,7 @@ cinder_status cinder_tokenize(const struct cinder_model *model,
  * @param capacity Number of bytes that fit in text.
  * @param size Receives the number of bytes, also with CINDER_BUFFER.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
- * @return As cinder_tokenize. Any thread.
+ * @return As cinder_tokenize. Call from: any thread.
  */
 cinder_status cinder_detokenize(const struct cinder_model *model,
                                 const uint32_t *tokens,
@@ -751,8 +753,8 @@ cinder_status cinder_detokenize(const struct cinder_model *model,
  * @param options Null for the defaults.
  * @param session Receives the session on success; free it with cinder_session_free.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
- * @return CINDER_OK; CINDER_RESOURCE if memory cannot be allocated or threads cannot be started; CINDER_ARGUMENT. Any
- * thread.
+ * @return CINDER_OK; CINDER_RESOURCE if memory cannot be allocated or threads cannot be started; CINDER_ARGUMENT.
+ * Call from: any thread.
  */
 cinder_status cinder_session_create(const struct cinder_model *model,
                                     const struct cinder_session_options *options,
@@ -765,7 +767,8 @@ cinder_status cinder_session_create(const struct cinder_model *model,
  *
  * @param copy Receives the copy on success; free it with cinder_session_free.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
- * @return CINDER_OK, CINDER_RESOURCE, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+ * @return CINDER_OK, CINDER_RESOURCE, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. Call from: the session's
+ * thread.
  */
 cinder_status cinder_session_copy(const struct cinder_session *session,
                                   struct cinder_session **copy,
@@ -783,7 +786,8 @@ void cinder_session_free(struct cinder_session *session);
  * time of a layer. The request ends with that. It applies to tokenizing text to append, appending at least one
  * whole block, logits, decoding and generating.
  *
- * @param session May be null. Any thread and any signal handler, also during another call, but not while the session is
+ * @param session May be null. Call from: any thread and any signal handler, also during another call, but not while
+ * the session is
  * being freed.
  */
 void cinder_session_cancel(const struct cinder_session *session);
@@ -796,7 +800,8 @@ void cinder_session_cancel(const struct cinder_session *session);
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
  * @return CINDER_OK; CINDER_INTERRUPTED if cancelled, and then the blocks completed so far stay appended; on any other
  * failure nothing was appended: CINDER_UNSUPPORTED if the model or this build has no tokenizer, CINDER_FORMAT if the
- * tokenizer is damaged, CINDER_ARGUMENT, CINDER_RESOURCE, CINDER_MISUSE, CINDER_POISONED. The session's thread.
+ * tokenizer is damaged, CINDER_ARGUMENT, CINDER_RESOURCE, CINDER_MISUSE, CINDER_POISONED. Call from: the session's
+ * thread.
  */
 cinder_status cinder_session_append_text(struct cinder_session *session,
                                          const char *text,
@@ -810,7 +815,8 @@ cinder_status cinder_session_append_text(struct cinder_session *session,
  * @param count Number of tokens; 0 appends nothing.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
  * @return CINDER_OK; CINDER_INTERRUPTED if cancelled, and then the blocks completed so far stay appended; on any other
- * failure nothing was appended: CINDER_ARGUMENT, CINDER_RESOURCE, CINDER_MISUSE, CINDER_POISONED. The session's thread.
+ * failure nothing was appended: CINDER_ARGUMENT, CINDER_RESOURCE, CINDER_MISUSE, CINDER_POISONED. Call from: the
+ * session's thread.
  */
 cinder_status cinder_session_append_tokens(struct cinder_session *session,
                                            const uint32_t *tokens,
@@ -860,7 +866,7 @@ cinder_status cinder_session_append_tokens_with_progress(struct cinder_session *
  *
  * @param length Receives the number on success.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
- * @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+ * @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. Call from: the session's thread.
  */
 cinder_status cinder_session_length(const struct cinder_session *session,
                                     uint64_t *length,
@@ -874,8 +880,8 @@ cinder_status cinder_session_length(const struct cinder_session *session,
  * @param capacity Number of ids that fit in tokens.
  * @param count Receives the number of tokens, also with CINDER_BUFFER: call with capacity 0 first.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
- * @return CINDER_OK; CINDER_BUFFER if the buffer is too small; CINDER_ARGUMENT, CINDER_MISUSE, CINDER_POISONED. The
- * session's thread.
+ * @return CINDER_OK; CINDER_BUFFER if the buffer is too small; CINDER_ARGUMENT, CINDER_MISUSE, CINDER_POISONED.
+ * Call from: the session's thread.
  */
 cinder_status cinder_session_tokens(const struct cinder_session *session,
                                     uint32_t *tokens,
@@ -888,7 +894,7 @@ cinder_status cinder_session_tokens(const struct cinder_session *session,
  * strings and speculation mode stay. A pending request to cancel is dropped.
  *
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
- * @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+ * @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. Call from: the session's thread.
  */
 cinder_status cinder_session_reset(struct cinder_session *session,
                                    struct cinder_error **error);
@@ -901,7 +907,7 @@ cinder_status cinder_session_reset(struct cinder_session *session,
  * last block can be computed again from the cache. A full cache allows at least the last 32.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
  * @return CINDER_OK; CINDER_ARGUMENT if the session cannot go back to that number, and then nothing has changed;
- * CINDER_RESOURCE, CINDER_MISUSE, CINDER_POISONED. The session's thread.
+ * CINDER_RESOURCE, CINDER_MISUSE, CINDER_POISONED. Call from: the session's thread.
  */
 cinder_status cinder_session_rewind(struct cinder_session *session,
                                     uint64_t blocks,
@@ -912,7 +918,7 @@ cinder_status cinder_session_rewind(struct cinder_session *session,
  *
  * @param options Null for the defaults.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
- * @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+ * @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. Call from: the session's thread.
  */
 cinder_status cinder_session_set_sampler(struct cinder_session *session,
                                          const struct cinder_sampler_options *options,
@@ -925,7 +931,7 @@ cinder_status cinder_session_set_sampler(struct cinder_session *session,
  * @param biases Value to add to the logit of each token; negative infinity forbids the token.
  * @param count Number of tokens; 0 removes all biases.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
- * @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+ * @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. Call from: the session's thread.
  */
 cinder_status cinder_session_set_logit_bias(struct cinder_session *session,
                                             const uint32_t *tokens,
@@ -934,12 +940,13 @@ cinder_status cinder_session_set_logit_bias(struct cinder_session *session,
                                             struct cinder_error **error);
 
 /**
- * Sets the speculation mode. With speculation, the library guesses the next tokens from the text so far, computes them
- * in one pass and keeps the right guesses. This is faster and gives exactly the same tokens.
+ * Sets the speculation mode. With speculation, the library guesses the next tokens from the text so far and
+ * from the draft table if the file has one, computes them in one pass and keeps the right guesses. This is faster
+ * and gives exactly the same tokens.
  *
  * @param mode CINDER_SPECULATE_AUTO, the default, CINDER_SPECULATE_ON or CINDER_SPECULATE_OFF.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
- * @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+ * @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. Call from: the session's thread.
  */
 cinder_status cinder_session_set_speculation(struct cinder_session *session,
                                              int32_t mode,
@@ -951,7 +958,7 @@ cinder_status cinder_session_set_speculation(struct cinder_session *session,
  * @param stops Null-terminated UTF-8, copied; empty strings are ignored.
  * @param count Number of strings; 0 for none.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
- * @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+ * @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. Call from: the session's thread.
  */
 cinder_status cinder_session_set_stops(struct cinder_session *session,
                                        const char *const *stops,
@@ -994,8 +1001,8 @@ cinder_status cinder_session_decode_block(struct cinder_session *session,
  * @param capacity Number of values that fit in logits.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
  * @return CINDER_OK; CINDER_BUFFER if the buffer is too small; CINDER_ARGUMENT if the session is empty; CINDER_NUMERIC if
- * the weights are damaged; CINDER_INTERRUPTED if cancelled; CINDER_RESOURCE, CINDER_MISUSE, CINDER_POISONED. The
- * session's thread.
+ * the weights are damaged; CINDER_INTERRUPTED if cancelled; CINDER_RESOURCE, CINDER_MISUSE, CINDER_POISONED.
+ * Call from: the session's thread.
  */
 cinder_status cinder_session_logits(struct cinder_session *session,
                                     float *logits,
@@ -1025,14 +1032,14 @@ cinder_status cinder_session_generate(struct cinder_session *session,
 
 /**
  * Samples the next token of each of several sessions of one model and appends it. They share every pass over the
- * weights, several sessions take hardly more time than one. Each session gets the token that it would get alone.
+ * weights, so several sessions take hardly more time than one. Each session gets the token that it would get alone.
  *
  * @param sessions Sessions created with the same cinder_model, none of them empty and none listed twice.
  * @param count Number of sessions; 0 does nothing.
  * @param tokens Receives one token id for each session on success.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
  * @return As cinder_session_decode_token; CINDER_INTERRUPTED if one of the sessions was cancelled. On failure nothing was
- * appended to any session. The thread that all the sessions belong to.
+ * appended to any session. Call from: the thread of all the sessions.
  */
 cinder_status cinder_batch_decode(struct cinder_session *const *sessions,
                                   size_t count,
@@ -1048,7 +1055,7 @@ cinder_status cinder_batch_decode(struct cinder_session *const *sessions,
  * @param size Receives the number of bytes, also with CINDER_BUFFER: call with capacity 0 first.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
  * @return CINDER_OK; CINDER_BUFFER if the buffer is too small; CINDER_RESOURCE, CINDER_ARGUMENT, CINDER_MISUSE,
- * CINDER_POISONED. The session's thread.
+ * CINDER_POISONED. Call from: the session's thread.
  */
 cinder_status cinder_session_save(const struct cinder_session *session,
                                   void *buffer,
@@ -1063,7 +1070,7 @@ cinder_status cinder_session_save(const struct cinder_session *session,
  * @param path Path of the file: UTF-8 on Windows, any bytes elsewhere.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
  * @return CINDER_OK; CINDER_IO, also if path is empty, a folder or a special file; CINDER_RESOURCE, CINDER_ARGUMENT,
- * CINDER_MISUSE, CINDER_POISONED. The session's thread.
+ * CINDER_MISUSE, CINDER_POISONED. Call from: the session's thread.
  */
 cinder_status cinder_session_save_file(const struct cinder_session *session,
                                        const char *path,
@@ -1079,7 +1086,7 @@ cinder_status cinder_session_save_file(const struct cinder_session *session,
  * @param options Null, or the options that the session must have been created with, which limits its memory.
  * @param session Receives the session on success; free it with cinder_session_free.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
- * @return CINDER_OK, CINDER_FORMAT, CINDER_ARGUMENT or CINDER_RESOURCE. Any thread.
+ * @return CINDER_OK, CINDER_FORMAT, CINDER_ARGUMENT or CINDER_RESOURCE. Call from: any thread.
  */
 cinder_status cinder_session_load(const struct cinder_model *model,
                                   const void *data,
@@ -1096,7 +1103,7 @@ cinder_status cinder_session_load(const struct cinder_model *model,
  * @param options Null, or the options that the session must have been created with, which limits its memory.
  * @param session Receives the session on success; free it with cinder_session_free.
  * @param error Null, or receives an error on failure; free it with cinder_error_free.
- * @return CINDER_OK, CINDER_IO, CINDER_FORMAT, CINDER_ARGUMENT or CINDER_RESOURCE. Any thread.
+ * @return CINDER_OK, CINDER_IO, CINDER_FORMAT, CINDER_ARGUMENT or CINDER_RESOURCE. Call from: any thread.
  */
 cinder_status cinder_session_load_file(const struct cinder_model *model,
                                        const char *path,

@@ -7,14 +7,14 @@ use super::session::{Held, cinder_session};
 use crate::Generator;
 
 /// Samples the next token of each of several sessions of one model and appends it. They share every pass over the
-/// weights, several sessions take hardly more time than one. Each session gets the token that it would get alone.
+/// weights, so several sessions take hardly more time than one. Each session gets the token that it would get alone.
 ///
 /// @param sessions Sessions created with the same cinder_model, none of them empty and none listed twice.
 /// @param count Number of sessions; 0 does nothing.
 /// @param tokens Receives one token id for each session on success.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
 /// @return As cinder_session_decode_token; CINDER_INTERRUPTED if one of the sessions was cancelled. On failure nothing was
-/// appended to any session. The thread that all the sessions belong to.
+/// appended to any session. Call from: the thread of all the sessions.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_batch_decode(
     sessions: *const *mut cinder_session,

@@ -9,7 +9,7 @@ use super::pointer;
 
 /// The name of a status, for logs: "CINDER_OK", or "unknown status".
 ///
-/// @return A static string. Any thread. Never fails.
+/// @return A static string. Call from: any thread. Never fails.
 #[unsafe(no_mangle)]
 pub extern "C" fn cinder_status_name(status: cinder_status) -> *const c_char {
     let name = match status {

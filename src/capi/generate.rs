@@ -93,8 +93,8 @@ pub unsafe extern "C" fn cinder_session_decode_block(
 /// @param capacity Number of values that fit in logits.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
 /// @return CINDER_OK; CINDER_BUFFER if the buffer is too small; CINDER_ARGUMENT if the session is empty; CINDER_NUMERIC if
-/// the weights are damaged; CINDER_INTERRUPTED if cancelled; CINDER_RESOURCE, CINDER_MISUSE, CINDER_POISONED. The
-/// session's thread.
+/// the weights are damaged; CINDER_INTERRUPTED if cancelled; CINDER_RESOURCE, CINDER_MISUSE, CINDER_POISONED.
+/// Call from: the session's thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_logits(
     session: *mut cinder_session,

@@ -177,7 +177,7 @@ fn check(model: &Model, options: &cinder_model_options) -> Result<(), Failure> {
 /// @param model Receives the model on success; free it with cinder_model_free.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
 /// @return CINDER_OK; CINDER_IO, CINDER_FORMAT or CINDER_UNSUPPORTED for the file; CINDER_INTERRUPTED by progress;
-/// CINDER_RESOURCE if memory cannot be allocated; CINDER_ARGUMENT. Any thread.
+/// CINDER_RESOURCE if memory cannot be allocated; CINDER_ARGUMENT. Call from: any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_model_open(
     path: *const c_char,
@@ -200,7 +200,7 @@ pub unsafe extern "C" fn cinder_model_open(
 /// @param options Null for the defaults.
 /// @param model Receives the model on success; free it with cinder_model_free.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
-/// @return As cinder_model_open; CINDER_UNSUPPORTED on other systems. Any thread.
+/// @return As cinder_model_open; CINDER_UNSUPPORTED on other systems. Call from: any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_model_open_fd(
     descriptor: i32,
@@ -250,7 +250,7 @@ fn open_descriptor(_: i32, _: u64, _: u64, _: OpenOptions) -> Result<Model, Fail
 /// @param options Null for the defaults.
 /// @param model Receives the model on success; free it with cinder_model_free.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
-/// @return As cinder_model_open. Any thread.
+/// @return As cinder_model_open. Call from: any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_model_open_memory(
     data: *const c_void,
@@ -282,7 +282,7 @@ pub unsafe extern "C" fn cinder_model_free(model: *mut cinder_model) {
 ///
 /// @param info Receives the properties; set its size before the call.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
-/// @return CINDER_OK or CINDER_ARGUMENT. Any thread.
+/// @return CINDER_OK or CINDER_ARGUMENT. Call from: any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_model_get_info(
     model: *const cinder_model,
@@ -315,7 +315,7 @@ pub unsafe extern "C" fn cinder_model_get_info(
 /// The name of the model in its file, UTF-8.
 ///
 /// @param model May be null.
-/// @return Valid until the handle is freed; "" for null. Any thread.
+/// @return Valid until the handle is freed; "" for null. Call from: any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_model_name(model: *const cinder_model) -> *const c_char {
     quietly(c"".as_ptr(), || {
@@ -327,7 +327,7 @@ pub unsafe extern "C" fn cinder_model_name(model: *const cinder_model) -> *const
 /// The instruction set of the kernels that run the model, such as "avx2".
 ///
 /// @param model May be null.
-/// @return Valid until the handle is freed; "" for null. Any thread.
+/// @return Valid until the handle is freed; "" for null. Call from: any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_model_isa(model: *const cinder_model) -> *const c_char {
     quietly(c"".as_ptr(), || {
@@ -341,7 +341,7 @@ pub unsafe extern "C" fn cinder_model_isa(model: *const cinder_model) -> *const 
 /// @param options Null for the defaults.
 /// @param estimate Receives the estimate; set its size before the call.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
-/// @return CINDER_OK; CINDER_RESOURCE if it is more than an address space; CINDER_ARGUMENT. Any thread.
+/// @return CINDER_OK; CINDER_RESOURCE if it is more than an address space; CINDER_ARGUMENT. Call from: any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_model_estimate(
     model: *const cinder_model,

@@ -48,7 +48,7 @@ pub const CINDER_ALIGN_LEFT: i32 = 1;
 /// The last block stays open.
 pub const CINDER_ALIGN_TAIL: i32 = 2;
 
-/// Type of the cache: suitable for the model.
+/// Type of the cache: f32 for a model of f32 weights, f16 for any other.
 pub const CINDER_CACHE_AUTO: i32 = 0;
 /// Single precision.
 pub const CINDER_CACHE_F32: i32 = 1;
@@ -70,8 +70,9 @@ pub const CINDER_SPECULATE_OFF: i32 = 2;
 pub struct cinder_model_options {
     /// Size of this struct in bytes.
     pub size: usize,
-    /// Threads for the sessions of the model, including the calling thread; 0 for as many as the processors, the
-    /// affinity mask and the CPU quota allow. With 1, no thread is ever started, and sessions on different threads do
+    /// Threads for the sessions of the model, including the calling thread; 0 for one for each performance core that
+    /// the
+    /// affinity mask and the CPU quota leave. With 1, no thread is ever started, and sessions on different threads do
     /// not wait for each other.
     pub threads: u32,
     /// Nonzero to compare all weights with their checksums, which reads the whole file.
@@ -97,8 +98,8 @@ pub struct cinder_model_options {
 pub struct cinder_session_options {
     /// Size of this struct in bytes.
     pub size: usize,
-    /// Capacity of the cache in blocks of tokens, including pinned blocks; 0 for one that suits the model. When it is
-    /// full, the oldest block that is not pinned leaves.
+    /// Capacity of the cache in blocks of tokens, including pinned blocks; 0 for the context of the training. When it
+    /// is full, the oldest block that is not pinned leaves.
     pub cache_blocks: u64,
     /// Number of first blocks to pin, which never leave; less than cache_blocks.
     pub sink_blocks: u64,

@@ -133,8 +133,8 @@ pub(super) fn check_memory(shared: &Shared, options: &SessionOptions) -> Result<
 /// @param options Null for the defaults.
 /// @param session Receives the session on success; free it with cinder_session_free.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
-/// @return CINDER_OK; CINDER_RESOURCE if memory cannot be allocated or threads cannot be started; CINDER_ARGUMENT. Any
-/// thread.
+/// @return CINDER_OK; CINDER_RESOURCE if memory cannot be allocated or threads cannot be started; CINDER_ARGUMENT.
+/// Call from: any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_create(
     model: *const cinder_model,
@@ -164,7 +164,8 @@ pub unsafe extern "C" fn cinder_session_create(
 ///
 /// @param copy Receives the copy on success; free it with cinder_session_free.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
-/// @return CINDER_OK, CINDER_RESOURCE, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+/// @return CINDER_OK, CINDER_RESOURCE, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. Call from: the session's
+/// thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_copy(
     session: *const cinder_session,
@@ -205,7 +206,8 @@ pub unsafe extern "C" fn cinder_session_free(session: *mut cinder_session) {
 /// time of a layer. The request ends with that. It applies to tokenizing text to append, appending at least one
 /// whole block, logits, decoding and generating.
 ///
-/// @param session May be null. Any thread and any signal handler, also during another call, but not while the session is
+/// @param session May be null. Call from: any thread and any signal handler, also during another call, but not while
+/// the session is
 /// being freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_cancel(session: *const cinder_session) {

@@ -14,7 +14,7 @@ use crate::SamplerOptions;
 ///
 /// @param options Null for the defaults.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
-/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. Call from: the session's thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_set_sampler(
     session: *mut cinder_session,
@@ -35,7 +35,7 @@ pub unsafe extern "C" fn cinder_session_set_sampler(
 /// @param biases Value to add to the logit of each token; negative infinity forbids the token.
 /// @param count Number of tokens; 0 removes all biases.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
-/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. Call from: the session's thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_set_logit_bias(
     session: *mut cinder_session,
@@ -59,12 +59,13 @@ pub unsafe extern "C" fn cinder_session_set_logit_bias(
     })
 }
 
-/// Sets the speculation mode. With speculation, the library guesses the next tokens from the text so far, computes them
-/// in one pass and keeps the right guesses. This is faster and gives exactly the same tokens.
+/// Sets the speculation mode. With speculation, the library guesses the next tokens from the text so far and
+/// from the draft table if the file has one, computes them in one pass and keeps the right guesses. This is faster
+/// and gives exactly the same tokens.
 ///
 /// @param mode CINDER_SPECULATE_AUTO, the default, CINDER_SPECULATE_ON or CINDER_SPECULATE_OFF.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
-/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. Call from: the session's thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_set_speculation(
     session: *mut cinder_session,
@@ -84,7 +85,7 @@ pub unsafe extern "C" fn cinder_session_set_speculation(
 /// @param stops Null-terminated UTF-8, copied; empty strings are ignored.
 /// @param count Number of strings; 0 for none.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
-/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. Call from: the session's thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_set_stops(
     session: *mut cinder_session,

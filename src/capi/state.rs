@@ -20,7 +20,7 @@ use crate::generation::snapshot::Snapshot;
 /// @param size Receives the number of bytes, also with CINDER_BUFFER: call with capacity 0 first.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
 /// @return CINDER_OK; CINDER_BUFFER if the buffer is too small; CINDER_RESOURCE, CINDER_ARGUMENT, CINDER_MISUSE,
-/// CINDER_POISONED. The session's thread.
+/// CINDER_POISONED. Call from: the session's thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_save(
     session: *const cinder_session,
@@ -46,7 +46,7 @@ pub unsafe extern "C" fn cinder_session_save(
 /// @param path Path of the file: UTF-8 on Windows, any bytes elsewhere.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
 /// @return CINDER_OK; CINDER_IO, also if path is empty, a folder or a special file; CINDER_RESOURCE, CINDER_ARGUMENT,
-/// CINDER_MISUSE, CINDER_POISONED. The session's thread.
+/// CINDER_MISUSE, CINDER_POISONED. Call from: the session's thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_save_file(
     session: *const cinder_session,
@@ -69,7 +69,7 @@ pub unsafe extern "C" fn cinder_session_save_file(
 /// @param options Null, or the options that the session must have been created with, which limits its memory.
 /// @param session Receives the session on success; free it with cinder_session_free.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
-/// @return CINDER_OK, CINDER_FORMAT, CINDER_ARGUMENT or CINDER_RESOURCE. Any thread.
+/// @return CINDER_OK, CINDER_FORMAT, CINDER_ARGUMENT or CINDER_RESOURCE. Call from: any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_load(
     model: *const cinder_model,
@@ -96,7 +96,7 @@ pub unsafe extern "C" fn cinder_session_load(
 /// @param options Null, or the options that the session must have been created with, which limits its memory.
 /// @param session Receives the session on success; free it with cinder_session_free.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
-/// @return CINDER_OK, CINDER_IO, CINDER_FORMAT, CINDER_ARGUMENT or CINDER_RESOURCE. Any thread.
+/// @return CINDER_OK, CINDER_IO, CINDER_FORMAT, CINDER_ARGUMENT or CINDER_RESOURCE. Call from: any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_load_file(
     model: *const cinder_model,

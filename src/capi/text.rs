@@ -32,7 +32,7 @@ fn decode(shared: &Shared, tokens: &[u32]) -> Result<String, Failure> {
 /// @param count Receives the number of tokens, also with CINDER_BUFFER.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
 /// @return CINDER_OK; CINDER_BUFFER if the buffer is too small; CINDER_UNSUPPORTED if the model or this build has no
-/// tokenizer; CINDER_FORMAT if the tokenizer is damaged; CINDER_ARGUMENT. Any thread.
+/// tokenizer; CINDER_FORMAT if the tokenizer is damaged; CINDER_ARGUMENT. Call from: any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_tokenize(
     model: *const cinder_model,
@@ -63,7 +63,7 @@ pub unsafe extern "C" fn cinder_tokenize(
 /// @param capacity Number of bytes that fit in text.
 /// @param size Receives the number of bytes, also with CINDER_BUFFER.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
-/// @return As cinder_tokenize. Any thread.
+/// @return As cinder_tokenize. Call from: any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_detokenize(
     model: *const cinder_model,

@@ -17,7 +17,8 @@ use crate::{Error, ErrorKind};
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
 /// @return CINDER_OK; CINDER_INTERRUPTED if cancelled, and then the blocks completed so far stay appended; on any other
 /// failure nothing was appended: CINDER_UNSUPPORTED if the model or this build has no tokenizer, CINDER_FORMAT if the
-/// tokenizer is damaged, CINDER_ARGUMENT, CINDER_RESOURCE, CINDER_MISUSE, CINDER_POISONED. The session's thread.
+/// tokenizer is damaged, CINDER_ARGUMENT, CINDER_RESOURCE, CINDER_MISUSE, CINDER_POISONED. Call from: the session's
+/// thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_append_text(
     session: *mut cinder_session,
@@ -39,7 +40,8 @@ pub unsafe extern "C" fn cinder_session_append_text(
 /// @param count Number of tokens; 0 appends nothing.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
 /// @return CINDER_OK; CINDER_INTERRUPTED if cancelled, and then the blocks completed so far stay appended; on any other
-/// failure nothing was appended: CINDER_ARGUMENT, CINDER_RESOURCE, CINDER_MISUSE, CINDER_POISONED. The session's thread.
+/// failure nothing was appended: CINDER_ARGUMENT, CINDER_RESOURCE, CINDER_MISUSE, CINDER_POISONED. Call from: the
+/// session's thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_append_tokens(
     session: *mut cinder_session,
@@ -133,7 +135,7 @@ fn report(progress: cinder_progress_fn, user_data: *mut c_void, done: u64, total
 ///
 /// @param length Receives the number on success.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
-/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. Call from: the session's thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_length(
     session: *const cinder_session,
@@ -155,8 +157,8 @@ pub unsafe extern "C" fn cinder_session_length(
 /// @param capacity Number of ids that fit in tokens.
 /// @param count Receives the number of tokens, also with CINDER_BUFFER: call with capacity 0 first.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
-/// @return CINDER_OK; CINDER_BUFFER if the buffer is too small; CINDER_ARGUMENT, CINDER_MISUSE, CINDER_POISONED. The
-/// session's thread.
+/// @return CINDER_OK; CINDER_BUFFER if the buffer is too small; CINDER_ARGUMENT, CINDER_MISUSE, CINDER_POISONED.
+/// Call from: the session's thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_tokens(
     session: *const cinder_session,
@@ -177,7 +179,7 @@ pub unsafe extern "C" fn cinder_session_tokens(
 /// strings and speculation mode stay. A pending request to cancel is dropped.
 ///
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
-/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. The session's thread.
+/// @return CINDER_OK, CINDER_ARGUMENT, CINDER_MISUSE or CINDER_POISONED. Call from: the session's thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_reset(
     session: *mut cinder_session,
@@ -196,7 +198,7 @@ pub unsafe extern "C" fn cinder_session_reset(
 /// last block can be computed again from the cache. A full cache allows at least the last 32.
 /// @param error Null, or receives an error on failure; free it with cinder_error_free.
 /// @return CINDER_OK; CINDER_ARGUMENT if the session cannot go back to that number, and then nothing has changed;
-/// CINDER_RESOURCE, CINDER_MISUSE, CINDER_POISONED. The session's thread.
+/// CINDER_RESOURCE, CINDER_MISUSE, CINDER_POISONED. Call from: the session's thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cinder_session_rewind(
     session: *mut cinder_session,

@@ -14,7 +14,7 @@ pub const CINDER_VERSION_NUMBER: u32 = 1000;
 
 /// The version of the library at run time, as text: "major.minor.patch".
 ///
-/// @return A static string. Any thread. Never fails.
+/// @return A static string. Call from: any thread. Never fails.
 #[unsafe(no_mangle)]
 pub extern "C" fn cinder_version() -> *const c_char {
     const VERSION: &[u8] = concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes();
@@ -23,7 +23,7 @@ pub extern "C" fn cinder_version() -> *const c_char {
 
 /// The version of the library at run time, for comparison with CINDER_VERSION_NUMBER.
 ///
-/// @return 1000000 x major + 1000 x minor + patch. Any thread. Never fails.
+/// @return 1000000 x major + 1000 x minor + patch. Call from: any thread. Never fails.
 #[unsafe(no_mangle)]
 pub extern "C" fn cinder_version_number() -> u32 {
     CINDER_VERSION_MAJOR * 1_000_000 + CINDER_VERSION_MINOR * 1_000 + CINDER_VERSION_PATCH
