@@ -1,9 +1,10 @@
 //! Constrained output: JSON schemas, regular expressions and grammars, by the llguidance crate.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-use cinderblock::{Constraint, Error, Model, Result};
+use cinderblock::{Constraint, Error, ErrorKind, Model, Result};
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
@@ -16,6 +17,14 @@ use crate::input;
 const BYTES: usize = 64 << 10;
 /// Brackets within brackets.
 const DEPTH: usize = 100;
+/// Bytes of the stack that compiles: rules that lead to rules, as many as [`BYTES`] hold, need some 40 MB.
+const STACK: usize = if cfg!(target_pointer_width = "64") { 256 << 20 } else { 64 << 20 };
+/// What a slow step adds to a measure of which every quick one takes 1 away.
+const SLOW: u32 = 4;
+/// The most of that measure: one or a few slow steps may be those of a busy machine.
+const SLOWEST: u32 = 4 * SLOW;
+/// Characters of a message that are shown.
+const SHOWN: usize = 300;
 
 /// A restriction as it was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,15 +83,25 @@ pub struct Constraints {
     model: Arc<Model>,
     /// Made when it is needed for the first time: it holds every token's bytes.
     factory: OnceLock<std::result::Result<ParserFactory, String>>,
+    /// The time of a step, if others wait for it.
+    step: Option<Duration>,
+    /// Held while one is compiled: each may take tens of megabytes for a moment.
+    turn: Mutex<()>,
 }
 
 impl Constraints {
     /// A compiler for a model.
     pub fn new(model: &Arc<Model>) -> Constraints {
-        Constraints { model: Arc::clone(model), factory: OnceLock::new() }
+        Constraints { model: Arc::clone(model), factory: OnceLock::new(), step: None, turn: Mutex::default() }
     }
 
-    /// Compiles a restriction.
+    /// A compiler whose restrictions fail if they take longer than `step` for token after token.
+    #[cfg(feature = "serve")]
+    pub fn with_step_limit(model: &Arc<Model>, step: Duration) -> Constraints {
+        Constraints { step: Some(step), ..Constraints::new(model) }
+    }
+
+    /// Compiles a restriction. Others wait until it is done.
     ///
     /// # Errors
     /// If the model carries no tokenizer, or the restriction is wrong, too large or takes too long.
@@ -111,13 +130,26 @@ impl Constraints {
         };
         let factory = self.factory.get_or_init(|| factory(&self.model));
         let factory = factory.as_ref().map_err(|error| Error::unsupported(error.clone()))?;
-        let mut matcher = Matcher::new(factory.create_parser(grammar));
-        if let Some(error) = matcher.get_error() {
-            let error = error.lines().next().unwrap_or_default().to_lowercase();
-            return Err(Error::argument(format!("{name}: {error}")));
-        }
-        let allowed = matcher.compute_mask().map_err(|error| wrong(&error))?;
-        Ok(Box::new(Grammar { matcher, allowed, end: self.model.end_token() }))
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let build = || {
+            let mut matcher = Matcher::new(factory.create_parser(grammar));
+            if let Some(error) = matcher.get_error() {
+                return Err(Error::argument(format!("{name}: {}", cause(&error))));
+            }
+            let allowed = matcher
+                .compute_mask()
+                .map_err(|error| Error::argument(format!("{name}: {}", cause(&error.to_string()))))?;
+            Ok((matcher, allowed))
+        };
+        let (matcher, allowed) = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("compile".into()).stack_size(STACK);
+            let thread = thread.spawn_scoped(scope, build).map_err(|error| {
+                Error::new(ErrorKind::Resource, format!("{name}: no thread to compile it: {error}"))
+            })?;
+            let panicked = |_| Error::argument(format!("{name}: {}", cause("panic")));
+            thread.join().map_err(panicked)?
+        })?;
+        Ok(Box::new(Grammar { matcher, allowed, end: self.model.end_token(), step: self.step, slow: 0 }))
     }
 }
 
@@ -168,9 +200,11 @@ fn factory(model: &Model) -> std::result::Result<ParserFactory, String> {
     factory.quiet();
     *factory.limits_mut() = ParserLimits {
         max_items_in_row: 1000,
-        initial_lexer_fuel: 1_000_000,
-        step_lexer_fuel: 200_000,
-        step_max_items: 50_000,
+        // An expression of n optional parts takes n * n; this allows some thousands.
+        initial_lexer_fuel: 50_000,
+        step_lexer_fuel: 20_000,
+        // 15 ms for the most ambiguous grammars.
+        step_max_items: 5_000,
         max_lexer_states: 20_000,
         max_grammar_size: 100_000,
         precompute_large_lexemes: true,
@@ -179,9 +213,28 @@ fn factory(model: &Model) -> std::result::Result<ParserFactory, String> {
     Ok(factory)
 }
 
+/// One line of an error of llguidance, whose reason may stand some lines below, as the user has written it.
+fn cause(error: &str) -> String {
+    let first = error.lines().next().unwrap_or_default().trim();
+    if first.starts_with("panic") {
+        return "found numbers or parts too large to compute with, expected smaller ones".to_string();
+    }
+    if first.is_empty() || first.contains("NoExtensionBias") {
+        return "found no text that it allows, expected at least 1".to_string();
+    }
+    let reason = error.lines().skip(1).find_map(|line| line.trim().strip_prefix("error: "));
+    let line = match reason {
+        Some(reason) => format!("{} {reason}", first.trim_end_matches(':').to_string() + ":"),
+        None => first.to_string(),
+    };
+    match line.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line,
+    }
+}
+
 fn wrong(error: &dyn std::fmt::Display) -> Error {
-    let text = error.to_string();
-    Error::argument(format!("constraint: {}", text.lines().next().unwrap_or_default()))
+    Error::argument(format!("constraint: {}", cause(&error.to_string())))
 }
 
 /// A compiled restriction, and the tokens that it allows now.
@@ -189,6 +242,24 @@ struct Grammar {
     matcher: Matcher,
     allowed: SimpleVob,
     end: Option<u32>,
+    /// The time of a step, if it is limited.
+    step: Option<Duration>,
+    /// How slow the last steps were: see [`SLOW`].
+    slow: u32,
+}
+
+impl Grammar {
+    fn note(&mut self, time: Duration) -> Result<()> {
+        let Some(limit) = self.step else { return Ok(()) };
+        self.slow = if time > limit { self.slow + SLOW } else { self.slow.saturating_sub(1) };
+        if self.slow > SLOWEST {
+            let limit = limit.as_millis();
+            return Err(Error::argument(format!(
+                "constraint: found tokens that take it more than {limit} ms each, expected a simpler one"
+            )));
+        }
+        Ok(())
+    }
 }
 
 impl Constraint for Grammar {
@@ -207,21 +278,38 @@ impl Constraint for Grammar {
             // Ignored by the text, so the grammar does not hear of it.
             return Ok(());
         }
+        let started = Instant::now();
         self.matcher.consume_token(token).map_err(|error| wrong(&error))?;
         if !self.matcher.is_stopped() {
             self.allowed = self.matcher.compute_mask().map_err(|error| wrong(&error))?;
         }
-        Ok(())
+        self.note(started.elapsed())
     }
 
     fn copy(&self) -> Box<dyn Constraint> {
-        Box::new(Grammar { matcher: self.matcher.deep_clone(), allowed: self.allowed.clone(), end: self.end })
+        // The states of expressions are shared, so that the answers of one request take the memory of one.
+        let (matcher, allowed) = (self.matcher.clone(), self.allowed.clone());
+        Box::new(Grammar { matcher, allowed, ..*self })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_one_line_in_the_words_of_the_user() {
+        let error =
+            "invalid regex \"ABC[\" (in regex): regex parse error:\n    ABC[\n       ^\nerror: unclosed";
+        assert_eq!(cause(error), "invalid regex \"ABC[\" (in regex): regex parse error: unclosed");
+        assert_eq!(
+            cause("regex parse error:\n  (\n  ^\nerror: unclosed group"),
+            "regex parse error: unclosed group"
+        );
+        assert_eq!(cause("unknown name: \"T\"\n"), "unknown name: \"T\"");
+        assert!(cause("NoExtensionBias").contains("no text") && cause("panic: at x").contains("too large"));
+        assert!(cause(&"x".repeat(1000)).len() < 400);
+    }
 
     #[test]
     fn brackets_are_counted() {

@@ -71,6 +71,19 @@ mod unix {
         Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(number) })
     }
 
+    /// Whether a file is a socket that accepts connections.
+    #[cfg(feature = "serve")]
+    pub fn is_listening(socket: &std::os::fd::OwnedFd) -> bool {
+        use std::os::fd::AsRawFd;
+        let (mut value, mut size) = (0i32, size_of::<i32>() as libc::socklen_t);
+        let to: *mut i32 = &mut value;
+        // SAFETY: the call writes at most `size` bytes, those of `value`.
+        let result = unsafe {
+            libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ACCEPTCONN, to.cast(), &mut size)
+        };
+        result == 0 && value != 0
+    }
+
     fn is_ignored(signal: i32) -> bool {
         let mut old = MaybeUninit::<libc::sigaction>::uninit();
         // SAFETY: nothing is changed; the old action is read only if the call has written it.
@@ -142,10 +155,10 @@ into memory first\n";
     }
 }
 
-#[cfg(all(unix, feature = "serve"))]
-pub use unix::inherited;
 #[cfg(unix)]
 pub use unix::{die, explain_bus_errors, listen, remember_terminal, survive_size_limits};
+#[cfg(all(unix, feature = "serve"))]
+pub use unix::{inherited, is_listening};
 
 #[cfg(not(unix))]
 mod other {

@@ -374,6 +374,8 @@ fn a_wrong_request_gets_one_line() {
         ("OPTIONS", "/v1/completions", "", 405, "method: found OPTIONS"),
         ("GET", "/nothing/../../etc/passwd", "", 404, "path: found"),
         ("GET", "/v1/models/other", "", 404, "model: found"),
+        ("GET", "/v1/models/%ff", "", 400, "model: found"),
+        ("GET", "/v1/models/org/model", "", 404, "model: found \"org/model\""),
     ];
     for (method, path, body, expected, text) in cases {
         let (status, _, answer) = server.request(method, path, "", body.as_bytes());
@@ -402,6 +404,12 @@ fn a_wrong_request_gets_one_line() {
         post("Host: evil.example\r\nContent-Type: application/json\r\nContent-Length: 2\r\n", b"{}"),
         403
     );
+    let two = "Host: localhost\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n";
+    assert_eq!(post(two, b"{}"), 400);
+    let long = format!("/{}", "x".repeat(20_000));
+    assert!(server.get(&long).2.len() < 300);
+    let (status, answer) = server.post("/v1/completions", &json!({"prompt": "a", "model": long}));
+    assert!(status == 404 && answer.to_string().len() < 300);
     assert_eq!(post("Host: a\r\nHost: b\r\nContent-Length: x\r\n", b""), 400);
     assert_eq!(
         post(
@@ -545,4 +553,87 @@ fn keys_and_sockets() {
         child.kill().unwrap();
         child.wait().unwrap();
     }
+}
+
+#[test]
+fn a_hostile_constraint_is_refused_and_the_server_lives() {
+    if skipped_under_emulation("a server's times are those of a real processor") {
+        return;
+    }
+    let mut server = Server::start(&["--grace", "1"]);
+    let chain = |letter: &str| {
+        let rules: String = (0..4500).map(|i| format!("{letter}{i}: {letter}{}\n", i + 1)).collect();
+        json!({"type": "grammar", "grammar": format!("start: {letter}0\n{rules}{letter}4500: \"a\"\n")})
+    };
+    let mut schemas = serde_json::Map::new();
+    for i in 0..1000 {
+        let next = format!("#/$defs/{}", i + 1);
+        schemas.insert(i.to_string(), json!({"properties": {"a": {"$ref": next}}}));
+    }
+    schemas.insert("1000".into(), json!({"type": "null"}));
+    let schema = json!({"$defs": schemas, "$ref": "#/$defs/0"});
+    let optional = format!("{}{}", "a?".repeat(15_000), "a".repeat(15_000));
+    let ambiguous = "start: e\ne: e e | /[a-z ]/ | /[a-z]+/ | / +/ | /[\\s\\S]/\n";
+    let ask = |server: &Server, form: &Json| {
+        let sampling = json!({"temperature": 1.5, "top_k": 0, "ignore_end": true, "seed": 1});
+        let mut body = json!({"prompt": "The old house", "max_tokens": 300, "response_format": form});
+        body.as_object_mut().unwrap().extend(sampling.as_object().unwrap().clone());
+        server.post("/v1/completions", &body)
+    };
+    for (form, expected) in [
+        (chain("r"), 200),
+        (chain("T"), 200),
+        (json!({"type": "json_schema", "json_schema": {"schema": schema}}), 400),
+        (json!({"type": "regex", "regex": optional}), 400),
+        (json!({"type": "regex", "regex": "ABC["}), 400),
+        (json!({"type": "grammar", "grammar": "start: r\nr: r\n"}), 400),
+        (json!({"type": "grammar", "grammar": ambiguous}), 400),
+    ] {
+        let (status, answer) = ask(&server, &form);
+        let message = answer["error"]["message"].as_str().unwrap_or_default();
+        assert_eq!(status, expected, "{:.80}: {answer:.300}", form.to_string());
+        assert!(message.lines().count() <= 1 && !message.contains("NoExtension"), "{message}");
+        if form["regex"] == "ABC[" {
+            assert!(message.contains("ABC[") && message.contains("unclosed"), "{message}");
+        }
+    }
+    // Many at once wait for each other, and none is left behind.
+    let body = json!({"prompt": "a", "response_format": {"type": "regex", "regex": "(ab?){3}"}});
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let one = || scope.spawn(|| server.post("/v1/completions", &body).0);
+        (0..20).map(|_| one()).collect::<Vec<_>>().into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(statuses, vec![200; 20]);
+    server.signal(libc::SIGTERM);
+    assert_eq!(server.wait(Duration::from_secs(20)), Some(0));
+}
+
+#[test]
+fn too_little_memory_for_any_text_is_refused_at_the_start() {
+    let outcome = cinderblock(&["serve", "--port", "0", "--memory", "1"]);
+    assert!(outcome.code != Some(0) && outcome.stderr.contains("memory: found"), "{}", outcome.stderr);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_inherited_socket_that_is_open_or_no_listener_is_refused() {
+    use std::os::fd::OwnedFd;
+    let start = |file: OwnedFd| {
+        // The shell gives its own number as that of the process, which it then becomes.
+        let script = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" serve 3<&0";
+        let program = program();
+        let output = std::process::Command::new("sh")
+            .args(["-c", script])
+            .arg(program.get_program())
+            .stdin(Stdio::from(file))
+            .output()
+            .unwrap();
+        assert!(output.stdout.is_empty(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let open = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    assert!(start(open.into()).contains("expected --api-key-file"));
+    let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    assert!(start(datagrams.into()).contains("no listening socket"));
+    assert!(start(std::io::pipe().unwrap().0.into()).contains("no listening socket"));
 }

@@ -97,6 +97,15 @@ impl Engine {
         self.places.available_permits() > 0
     }
 
+    /// A place for a request that has to wait before its texts can join; `None` if the queue has none.
+    pub fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        if place.is_none() {
+            self.metrics.rejected.add(1);
+        }
+        place
+    }
+
     /// Lets texts join; `None` if the queue has no place for all of them.
     pub fn submit(&self, requests: Vec<Request>) -> Option<Texts> {
         let count = requests.len();

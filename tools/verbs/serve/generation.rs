@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 
 use super::echo::{Echo, prompt_scoring};
 use super::parameters::{BIASES, CHATS, COMPLETIONS, Fields, STOP_BYTES, STOPS, wrong};
-use super::problem::Problem;
+use super::problem::{Problem, quoted};
 use crate::constraint::{Constraints, Form};
 use crate::prompt::{encode, ids};
 use crate::verbs::batch::lines::biases;
@@ -87,7 +87,7 @@ pub fn read(
         Interface::Chat => CHATS.read(bytes)?,
     };
     if let Some(asked) = fields.text("model").filter(|asked| asked != name) {
-        let message = format!("\"model\": found {asked:.60?}, expected {name:?}");
+        let message = format!("\"model\": found {}, expected {name:?}", quoted(&asked));
         return Err(Problem::new(StatusCode::NOT_FOUND, message).about("model"));
     }
     let prompts = match interface {

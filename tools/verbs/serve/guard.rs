@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use cinderblock::{Error, Result};
 use sha2::{Digest, Sha256};
 
-use super::problem::Problem;
+use super::problem::{Problem, quoted};
 use crate::arguments::read_text;
 use crate::input;
 
@@ -61,10 +61,15 @@ impl Guard {
     pub fn check(&self, path: &str, headers: &HeaderMap, is_tcp: bool) -> std::result::Result<(), Problem> {
         let text = |name| headers.get(name).and_then(|value: &axum::http::HeaderValue| value.to_str().ok());
         let host = text(header::HOST).unwrap_or_default();
+        // A server before this one could have read another of them.
+        if headers.get_all(header::HOST).iter().count() > 1 {
+            return Err(Problem::bad("host: found several, expected one"));
+        }
         // Without keys, a name that leads here could belong to a page elsewhere (DNS rebinding).
         if is_tcp && !self.has_keys() && !self.answers_to(host) {
             let message = format!(
-                "host: found {host:.60?}, expected localhost, an address, or a name given with --allow-host"
+                "host: found {}, expected localhost, an address, or a name given with --allow-host",
+                quoted(host)
             );
             return Err(Problem::new(StatusCode::FORBIDDEN, message));
         }
@@ -72,7 +77,8 @@ impl Guard {
             let own = origin.split_once("://").is_some_and(|(_, name)| name == host);
             if !own && !self.allows_origin(origin) {
                 let message = format!(
-                    "origin: found {origin:.60?}, expected the server's own or one given with --allow-origin"
+                    "origin: found {}, expected the server's own or one given with --allow-origin",
+                    quoted(origin)
                 );
                 return Err(Problem::new(StatusCode::FORBIDDEN, message));
             }

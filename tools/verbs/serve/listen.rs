@@ -59,16 +59,51 @@ pub type Inherited = Vec<()>;
 /// The sockets that systemd passes (`LISTEN_PID` and `LISTEN_FDS`).
 ///
 /// # Errors
-/// If the variables contradict themselves.
+/// If one of them is no listening socket.
 #[cfg(unix)]
 pub fn inherited() -> Result<Inherited> {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u32>());
     match (number("LISTEN_PID"), number("LISTEN_FDS")) {
         (Some(Ok(process)), Some(Ok(count))) if process == std::process::id() => (0..count.min(16))
-            .map(|index| crate::signals::inherited(3 + index as i32).map_err(|error| Error::io_text(&error)))
+            .map(|index| {
+                let number = 3 + index as i32;
+                let name = format!("inherited socket {number} of LISTEN_FDS={count}");
+                let socket = crate::signals::inherited(number)
+                    .map_err(|error| Error::io_text(&error).in_file(Path::new(&name)))?;
+                if !crate::signals::is_listening(&socket) {
+                    let found = "a file that is no listening socket";
+                    return Err(
+                        Error::mismatch("socket", found, "one that listens").in_file(Path::new(&name))
+                    );
+                }
+                Ok(socket)
+            })
             .collect(),
         _ => Ok(Vec::new()),
     }
+}
+
+/// The address of an inherited socket that other machines can reach, if there is one.
+///
+/// # Errors
+/// If the address of one cannot be read.
+#[cfg(unix)]
+pub fn open_address(sockets: &Inherited) -> Result<Option<IpAddr>> {
+    for socket in sockets {
+        let copy = socket.try_clone().map_err(|error| Error::io_text(&error))?;
+        // A Unix socket has no such address.
+        if let Ok(address) = std::net::TcpListener::from(copy).local_addr()
+            && !address.ip().to_canonical().is_loopback()
+        {
+            return Ok(Some(address.ip()));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(not(unix))]
+pub fn open_address(_sockets: &Inherited) -> Result<Option<IpAddr>> {
+    Ok(None)
 }
 
 #[cfg(not(unix))]

@@ -125,6 +125,8 @@ struct Server {
     name: String,
     created: u64,
     constraints: Constraints,
+    /// The turn to compile a constraint; closed when answers are cut.
+    compiling: Arc<Semaphore>,
     engine: Engine,
     limits: Limits,
     guard: Guard,
@@ -141,16 +143,27 @@ const DEFAULT_TOKENS: usize = 256;
 /// How long the last events of texts that were cut may take.
 const LAST: Duration = Duration::from_secs(3);
 
+/// What a constraint may take for a token while others wait.
+const STEP: Duration = Duration::from_millis(20);
+
 /// Runs the verb.
 ///
 /// # Errors
 /// If the model or an option is refused, or the address cannot be listened on.
 pub fn run(arguments: Arguments) -> Result<()> {
     let inherited = listen::inherited()?;
-    let opened = arguments.socket.is_some() || arguments.host.is_loopback() || !inherited.is_empty();
+    let open = listen::open_address(&inherited)?;
+    let open = match &open {
+        _ if inherited.is_empty() && arguments.socket.is_none() && !arguments.host.is_loopback() => {
+            Some(arguments.host)
+        }
+        open => *open,
+    };
     let guard = Guard::new(arguments.api_key_file.as_deref(), arguments.allow_origin, arguments.allow_host)?;
-    if !opened && !guard.has_keys() {
-        let found = format!("{}, which others can reach", arguments.host);
+    if let Some(host) = open
+        && !guard.has_keys()
+    {
+        let found = format!("{host}, which others can reach");
         return Err(Error::argument(format!("host: found {found}, expected --api-key-file with it")));
     }
     let model = arguments.model.open()?;
@@ -161,7 +174,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let quarter = || options.memory.map_or(256 << 20, |bytes| bytes / 4);
     options.prefix_cache = arguments.prefix_cache.unwrap_or_else(quarter);
     let runtime = arguments.model.runtime(&model)?;
-    let batch = runtime.batch(tokenizer.clone(), options)?;
+    let mut batch = runtime.batch(tokenizer.clone(), options)?;
+    // Where the shortest text finds no memory, none ever will.
+    let mut shortest = cinderblock::Request { prompt: vec![0], ..Default::default() };
+    shortest.generate.max_tokens = 1;
+    shortest.interrupt.trigger();
+    batch.submit(shortest)?;
+    batch.advance(|_, _| {})?;
 
     let metrics = Arc::new(Metrics::default());
     metrics.memory.set(batch.memory());
@@ -184,7 +203,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
         tokenizer,
         name: arguments.name.unwrap_or_else(|| arguments.model.name()),
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
-        constraints: Constraints::new(&model),
+        constraints: Constraints::with_step_limit(&model, STEP),
+        compiling: Arc::new(Semaphore::new(1)),
         engine,
         limits: Limits {
             max_tokens: arguments.max_tokens as usize,
@@ -204,7 +224,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 
     let system = |error: std::io::Error| Error::io_text(&error);
     let http = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
-    http.block_on(async {
+    let result = http.block_on(async {
         let (listeners, addresses) = match arguments.socket {
             _ if !inherited.is_empty() => listen::adopt(inherited)?,
             Some(path) => listen::unix(&path)?,
@@ -221,7 +241,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
         }
         server.end(Duration::from_secs(arguments.grace.into())).await;
         Ok(())
-    })
+    });
+    // What is compiled or tokenized now has nobody left to wait for it.
+    http.shutdown_background();
+    result
 }
 
 impl Server {
@@ -229,6 +252,7 @@ impl Server {
     async fn end(&self, grace: Duration) {
         self.draining.send_replace(true);
         if !connection::ended(self, grace).await {
+            self.compiling.close();
             self.engine.cut();
             connection::ended(self, LAST).await;
         }

@@ -81,6 +81,15 @@ impl IntoResponse for Problem {
     }
 }
 
+/// The first characters of what a client sent, in quotes.
+pub fn quoted(text: &str) -> String {
+    const SHOWN: usize = 60;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
 /// A response with a JSON body.
 pub fn json_response(status: StatusCode, json: &Json) -> Response<Body> {
     let mut response = Response::new(Body::from(json.to_string()));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path};
 use axum::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
@@ -13,13 +14,14 @@ use axum::routing::{get, post};
 use cinderblock::{End, Event, Token};
 use hyper::body::Incoming;
 use serde_json::{Value as Json, json};
+use tokio::sync::OwnedSemaphorePermit;
 use tower_service::Service;
 
 use super::answer::{Answer, Head, cut};
 use super::engine::{Texts, Update};
 use super::generation::{self, Interface, Plan};
 use super::parameters::{DETOKENIZE, SCORE, Shape, TOKENIZE};
-use super::problem::{Problem, json_response};
+use super::problem::{Problem, json_response, quoted};
 use super::{Server, openapi, page};
 use crate::memory;
 use crate::prompt::{Prompt, continuations, ids};
@@ -44,7 +46,7 @@ pub fn router() -> Router {
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chats))
         .route("/v1/models", get(models))
-        .route("/v1/models/{name}", get(model))
+        .route("/v1/models/{*name}", get(model))
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize))
         .route("/score", post(score))
@@ -102,11 +104,26 @@ impl Server {
         if *self.draining.borrow() {
             return Err(cut());
         }
-        let (count, limit) = (requests.len(), self.engine.limit());
-        self.engine.submit(requests).ok_or_else(|| {
-            let message = format!("queue: found no place for {count} more, expected fewer than {limit} at a time; try again later");
-            Problem::new(StatusCode::TOO_MANY_REQUESTS, message)
-        })
+        let count = requests.len();
+        self.engine.submit(requests).ok_or_else(|| self.no_place(count))
+    }
+
+    fn no_place(&self, count: usize) -> Problem {
+        let limit = self.engine.limit();
+        let message = format!(
+            "queue: found no place for {count} more, expected fewer than {limit} at a time; try again later"
+        );
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, message)
+    }
+
+    /// The turn of a request whose constraint is to be compiled, and its place in the queue until then.
+    async fn turn(&self) -> Result<[OwnedSemaphorePermit; 2], Problem> {
+        if *self.draining.borrow() {
+            return Err(cut());
+        }
+        let place = self.engine.place().ok_or_else(|| self.no_place(1))?;
+        let turn = Arc::clone(&self.compiling).acquire_owned().await.map_err(|_| cut())?;
+        Ok([place, turn])
     }
 
     /// The tokens that requests force, with their log-probabilities.
@@ -144,7 +161,7 @@ async fn body(request: Request<Body>) -> Result<Vec<u8>, Problem> {
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     // A page elsewhere cannot send this without being asked about first.
     if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
-        let message = format!("content-type: found {kind:.60?}, expected application/json");
+        let message = format!("content-type: found {}, expected application/json", quoted(kind));
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
     let large = || {
@@ -177,12 +194,16 @@ async fn body(request: Request<Body>) -> Result<Vec<u8>, Problem> {
 async fn aside<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    match tokio::task::spawn_blocking(call).await {
-        Ok(result) => result,
-        Err(_) => {
-            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a defect in this program, please report it"))
-        }
-    }
+    let defect =
+        || Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a defect in this program, please report it");
+    // Where no thread can be started, it panics here.
+    let started =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| tokio::task::spawn_blocking(call)));
+    let Ok(task) = started else {
+        let message = "threads: found no room for one more, expected some; try again later";
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, message));
+    };
+    task.await.unwrap_or_else(|_| Err(defect()))
 }
 
 async fn completions(Extension(server): Shared, request: Request<Body>) -> Answered {
@@ -195,8 +216,14 @@ async fn chats(Extension(server): Shared, request: Request<Body>) -> Answered {
 
 async fn generate(server: Arc<Server>, interface: Interface, request: Request<Body>) -> Answered {
     let bytes = body(request).await?;
+    // One that hides the name behind escapes waits for its turn all the same, on a thread.
+    let name = b"response_format";
+    let restricted = bytes.windows(name.len()).any(|part| part == name);
+    let turn = if restricted { Some(server.turn().await?) } else { None };
     let reader = Arc::clone(&server);
     let mut plan: Plan = aside(move || {
+        // Kept until it is done, even if the client leaves.
+        let _turn = turn;
         let model = (&*reader.model, &*reader.name);
         generation::read(
             interface,
@@ -247,9 +274,12 @@ async fn models(Extension(server): Shared) -> Response<Body> {
     json_response(StatusCode::OK, &json!({"object": "list", "data": [described(&server)]}))
 }
 
-async fn model(Extension(server): Shared, Path(name): Path<String>) -> Answered {
+async fn model(Extension(server): Shared, name: Result<Path<String>, PathRejection>) -> Answered {
+    let Ok(Path(name)) = name else {
+        return Err(Problem::bad("model: found a name that is not UTF-8, expected UTF-8"));
+    };
     if name != server.name {
-        let message = format!("model: found {name:.60?}, expected {:?}", server.name);
+        let message = format!("model: found {}, expected {:?}", quoted(&name), server.name);
         return Err(Problem::new(StatusCode::NOT_FOUND, message));
     }
     Ok(json_response(StatusCode::OK, &described(&server)))
@@ -348,12 +378,15 @@ async fn openapi(Extension(server): Shared) -> Response<Body> {
 }
 
 async fn not_found(request: Request<Body>) -> Problem {
-    let message = format!("path: found {:.60?}, expected one of /openapi.json", request.uri().path());
+    let message = format!("path: found {}, expected one of /openapi.json", quoted(request.uri().path()));
     Problem::new(StatusCode::NOT_FOUND, message)
 }
 
 async fn wrong_method(request: Request<Body>) -> Problem {
-    let message =
-        format!("method: found {}, expected another one for {}", request.method(), request.uri().path());
+    let message = format!(
+        "method: found {}, expected another one for {}",
+        request.method(),
+        quoted(request.uri().path())
+    );
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, message)
 }
