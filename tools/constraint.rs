@@ -128,7 +128,7 @@ impl Constraints {
             Form::Regex(text) => TopLevelGrammar::from_regex(text),
             Form::Grammar(text) => TopLevelGrammar::from_lark(text.clone()),
         };
-        let factory = self.factory.get_or_init(|| factory(&self.model));
+        let factory = self.factory.get_or_init(|| factory(&self.model, self.step.is_some()));
         let factory = factory.as_ref().map_err(|error| Error::unsupported(error.clone()))?;
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let build = || {
@@ -178,7 +178,7 @@ fn depth(text: &str) -> usize {
     most
 }
 
-fn factory(model: &Model) -> std::result::Result<ParserFactory, String> {
+fn factory(model: &Model, others_wait: bool) -> std::result::Result<ParserFactory, String> {
     let wrong = |error: &dyn std::fmt::Display| {
         format!("constrained output: the tokenizer is not understood: {error}")
     };
@@ -198,13 +198,15 @@ fn factory(model: &Model) -> std::result::Result<ParserFactory, String> {
     let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
     let mut factory = ParserFactory::new_simple(&environment).map_err(|error| wrong(&error))?;
     factory.quiet();
+    // An expression of n optional parts takes n * n. Where others wait, this allows some thousands of parts, and a step
+    // of 15 ms for the most ambiguous grammars.
+    let (initial_lexer_fuel, step_lexer_fuel, step_max_items) =
+        if others_wait { (50_000, 20_000, 5_000) } else { (500_000, 200_000, 50_000) };
     *factory.limits_mut() = ParserLimits {
         max_items_in_row: 1000,
-        // An expression of n optional parts takes n * n; this allows some thousands.
-        initial_lexer_fuel: 50_000,
-        step_lexer_fuel: 20_000,
-        // 15 ms for the most ambiguous grammars.
-        step_max_items: 5_000,
+        initial_lexer_fuel,
+        step_lexer_fuel,
+        step_max_items,
         max_lexer_states: 20_000,
         max_grammar_size: 100_000,
         precompute_large_lexemes: true,

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cinderblock::{Error, ErrorKind, Model, Result, SessionOptions, Tokenizer};
+use cinderblock::{Batch, Error, ErrorKind, Model, Request, Result, SessionOptions, Tokenizer};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::arguments::{
@@ -150,22 +150,9 @@ const STEP: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// If the model or an option is refused, or the address cannot be listened on.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub fn run(mut arguments: Arguments) -> Result<()> {
     let inherited = listen::inherited()?;
-    let open = listen::open_address(&inherited)?;
-    let open = match &open {
-        _ if inherited.is_empty() && arguments.socket.is_none() && !arguments.host.is_loopback() => {
-            Some(arguments.host)
-        }
-        open => *open,
-    };
-    let guard = Guard::new(arguments.api_key_file.as_deref(), arguments.allow_origin, arguments.allow_host)?;
-    if let Some(host) = open
-        && !guard.has_keys()
-    {
-        let found = format!("{host}, which others can reach");
-        return Err(Error::argument(format!("host: found {found}, expected --api-key-file with it")));
-    }
+    let guard = guard(&mut arguments, &inherited)?;
     let model = arguments.model.open()?;
     let tokenizer = model.tokenizer_json().map(Tokenizer::from_json).transpose()?.map(Arc::new);
     let session = arguments.cache.options(SessionOptions::default());
@@ -175,12 +162,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     options.prefix_cache = arguments.prefix_cache.unwrap_or_else(quarter);
     let runtime = arguments.model.runtime(&model)?;
     let mut batch = runtime.batch(tokenizer.clone(), options)?;
-    // Where the shortest text finds no memory, none ever will.
-    let mut shortest = cinderblock::Request { prompt: vec![0], ..Default::default() };
-    shortest.generate.max_tokens = 1;
-    shortest.interrupt.trigger();
-    batch.submit(shortest)?;
-    batch.advance(|_, _| {})?;
+    check_memory(&mut batch)?;
 
     let metrics = Arc::new(Metrics::default());
     metrics.memory.set(batch.memory());
@@ -245,6 +227,33 @@ pub fn run(arguments: Arguments) -> Result<()> {
     // What is compiled or tokenized now has nobody left to wait for it.
     http.shutdown_background();
     result
+}
+
+/// The guard of requests; an error if others can reach the server and there are no keys.
+fn guard(arguments: &mut Arguments, inherited: &listen::Inherited) -> Result<Guard> {
+    let [origins, hosts] = [&mut arguments.allow_origin, &mut arguments.allow_host].map(std::mem::take);
+    let guard = Guard::new(arguments.api_key_file.as_deref(), origins, hosts)?;
+    let open = if inherited.is_empty() {
+        (arguments.socket.is_none() && !arguments.host.is_loopback()).then_some(arguments.host)
+    } else {
+        listen::open_address(inherited)?
+    };
+    match open {
+        Some(host) if !guard.has_keys() => {
+            let found = format!("{host}, which others can reach");
+            Err(Error::argument(format!("host: found {found}, expected --api-key-file with it")))
+        }
+        _ => Ok(guard),
+    }
+}
+
+/// An error if the shortest text finds no memory, because then no text ever will.
+fn check_memory(batch: &mut Batch) -> Result<()> {
+    let mut shortest = Request { prompt: vec![0], ..Default::default() };
+    shortest.generate.max_tokens = 1;
+    shortest.interrupt.trigger();
+    batch.submit(shortest)?;
+    batch.advance(|_, _| {})
 }
 
 impl Server {

@@ -216,7 +216,7 @@ async fn chats(Extension(server): Shared, request: Request<Body>) -> Answered {
 
 async fn generate(server: Arc<Server>, interface: Interface, request: Request<Body>) -> Answered {
     let bytes = body(request).await?;
-    // One that hides the name behind escapes waits for its turn all the same, on a thread.
+    // One that writes the name with escapes waits for its turn all the same, on a thread.
     let name = b"response_format";
     let restricted = bytes.windows(name.len()).any(|part| part == name);
     let turn = if restricted { Some(server.turn().await?) } else { None };
