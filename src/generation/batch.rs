@@ -214,8 +214,7 @@ impl Batch {
     ///
     /// # Errors
     /// `Interrupted` on request, and `Resource` if there is no memory for a pass; the next call resumes. A failure of
-    /// one
-    /// text is reported as [`Event::Failed`].
+    /// one text is reported as [`Event::Failed`].
     pub fn advance(&mut self, mut each: impl FnMut(u64, Event)) -> Result<()> {
         let each = &mut each;
         self.admit(each);

@@ -299,12 +299,18 @@ impl Engine {
         Ok(())
     }
 
+    /// Checks that a sequence belongs to this engine's model.
+    pub(super) fn check_own(&self, sequence: &Sequence) -> Result<()> {
+        if sequence.belongs_to(self.model()) {
+            return Ok(());
+        }
+        Err(Error::argument("sequence: found another model's, expected one of the engine's model"))
+    }
+
     /// Checks that sequences belong to this engine's model and that none is empty.
     fn check<S: BorrowMut<Sequence>>(&self, sequences: &[S]) -> Result<()> {
         for sequence in sequences.iter().map(S::borrow) {
-            if !sequence.belongs_to(self.model()) {
-                return Err(Error::argument("sequences: found another model's, expected those of one model"));
-            }
+            self.check_own(sequence)?;
             if sequence.is_empty() {
                 return Err(Error::argument("the prompt is empty: found 0 tokens, expected at least 1"));
             }

@@ -49,11 +49,11 @@ impl Engine {
     /// Adds tokens to one sequence, in time proportional to their number.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary; then nothing was added. `Interrupted` on
+    /// If the sequence is another model's or a token is not in the vocabulary; then nothing was added. `Interrupted` on
     /// request, between two layers, and `Resource` if there is no memory for a pass; then the blocks of the passes
-    /// before
-    /// have been added.
+    /// before have been added.
     pub fn append(&mut self, sequence: &mut Sequence, tokens: &[u32]) -> Result<()> {
+        self.check_own(sequence)?;
         self.model().check_tokens(tokens)?;
         let appends = &mut [Append { sequence, tokens }];
         loop {
@@ -68,10 +68,11 @@ impl Engine {
     /// of each become those that are left; less than a block needs no pass.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary; `Interrupted` on request; `Resource` if there
-    /// is no memory for the pass. Then nothing was added.
+    /// If a sequence is another model's or a token is not in the vocabulary; `Interrupted` on request; `Resource` if
+    /// there is no memory for the pass. Then nothing was added.
     pub fn append_pass(&mut self, appends: &mut [Append<'_>], blocks: usize) -> Result<()> {
         for append in appends.iter() {
+            self.check_own(append.sequence)?;
             self.model().check_tokens(append.tokens)?;
         }
         self.pass(appends, blocks, true)

@@ -12,9 +12,9 @@ impl Engine {
     /// # Errors
     /// If [`Sequence::can_rewind`] is false; then nothing has changed. A full cache
     /// can be rewound by at least 32 blocks, however small it is. `Resource` if there is no memory for the pass; then
-    /// the
-    /// sequence has one whole block less than asked for.
+    /// the sequence has one whole block less than asked for.
     pub fn rewind(&mut self, sequence: &mut Sequence, blocks: u64) -> Result<()> {
+        self.check_own(sequence)?;
         if !sequence.can_rewind(blocks) {
             let last = sequence.blocks();
             let first = sequence.cache.geometry().first_end().min(last);
@@ -35,7 +35,15 @@ impl Engine {
             if blocks == 1 {
                 sequence.open.note_padding(sequence.masked_padding(&tokens, digest));
             }
-            self.pass(&mut [Append { sequence, tokens: &tokens }], BATCH, false)?;
+            let shorter =
+                blocks.checked_sub(2).map(|last| sequence.log.digest(sequence.cache.geometry().slot(last)));
+            if let Err(error) = self.pass(&mut [Append { sequence, tokens: &tokens }], BATCH, false) {
+                match shorter {
+                    Some(digest) => sequence.digest = digest,
+                    None => sequence.clear(),
+                }
+                return Err(error);
+            }
             sequence.digest = digest;
             sequence.log.set(slot, &tokens, digest);
         }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::common::{Golden, case, cases, demo_model, quantize};
-use cinderblock::{Alignment, CacheType, Model, Runtime, Sampler, SamplerOptions, Session, SessionOptions};
+use cinderblock::{
+    Alignment, Append, CacheType, Model, Runtime, Sampler, SamplerOptions, Session, SessionOptions,
+};
 
 fn logits(session: &mut Session) -> Vec<f32> {
     session.logits().unwrap().to_vec()
@@ -122,6 +124,29 @@ fn refused_requests_leave_the_session_unchanged() {
     let before = logits(&mut session);
     assert!(session.append(&[5, 260]).unwrap_err().to_string().contains("260"));
     assert!(logits(&mut session) == before && session.length() == 4);
+}
+
+/// A sequence of another model, of another shape too, is an error wherever an engine takes one.
+#[test]
+fn engines_refuse_the_sequences_of_other_models() {
+    let open = |name: &str| {
+        let (folder, file) = quantize(&case(name), "q4");
+        (folder, Runtime::new(Model::open(&file).unwrap(), 1).unwrap())
+    };
+    let ((_one, own), (_other, other)) = (open("main"), open("wide_heads"));
+    let mut engine = own.engine();
+    let mut foreign = other.sequence(&SessionOptions::default()).unwrap();
+    other.engine().append(&mut foreign, &[1, 2, 3, 4, 5]).unwrap();
+    let refused = |result: cinderblock::Result<()>| {
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains("another model's"), "{error}");
+    };
+    refused(engine.append(&mut foreign, &[6]));
+    refused(engine.append_pass(&mut [Append { sequence: &mut foreign, tokens: &[6; 8] }], 2));
+    refused(engine.append_each(&mut [&mut foreign], &[6]));
+    refused(engine.rewind(&mut foreign, 1));
+    refused(engine.logits(&mut [&mut foreign], &[&[]]).map(|_| ()));
+    assert_eq!(foreign.length(), 8);
 }
 
 /// Rolling caches of half precision and of int8 stay close to one of single precision.
