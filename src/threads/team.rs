@@ -50,7 +50,8 @@ impl Team {
     /// Runs `body` on the caller's thread, as the leader of the team. Regions of one team exclude each other.
     ///
     /// # Panics
-    /// If `body` panics or a chunk of its work does, and inside another region of the same team.
+    /// If `body` panics or a chunk of its work does, and directly inside another region of the same team. With a region of
+    /// another team between the two it waits for ever.
     pub fn region<R>(&self, body: impl FnOnce(&Region<'_>) -> R) -> R {
         let _membership = Membership::new(&self.jobs);
         let phases = lock(&self.region);
