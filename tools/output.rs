@@ -10,7 +10,6 @@ use cinderblock::unstable::files::{Identity, Target};
 use cinderblock::{Error, ErrorKind, Result, Snapshot};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::interrupt;
 pub use crate::partial::create;
 
 const CLOSED: &str = "standard output is closed";
@@ -252,7 +251,7 @@ pub fn open_special(path: &Path) -> Result<File> {
                     return Err(Error::new(ErrorKind::Io, detail).in_file(path));
                 }
             }
-            interrupt::check()?;
+            crate::interrupt::check()?;
         }
     }
     if metadata.is_dir() {
