@@ -21,7 +21,7 @@ macro_rules! level_kernels {
 
         use crate::kernels::operands::{ColumnTile, TILE_COLUMNS};
         use crate::kernels::x86_64::$registers::instructions::*;
-        use crate::kernels::x86_64::panel::{PanelSimd, for_columns};
+        use crate::kernels::x86_64::panel::{PanelSimd, even_width, for_columns};
         use crate::quant::{PANEL_ROWS, Q4_RECORD, Q4_SCALES, SPAN};
 
         /// Registers that hold an int32 of each row.
@@ -80,7 +80,7 @@ macro_rules! level_kernels {
                         while column < tile.columns {
                             let left = tile.columns - column;
                             if packed {
-                                let width = left.div_ceil(left.div_ceil($packed));
+                                let width = even_width(left, $packed);
                                 for part in 0..PARTS {
                                     for_columns!(
                                         @widths width;
@@ -91,7 +91,7 @@ macro_rules! level_kernels {
                                 column += width;
                             } else {
                                 column += for_columns!(
-                                    @widths left.div_ceil(left.div_ceil($unpacked));
+                                    @widths even_width(left, $unpacked);
                                     N => multiply::<N, PARTS, false>(record, decoded, 0, tile, span, column, output);
                                     $unpacked $($unpacked_more)*
                                 );

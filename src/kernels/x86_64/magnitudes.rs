@@ -26,7 +26,7 @@ macro_rules! magnitude_kernels {
 
         use crate::kernels::operands::{ColumnTile, SPAN_GROUPS, TILE_COLUMNS};
         use crate::kernels::x86_64::$registers::instructions::*;
-        use crate::kernels::x86_64::panel::{PanelSimd, for_columns};
+        use crate::kernels::x86_64::panel::{PanelSimd, even_width, for_columns};
         use crate::quant::{PANEL_ROWS, Q8_RECORD};
 
         /// Registers that hold an int32 of each row.
@@ -82,8 +82,11 @@ macro_rules! magnitude_kernels {
                     let mut first = 0;
                     while first < tile.columns {
                         let max = if packed { $packed } else { $unpacked };
-                        let (width, count) = even_widths(tile.columns - first, max);
-                        let columns = first..first + width * count;
+                        let left = tile.columns - first;
+                        let width = even_width(left, max);
+                        // The tiles after these are narrower by one.
+                        let wide = left - (width - 1) * left.div_ceil(max);
+                        let columns = first..first + width * wide;
                         first = columns.end;
                         // SAFETY: the caller's promise; the columns exist, and lines were unpacked unless `packed`.
                         unsafe {
@@ -107,13 +110,6 @@ macro_rules! magnitude_kernels {
                     }
                 }
             }
-        }
-
-        /// Columns shared out evenly among tiles of up to `max`: the width of the widest, and the number of them.
-        fn even_widths(columns: usize, max: usize) -> (usize, usize) {
-            let tiles = columns.div_ceil(max);
-            let width = columns.div_ceil(tiles);
-            (width, columns - (width - 1) * tiles)
         }
 
         /// The magnitudes of the weights at an address, and the mask of the negative ones.

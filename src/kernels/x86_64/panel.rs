@@ -72,7 +72,13 @@ pub(super) const STAGED_COLUMNS: usize = 2;
 /// The columns of the next tile: 16, or else no more than 8 and all tiles alike.
 #[inline(always)]
 pub(super) fn tile_width(left: usize, most: usize) -> usize {
-    if left >= 16 && most >= 16 { 16 } else { left.div_ceil(left.div_ceil(most.min(8))) }
+    if left >= 16 && most >= 16 { 16 } else { even_width(left, most.min(8)) }
+}
+
+/// The columns of the widest tile, if columns are shared out evenly among as few tiles of up to `max` as they fill.
+#[inline(always)]
+pub(super) fn even_width(columns: usize, max: usize) -> usize {
+    columns.div_ceil(columns.div_ceil(max))
 }
 
 /// The same address: without it, each of the 32 quads of a span would get a pointer of its own, most of them on the
