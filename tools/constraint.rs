@@ -11,7 +11,7 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::Value as Json;
 
 use crate::arguments::read_text;
-use crate::input;
+use crate::{input, output};
 
 /// Bytes of a grammar.
 const BYTES: usize = 64 << 10;
@@ -226,13 +226,11 @@ fn cause(error: &str) -> String {
     }
     let reason = error.lines().skip(1).find_map(|line| line.trim().strip_prefix("error: "));
     let line = match reason {
-        Some(reason) => format!("{} {reason}", first.trim_end_matches(':').to_string() + ":"),
+        Some(reason) => format!("{}: {reason}", first.trim_end_matches(':')),
         None => first.to_string(),
     };
-    match line.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}...", &line[..end]),
-        None => line,
-    }
+    let (start, more) = output::beginning(&line, SHOWN);
+    format!("{start}{more}")
 }
 
 fn wrong(error: &dyn std::fmt::Display) -> Error {

@@ -273,6 +273,14 @@ pub fn save(snapshot: &Snapshot<'_>, path: &Path) -> Result<()> {
     open_special(path)?.write_all(snapshot.bytes()).map_err(|error| Error::io(path, &error))
 }
 
+/// The first `max` characters of a text, and what stands for the rest: "..." if there is one.
+pub fn beginning(text: &str, max: usize) -> (&str, &str) {
+    match text.char_indices().nth(max) {
+        Some((end, _)) => (&text[..end], "..."),
+        None => (text, ""),
+    }
+}
+
 /// Bytes for people.
 pub fn bytes(bytes: u64) -> String {
     let mut value = bytes as f64;

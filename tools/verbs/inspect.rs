@@ -210,9 +210,8 @@ fn listing(model: &Model) -> String {
     let mut text = String::from("\n");
     for (key, value) in index.metadata() {
         let value = value.to_string();
-        let short: String = value.chars().take(80).collect();
-        let more = if short.len() < value.len() { "..." } else { "" };
-        text += &format!("{} = {}{more}\n", plain(key), plain(&short));
+        let (start, more) = output::beginning(&value, 80);
+        text += &format!("{} = {}{more}\n", plain(key), plain(start));
     }
     text += &format!("\n{:52} {:5} {:>10}  shape in the file\n", "tensor", "type", "bytes");
     for (info, kind) in index.tensors().iter().zip(model.types()) {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json};
 
 use super::journal::{Name, digest};
 use crate::constraint::Form;
+use crate::output;
 use crate::prompt::{Prompt, ids};
 
 /// Bytes of a line at most.
@@ -145,12 +146,9 @@ fn meant(name: &str) -> Option<&'static str> {
 pub struct Fields(Map<String, Json>);
 
 fn wrong(name: &str, found: &Json, expected: &str) -> Error {
-    let mut found = found.to_string();
-    if let Some((end, _)) = found.char_indices().nth(SHOWN) {
-        found.truncate(end);
-        found += "...";
-    }
-    Error::mismatch(format!("\"{name}\""), found, expected)
+    let found = found.to_string();
+    let (start, more) = output::beginning(&found, SHOWN);
+    Error::mismatch(format!("\"{name}\""), format!("{start}{more}"), expected)
 }
 
 /// Parses a line: by what it is known, and its fields or what is wrong with it.

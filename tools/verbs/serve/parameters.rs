@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::problem::Problem;
+use super::problem::{Problem, SHOWN};
+use crate::output;
 
 /// What values a parameter takes.
 pub enum Kind {
@@ -306,21 +307,16 @@ impl Shape {
             Some(known) => format!("; did you mean \"{}\"?", known.name),
             None => String::new(),
         };
-        let shown: String = name.chars().take(SHOWN).collect();
+        let (shown, _) = output::beginning(name, SHOWN);
         Problem::bad(format!("body: found an unknown parameter {shown:?}, expected a known one{meant}"))
-            .about(&shown)
+            .about(shown)
     }
 }
 
-/// Characters of a value that an error shows.
-const SHOWN: usize = 60;
-
 fn shown(value: &Json) -> String {
     let text = value.to_string();
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
-    }
+    let (start, more) = output::beginning(&text, SHOWN);
+    format!("{start}{more}")
 }
 
 /// A parameter that is `found` where `expected` was required.

@@ -6,6 +6,8 @@ use axum::response::IntoResponse;
 use cinderblock::{Error, ErrorKind};
 use serde_json::{Value as Json, json};
 
+use crate::output;
+
 /// An error of one request.
 #[derive(Debug)]
 pub struct Problem {
@@ -81,13 +83,13 @@ impl IntoResponse for Problem {
     }
 }
 
+/// Characters of what a client sent that an error shows.
+pub const SHOWN: usize = 60;
+
 /// The first characters of what a client sent, in quotes.
 pub fn quoted(text: &str) -> String {
-    const SHOWN: usize = 60;
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{:?}...", &text[..end]),
-        None => format!("{text:?}"),
-    }
+    let (start, more) = output::beginning(text, SHOWN);
+    format!("{start:?}{more}")
 }
 
 /// A response with a JSON body.
