@@ -137,7 +137,8 @@ fn charsmaps(json: &Json, longest: &mut usize) -> std::result::Result<(), String
     match json {
         Json::Object(map) => map.iter().try_for_each(|(key, value)| match value {
             Json::String(text) if key == "precompiled_charsmap" => {
-                let Some(bytes) = base64(text) else { return Ok(()) };
+                // What is no base64 the crate refuses.
+                let Ok(bytes) = base64::decode(text) else { return Ok(()) };
                 let Some((size, rest)) = bytes.split_first_chunk() else { return Ok(()) };
                 let size = u32::from_le_bytes(*size) as usize;
                 if size > rest.len() {
@@ -153,29 +154,6 @@ fn charsmaps(json: &Json, longest: &mut usize) -> std::result::Result<(), String
         Json::Array(values) => values.iter().try_for_each(|value| charsmaps(value, longest)),
         _ => Ok(()),
     }
-}
-
-/// The bytes of base64; `None` where a character is none of it, which the crate refuses.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut held, mut bits) = (0u32, 0);
-    for byte in text.trim_end_matches('=').bytes() {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        held = held << 6 | u32::from(value);
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push((held >> bits) as u8);
-        }
-    }
-    Some(bytes)
 }
 
 /// Checks the steps after the normalizer, whose growth does not depend on the text.
