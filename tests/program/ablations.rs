@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::common::tensors::{Tensors, floats, read_tensors, write_tensors};
+use crate::common::tensors::{Tensors, floats, read_tensors, write_parts, write_tensors};
 use crate::common::{Golden, case, cinderblock, ids, quantize};
 use cinderblock::unstable::kernels::{Isa, Kernels};
 use cinderblock::{Alignment, Model, Runtime, Sampler, SamplerOptions, Sequence, SessionOptions};
@@ -259,14 +259,7 @@ fn an_exported_t5_decoder_is_read() {
     let expected = variant.logits();
     variant.tensors.retain(|name, _| !TIED.contains(&name.as_str()));
     fs::remove_file(variant.path().join("model.safetensors")).unwrap();
-    for part in ["embedder", "block_decoder", "token_decoder"] {
-        let prefix = format!("{part}.");
-        let own = variant
-            .tensors
-            .iter()
-            .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.to_string(), tensor.clone())));
-        write_tensors(&variant.path().join(part).join("model.safetensors"), &own.collect());
-    }
+    write_parts(variant.path(), &variant.tensors);
     let settings = serde_json::json!({
         "model_type": "t5", "d_model": 64, "d_kv": 64, "d_ff": 256, "num_layers": 3, "num_decoder_layers": 2,
         "num_heads": 2, "vocab_size": 149, "relative_attention_num_buckets": 32, "layer_norm_epsilon": 1e-6,

@@ -597,7 +597,7 @@ fn a_hostile_constraint_is_refused_and_the_server_lives() {
             assert!(message.contains("ABC[") && message.contains("unclosed"), "{message}");
         }
     }
-    // Many at once wait for each other, and none is left behind.
+    // Many at once are compiled one after the other, and every one is answered.
     let body = json!({"prompt": "a", "response_format": {"type": "regex", "regex": "(ab?){3}"}});
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let one = || scope.spawn(|| server.post("/v1/completions", &body).0);

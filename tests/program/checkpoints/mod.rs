@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::common::tensors::{Tensors, read_tensors, write_tensors};
+use crate::common::tensors::{PARTS, Tensors, read_tensors, write_parts, write_tensors};
 use crate::common::{Outcome, case, cinderblock};
 
 /// A folder to lay checkpoints out in, with the tensors and the configuration of the case `main`.
@@ -69,13 +69,8 @@ impl Place {
 
     /// The three folders of an export.
     fn parts(&self, name: &str) {
-        for part in ["embedder", "block_decoder", "token_decoder"] {
-            let prefix = format!("{part}.");
-            let own = self
-                .tensors
-                .iter()
-                .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.to_string(), tensor.clone())));
-            write_tensors(&self.path(&format!("{name}/{part}/model.safetensors")), &own.collect());
+        write_parts(&self.path(name), &self.tensors);
+        for part in PARTS {
             let settings = json!({
                 "model_type": "gpt_neox", "hidden_act": "gelu", "num_attention_heads": 2, "rotary_pct": 0.25,
                 "rope_scaling": null, "layer_norm_eps": 1e-5, "use_parallel_residual": true, "attention_bias": true,

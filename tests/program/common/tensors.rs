@@ -34,6 +34,20 @@ pub fn write_tensors(path: &Path, tensors: &Tensors) {
     fs::write(path, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()).unwrap();
 }
 
+/// The folders that an export has a file of tensors in each.
+pub const PARTS: [&str; 3] = ["embedder", "block_decoder", "token_decoder"];
+
+/// Writes the tensors of each part into its folder, under their names in it.
+pub fn write_parts(folder: &Path, tensors: &Tensors) {
+    for part in PARTS {
+        let prefix = format!("{part}.");
+        let own = tensors
+            .iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.to_string(), tensor.clone())));
+        write_tensors(&folder.join(part).join("model.safetensors"), &own.collect());
+    }
+}
+
 pub fn floats(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
