@@ -1,4 +1,4 @@
-//! Files that are being written: none is left behind where the program is ended at once.
+//! Files that are being written, which are removed when the program is ended at once.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};

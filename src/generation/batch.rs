@@ -153,8 +153,7 @@ impl Batch {
     }
 
     /// Reads the beginning that several requests share ([`Request::start`]), with room for `max_tokens` tokens after
-    /// it. Its memory
-    /// counts until the last of them has joined. With [`BatchOptions::prefix_cache`], what it has in common with another
+    /// it. Its memory counts until the last of them has joined. With [`BatchOptions::prefix_cache`], what it has in common with another
     /// beginning or text is not read again.
     ///
     /// # Errors

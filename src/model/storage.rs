@@ -10,10 +10,10 @@ use memmap2::{Mmap, MmapOptions};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// A cache line, so that memory has the alignment that a map has.
+/// A cache line of bytes, so that memory has the alignment that a map has.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
-struct CachePadded([u8; 64]);
+struct Aligned([u8; 64]);
 
 /// How a model file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Default for OpenOptions {
 
 enum Kind {
     Map(Mmap),
-    Memory { lines: Vec<CachePadded>, length: usize },
+    Memory { lines: Vec<Aligned>, length: usize },
     Static(&'static [u8]),
     Empty,
 }
@@ -110,7 +110,7 @@ impl Storage {
         let count = length.div_ceil(64);
         let mut lines = Vec::new();
         lines.try_reserve_exact(count).map_err(|_| no_memory(length as u64))?;
-        lines.resize(count, CachePadded([0; 64]));
+        lines.resize(count, Aligned([0; 64]));
         fill(&mut bytemuck::cast_slice_mut(&mut lines)[..length])?;
         Ok(Storage(Kind::Memory { lines, length }))
     }

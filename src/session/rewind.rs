@@ -1,5 +1,6 @@
 //! Rewinding a sequence to the end of an earlier block.
 
+use super::block_log::EMPTY;
 use super::engine::Engine;
 use super::prefill::Append;
 use super::sequence::Sequence;
@@ -10,9 +11,9 @@ impl Engine {
     /// Rewinds a sequence to its first `blocks` whole blocks, as if nothing had been added since.
     ///
     /// # Errors
-    /// If [`Sequence::can_rewind`] is false; then nothing has changed. A full cache
-    /// can be rewound by at least 32 blocks, however small it is. `Resource` if there is no memory for the pass; then
-    /// the sequence has one whole block less than asked for.
+    /// If [`Sequence::can_rewind`] is false; then nothing has changed. A full cache can be rewound by at least 32
+    /// blocks, however small it is. `Resource` if there is no memory for the pass; then the sequence has one whole block
+    /// less than asked for.
     pub fn rewind(&mut self, sequence: &mut Sequence, blocks: u64) -> Result<()> {
         self.check_own(sequence)?;
         if !sequence.can_rewind(blocks) {
@@ -35,13 +36,12 @@ impl Engine {
             if blocks == 1 {
                 sequence.open.note_padding(sequence.masked_padding(&tokens, digest));
             }
-            let shorter =
-                blocks.checked_sub(2).map(|last| sequence.log.digest(sequence.cache.geometry().slot(last)));
+            sequence.digest = match blocks.checked_sub(2) {
+                Some(last) => sequence.log.digest(sequence.cache.geometry().slot(last)),
+                None => EMPTY,
+            };
             if let Err(error) = self.pass(&mut [Append { sequence, tokens: &tokens }], BATCH, false) {
-                match shorter {
-                    Some(digest) => sequence.digest = digest,
-                    None => sequence.clear(),
-                }
+                sequence.open.clear();
                 return Err(error);
             }
             sequence.digest = digest;

@@ -53,9 +53,8 @@ impl Scorer {
     /// the first block with the logits `[vocabulary]` that predicted it, in order.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary, the logits are not finite, there is no memory for a pass, or `each`
-    /// fails. The
-    /// scorer can be used again.
+    /// If a token is not in the vocabulary, the logits are not finite, there is no memory for a pass, or `each` fails.
+    /// The scorer can be used again.
     pub fn score(&mut self, tokens: &[u32], mut each: impl FnMut(u32, &[f32]) -> Result<()>) -> Result<()> {
         let (padded, mut padding) = self.begin(tokens)?;
         let config = self.runtime.model().config();

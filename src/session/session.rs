@@ -193,8 +193,7 @@ impl Session {
     ///
     /// # Errors
     /// If a token is not in the vocabulary; then nothing was added. `Interrupted` on request, and `Resource` if there
-    /// is no
-    /// memory for a pass; then the blocks of the passes before have been added.
+    /// is no memory for a pass; then the blocks of the passes before have been added.
     pub fn append(&mut self, tokens: &[u32]) -> Result<()> {
         if let [token] = tokens
             && self.sequence.take_ahead(*token)
